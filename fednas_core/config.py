@@ -1,0 +1,186 @@
+"""Typed settings of a run: one frozen value, read once from flat ``key = value`` pairs and validated there.
+
+The keys are those of ``[tool.flwr.app.config]`` in pyproject.toml: section, dot, field with dashes
+(``train.weight-decay``); fields of `RunConfig` itself have no section. Nothing else in fednas reads raw options.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from fednas_core.errors import ConfigError
+from fednas_core.protocol import TrainSettings
+
+Scalar = str | int | float | bool
+
+
+def _setting(default: Any, help: str, **rule: Any) -> Any:
+    """Return a field with its help text and its rule: ``choices=…`` or ``low=…``, ``high=…`` (both inclusive)."""
+    return field(default=default, metadata={"help": help, **rule})
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Which images, and how they are spread over clients."""
+
+    source: str = _setting(
+        "digits", "data set", choices=("digits", "cifar10", "cifar100", "fashion-mnist", "folder", "npz")
+    )
+    path: str = _setting("", "folder or file of the data set ('' : the cache folder ~/.cache/fednas)")
+    download: bool = _setting(True, "whether a missing torchvision data set may be downloaded")
+    image_size: int = _setting(0, "side of the images in pixels; larger ones are averaged down (0: as they are)", low=0)
+    examples: int = _setting(0, "training examples to use, drawn evenly from each class (0: all)", low=0)
+    partition: str = _setting(
+        "dirichlet", "how classes spread over clients", choices=("iid", "dirichlet", "classes", "column")
+    )
+    alpha: float = _setting(1.0, "Dirichlet concentration: small is non-IID, 100 is nearly IID", low=1e-3, high=1e6)
+    classes_per_client: int = _setting(2, "for partition 'classes'", low=1)
+    column: str = _setting("", "for partition 'column': the array of an npz file whose values name the client")
+    clients: int = _setting(10, "number of partitions, one for each simulated client", low=1, high=100_000)
+    validation: float = _setting(0.1, "share of the training examples the server keeps to validate", low=0.01, high=0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceConfig:
+    """Which networks exist."""
+
+    name: str = _setting("small", "a preset's name or the path of a TOML file")
+    norm: str = _setting("group", "normalisation", choices=("none", "group", "batch"))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How clients train (see `TrainSettings`)."""
+
+    epochs: int = _setting(2, "local epochs", low=1)
+    batch: int = _setting(16, "batch size", low=1)
+    lr: float = _setting(0.1, "learning rate", low=0.0, high=100.0)
+    momentum: float = _setting(0.0, "SGD momentum", low=0.0, high=0.9999)
+    weight_decay: float = _setting(5e-4, "weight decay", low=0.0, high=10.0)
+    clip: float = _setting(10.0, "largest gradient norm (0: unclipped)", low=0.0)
+    label_smoothing: float = _setting(0.0, "label smoothing", low=0.0, high=0.99)
+    precision: str = _setting("auto", "arithmetic of training", choices=("auto", "fp32", "bf16"))
+    augment: str = _setting("none", "augmentation recipe", choices=("none", "crop", "crop-flip", "crop-flip-cutout"))
+
+    def settings(self) -> TrainSettings:
+        """Return the settings that travel with an order."""
+        return TrainSettings(**{f.name: getattr(self, f.name) for f in fields(self)})
+
+
+@dataclass(frozen=True, slots=True)
+class SampleConfig:
+    """Which architectures a round trains (methods superfednas and deepfednas)."""
+
+    between: str = _setting(
+        "auto",
+        "what clients train that hold neither the largest nor the smallest network; auto: the method's own",
+        choices=("auto", "path", "uniform", "range-matched", "mac-matched"),
+    )
+    path: str = _setting("exact", "how the path is found (evolved: as published, needs the extra 'search')", choices=("exact", "evolved"))
+    budgets: int = _setting(60, "architectures on the path, one for each MAC budget", low=2, high=1000)
+    stratify: bool = _setting(False, "ours: spread the path over depths instead of full depth only")
+    range_share: float = _setting(0.0, "ours: share of clients that train range-matched networks", low=0.0, high=1.0)
+    fitness_lambda: float = _setting(1000.0, "λ of the fitness: weight of effectiveness", low=0.0)
+    beta_start: float = _setting(0.9, "MaxNet: weight of the largest network in the first round", low=0.0, high=1.0)
+    beta_end: float = _setting(0.0, "MaxNet: its weight in the end (0: one over the cohort's size)", low=0.0, high=1.0)
+    beta_decay: float = _setting(0.8, "MaxNet: share of the rounds over which it falls", low=0.01, high=1.0)
+    weigh_examples: bool = _setting(False, "also weigh each client by its number of examples")
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything that decides a run. `read` makes one of flat pairs, `flatten` turns it back."""
+
+    method: str = _setting("deepfednas", "which published system trains", choices=("fedavg", "superfednas", "deepfednas"))
+    rounds: int = _setting(30, "rounds of training", low=1, high=1_000_000)
+    cohort: int = _setting(0, "clients a round (0: all)", low=0)
+    seed: int = _setting(1, "seed of every random stream", low=0)
+    budgets: str = _setting(
+        "phone=0.5M,tablet=1.5M,workstation=max",
+        "devices and their MAC budgets: name=number (k, M, G allowed), name=30% (of the largest) or name=max",
+    )
+    evaluate_every: int = _setting(5, "rounds between evaluations on the validation split", low=1)
+    deadline: float = _setting(600.0, "seconds a client may take for one round", low=0.1, high=1e6)
+    device: str = _setting("auto", "where networks run", choices=("auto", "cpu", "cuda"))
+    workers: int = _setting(0, "processes of the in-process backend (0: one a core; 1: in this process)", low=0, high=1024)
+    output: str = _setting("", "folder that receives the runs ('' : runs/ in the project)")
+    resume: str = _setting("", "id of a run to continue")
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+
+def read(pairs: Mapping[str, Scalar]) -> RunConfig:
+    """Return the settings of flat pairs; keys that are absent keep their default.
+
+    Raises `ConfigError` for a key that does not exist (naming the nearest that does), a value of the wrong type, and
+    a value out of its range.
+    """
+    known = set(flatten(RunConfig()))
+    for key in pairs:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(sorted(known))}"
+            raise ConfigError(f"unknown setting '{key}'{hint}")
+    config = _read(RunConfig, pairs, "")
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def _read(kind: type[Any], pairs: Mapping[str, Scalar], prefix: str) -> Any:
+    values: dict[str, Any] = {}
+    for item in fields(kind):
+        key = prefix + item.name.replace("_", "-")
+        if "help" not in item.metadata:
+            values[item.name] = _read(type(item.default_factory()), pairs, key + ".")  # type: ignore[misc]
+        elif key in pairs:
+            values[item.name] = _checked(key, pairs[key], item.default, item.metadata)
+    return kind(**values)
+
+
+def _checked(key: str, value: object, default: Scalar, rule: Mapping[str, Any]) -> Scalar:
+    wanted = type(default)
+    names = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not wanted or (isinstance(value, float) and not math.isfinite(value)):
+        raise ConfigError(f"setting '{key}' = {value!r}: allowed is {names[wanted]}")
+    if "choices" in rule and value not in rule["choices"]:
+        raise ConfigError(f"setting '{key}' = {value!r}: allowed are {', '.join(rule['choices'])}")
+    low, high = rule.get("low"), rule.get("high")
+    if (low is not None and value < low) or (high is not None and value > high):  # type: ignore[operator]
+        span = f"from {low} to {high}" if low is not None and high is not None else f"at least {low}"
+        raise ConfigError(f"setting '{key}' = {value!r}: allowed is {span}")
+    assert isinstance(value, (str, int, float, bool))
+    return value
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:
+    """Return the flat pairs of settings: ``read(flatten(config)) == config``."""
+    pairs: dict[str, Scalar] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        key = prefix + item.name.replace("_", "-")
+        pairs.update(flatten(value, key + ".") if is_dataclass(value) else {key: value})
+    return pairs
+
+
+def describe() -> list[tuple[str, Scalar, str]]:
+    """Return (key, default, help) of every setting, in order: what documentation and the command line show."""
+
+    def walk(config: Any, prefix: str) -> list[tuple[str, Scalar, str]]:
+        rows: list[tuple[str, Scalar, str]] = []
+        for item in fields(config):
+            value, key = getattr(config, item.name), prefix + item.name.replace("_", "-")
+            if is_dataclass(value):
+                rows += walk(value, key + ".")
+            else:
+                rows.append((key, value, item.metadata["help"]))
+        return rows
+
+    return walk(RunConfig(), "")

@@ -1,0 +1,175 @@
+"""What passes between a method, the round loop and the fleet of clients: orders, reports and two contracts.
+
+A `Method` decides what each client does next and what becomes of the answers; it knows nothing of the network between.
+A `Fleet` carries orders to clients and yields their answers as they arrive; it knows nothing of the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from fednas_core.values import Arch
+
+ClientId = str
+"""A client's stable name: its partition in simulation, its own name in deployment; never a node id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a device measured of itself.
+
+    `macs_per_second` is training throughput (3 × forward MACs of one image, per second, one process);
+    `latency_ms` is the median time of one forward pass, batch of one, of the space's largest network.
+    """
+
+    cores: int
+    memory_mb: int
+    precision: str
+    macs_per_second: float
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClientInfo:
+    """A client the server may call on: its name, the number of its training examples and, if measured, its profile."""
+
+    name: ClientId
+    examples: int
+    profile: Profile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How a client trains: `epochs` passes in batches of `batch`, SGD with these rates.
+
+    `clip` is the largest gradient norm (0: unclipped); `precision` is fp32, bf16 or auto (bf16 where the processor
+    computes it natively); `augment` names a recipe of `fednas_core.data.augment`.
+    """
+
+    epochs: int = 1
+    batch: int = 32
+    lr: float = 0.1
+    momentum: float = 0.0
+    weight_decay: float = 5e-4
+    clip: float = 10.0
+    label_smoothing: float = 0.0
+    precision: str = "auto"
+    augment: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOrder:
+    """One client's work in one round. `tensors` are views into the supernet (no copy): exactly those of `arch`."""
+
+    client: ClientId
+    round: int
+    task: str
+    arch: Arch
+    tensors: Mapping[str, Tensor]
+    settings: TrainSettings
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """A client's answer to its order: the trained tensors and what it took.
+
+    `loss` and `accuracy` (0 to 1) are means over the client's training examples in the last epoch; `macs` counts
+    multiply-accumulates of forward and backward; `bytes_down` and `bytes_up` the payload on the wire.
+    """
+
+    client: ClientId
+    round: int
+    arch: Arch
+    tensors: Mapping[str, Tensor]
+    examples: int
+    loss: float
+    accuracy: float
+    macs: int
+    seconds: float
+    bytes_down: int
+    bytes_up: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A client that gave no usable answer, and why (one line, for people)."""
+
+    client: ClientId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSummary:
+    """What became of one round. Means are weighted by examples; `clients` lists what each client trained and cost."""
+
+    round: int
+    loss: float
+    accuracy: float
+    bytes_up: int
+    bytes_down: int
+    client_macs: int
+    clients: tuple[Mapping[str, Any], ...]
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A method's state as a value: named tensors and a JSON object. It is what a checkpoint holds."""
+
+    tensors: Mapping[str, Tensor]
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """A federated NAS method."""
+
+    def plan(
+        self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator
+    ) -> Mapping[ClientId, TrainOrder]:
+        """Return one order per client of this round's cohort (sorted by name)."""
+        ...
+
+    def absorb(self, round: int, reports: Iterable[TrainReport]) -> RoundSummary:
+        """Merge validated reports one at a time, in whatever order they come, then close the round.
+
+        The outcome does not depend on the order. Clients that were given an order and do not appear have failed.
+        """
+        ...
+
+    def done(self, round: int) -> bool:
+        """Whether the method has finished before round number `round` (counted from 0)."""
+        ...
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return the supernet's tensors."""
+        ...
+
+    def state(self) -> State:
+        """Return everything that a later `restore` needs to continue identically."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Continue from a state that `state` returned."""
+        ...
+
+
+class Fleet(Protocol):
+    """A way to reach clients: in process, simulated by Flower, or deployed."""
+
+    def clients(self) -> Sequence[ClientInfo]:
+        """Return the clients that can be called on now, sorted by name."""
+        ...
+
+    def train(self, orders: Mapping[ClientId, TrainOrder]) -> Iterator[TrainReport | Failure]:
+        """Carry out the orders and yield one answer for each, as they arrive."""
+        ...
+
+    def close(self) -> None:
+        """Release processes and memory."""
+        ...

@@ -1,0 +1,329 @@
+"""The elastic ResNet of SuperFedNAS (ECCV 2024) and DeepFedNAS (arXiv 2601.15127).
+
+A 3×3 stem, then stages of one or more blocks (3×3, 3×3, shortcut) and a linear classifier. Elastic are, per stage,
+the number of extra blocks `d` and the width index `w`; per block, the expansion ratio `e` of its inner channels; and
+the width index of the stem. One rounding rule holds everywhere, ``make_divisible(c·e, 8)``, and the first block of a
+stage always has its projection, so the golden costs of DeepFedNAS are those of the real network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fednas_core.errors import ArchError, ConfigError
+from fednas_core.spaces.layers import NORMS, Conv, Layer, Linear, Norm, NormKind, cost_of, plan_of
+from fednas_core.values import Arch, Cost, Plan
+
+DIVISOR = 8
+
+
+def make_divisible(value: float, divisor: int = DIVISOR) -> int:
+    """Round to the nearest multiple of `divisor`, at least one, never more than a tenth below `value` (MobileNet)."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSpec:
+    """The layers of one residual block; `shortcut` is present in the first block of a stage and absent elsewhere."""
+
+    conv1: Conv
+    norm1: Norm
+    conv2: Conv
+    norm2: Norm
+    shortcut: Conv | None
+    shortcut_norm: Norm | None
+
+    def layers(self) -> Iterator[Layer]:
+        """Yield the block's layers in order of execution."""
+        yield from (self.conv1, self.norm1, self.conv2, self.norm2)
+        if self.shortcut is not None and self.shortcut_norm is not None:
+            yield from (self.shortcut, self.shortcut_norm)
+
+
+@dataclass(frozen=True, slots=True)
+class ResNetSpec:
+    """The description of one network: what `build`, `plan` and `cost` are derived from."""
+
+    stem: Conv
+    stem_norm: Norm
+    stages: tuple[tuple[BlockSpec, ...], ...]
+    head: Linear
+
+    def layers(self) -> Iterator[Layer]:
+        """Yield every layer in order of execution."""
+        yield from (self.stem, self.stem_norm)
+        for blocks in self.stages:
+            for block in blocks:
+                yield from block.layers()
+        yield self.head
+
+
+class Block(nn.Module):
+    """conv–norm–ReLU–conv–norm plus shortcut, then ReLU; a strided shortcut averages before it projects."""
+
+    def __init__(self, spec: BlockSpec) -> None:
+        super().__init__()
+        self.stride = spec.conv1.stride
+        self.conv1, self.norm1 = spec.conv1.module(), spec.norm1.module()
+        self.conv2, self.norm2 = spec.conv2.module(), spec.norm2.module()
+        self.shortcut = spec.shortcut.module() if spec.shortcut else nn.Identity()
+        self.shortcut_norm = spec.shortcut_norm.module() if spec.shortcut_norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, c_in, s, s) to (batch, c_out, ⌈s/stride⌉, ⌈s/stride⌉)."""
+        y = functional.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        if self.stride > 1:
+            x = functional.avg_pool2d(x, self.stride, ceil_mode=True)
+        return functional.relu(y + self.shortcut_norm(self.shortcut(x)))
+
+
+class ResNet(nn.Module):
+    """A static network of the space: tensor names are the supernet's."""
+
+    def __init__(self, spec: ResNetSpec) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = spec.stem.module(), spec.stem_norm.module()
+        self.stages = nn.ModuleList(nn.Sequential(*map(Block, blocks)) for blocks in spec.stages)
+        self.head = spec.head.module()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, size, size) to logits (batch, classes)."""
+        x = functional.relu(self.stem_norm(self.stem(x)))
+        for stage in self.stages:
+            x = stage(x)
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@dataclass(frozen=True)
+class ResNetSpace:
+    """An elastic ResNet: every choice is a field; read one from TOML with `fednas_core.spaces.load`.
+
+    Genes of an `Arch`: ``d`` (stages) extra blocks; ``e`` (stages × most blocks) expansion ratios, stage by stage,
+    inactive ones set to the smallest; ``w`` (1 + stages) indices into `widths`, stem first.
+    """
+
+    name: str
+    stem: int
+    stages: tuple[int, ...]
+    strides: tuple[int, ...]
+    widths: tuple[float, ...]
+    expansions: tuple[float, ...]
+    extra_blocks: int = 2
+    stem_stride: int = 1
+    image_size: int = 32
+    in_channels: int = 3
+    classes: int = 10
+    norm: NormKind = "group"
+
+    def __post_init__(self) -> None:
+        """Refuse fields that describe no network."""
+
+        def refuse(field: str, allowed: str) -> None:
+            found = getattr(self, field)
+            raise ConfigError(f"search space '{self.name}': {field} = {found!r}, allowed: {allowed}")
+
+        if not self.stages or any(c < 1 for c in self.stages):
+            refuse("stages", "a list of one or more positive base widths")
+        if len(self.strides) != len(self.stages) or any(s not in (1, 2) for s in self.strides):
+            refuse("strides", f"{len(self.stages)} values (one a stage), each 1 or 2")
+        for field in ("widths", "expansions"):
+            values = getattr(self, field)
+            if not values or list(values) != sorted(set(values)) or not 0 < values[0] <= values[-1] <= 8:
+                refuse(field, "one or more distinct numbers in (0, 8], in rising order")
+        for field, least in (("stem", 1), ("extra_blocks", 0), ("in_channels", 1), ("classes", 2), ("image_size", 1)):
+            if getattr(self, field) < least:
+                refuse(field, f"an integer of at least {least}")
+        if self.stem_stride not in (1, 2):
+            refuse("stem_stride", "1 or 2")
+        if self.norm not in NORMS:
+            refuse("norm", ", ".join(NORMS))
+
+    # -- sizes ---------------------------------------------------------------------------------------------------
+
+    @property
+    def most_blocks(self) -> int:
+        """Blocks of a stage at full depth."""
+        return self.extra_blocks + 1
+
+    @cached_property
+    def channels(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Channels after rounding, shape (1 + stages, widths): stem first."""
+        bases = (self.stem, *self.stages)
+        return np.array([[make_divisible(base * w) for w in self.widths] for base in bases], dtype=np.int64)
+
+    @cached_property
+    def inner(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Inner channels of a block after rounding, shape (1 + stages, widths, expansions); row 0 is unused."""
+        return np.array(
+            [[[make_divisible(float(c) * e) for e in self.expansions] for c in row] for row in self.channels],
+            dtype=np.int64,
+        )
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Height (= width) of the feature maps: of the stem, then of each stage."""
+        size = math.ceil(self.image_size / self.stem_stride)
+        out = [size]
+        for stride in self.strides:
+            size = math.ceil(size / stride)
+            out.append(size)
+        return tuple(out)
+
+    def for_data(self, image_size: int, in_channels: int, classes: int) -> ResNetSpace:
+        """Return this space for images of another size, channel count or number of classes."""
+        return replace(self, image_size=image_size, in_channels=in_channels, classes=classes)
+
+    # -- architectures -------------------------------------------------------------------------------------------
+
+    def arch(self, genes: Mapping[str, Any]) -> Arch:
+        """Check ``{"d": …, "e": …, "w": …}`` and return the canonical `Arch` (see `SearchSpace.arch`)."""
+        blocks, stages = self.most_blocks, len(self.stages)
+        if not isinstance(genes, Mapping) or set(genes) != {"d", "e", "w"}:
+            found = ", ".join(map(str, genes)) if isinstance(genes, Mapping) else type(genes).__name__
+            raise ArchError(f"architecture of space '{self.name}': found {found or 'no genes'}, needed are d, e and w")
+        depths = self._integers("d", genes["d"], stages, self.extra_blocks)
+        widths = self._integers("w", genes["w"], stages + 1, len(self.widths) - 1)
+        ratios = self._gene_list("e", genes["e"], stages * blocks)
+        expansions = []
+        for i, ratio in enumerate(ratios):
+            active = i % blocks <= depths[i // blocks]
+            expansions.append(self._expansion(i, ratio) if active else self.expansions[0])
+        return Arch((("d", depths), ("e", tuple(expansions)), ("w", widths)))
+
+    def _gene_list(self, gene: str, values: object, length: int) -> Sequence[Any]:
+        if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != length:
+            raise ArchError(f"gene {gene} of space '{self.name}': found {values!r}, needed is a list of {length} numbers")
+        return values
+
+    def _integers(self, gene: str, values: object, length: int, largest: int) -> tuple[int, ...]:
+        out = []
+        for i, value in enumerate(self._gene_list(gene, values, length)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= largest:
+                raise ArchError(f"gene {gene}[{i}] of space '{self.name}' is {value!r}, allowed: 0 to {largest}")
+            out.append(int(value))
+        return tuple(out)
+
+    def _expansion(self, position: int, value: object) -> float:
+        if isinstance(value, (int, float, np.floating)):
+            for choice in self.expansions:
+                if abs(float(value) - choice) < 1e-9:
+                    return choice
+        choices = ", ".join(map(str, self.expansions))
+        raise ArchError(f"gene e[{position}] of space '{self.name}' is {value!r}, allowed: {choices}")
+
+    @cached_property
+    def largest(self) -> Arch:
+        """Full depth, width and expansion."""
+        return self._uniform(self.extra_blocks, self.expansions[-1], len(self.widths) - 1)
+
+    @cached_property
+    def smallest(self) -> Arch:
+        """One block a stage, least width and expansion."""
+        return self._uniform(0, self.expansions[0], 0)
+
+    def _uniform(self, depth: int, expansion: float, width: int) -> Arch:
+        n = len(self.stages)
+        return self.arch({"d": [depth] * n, "e": [expansion] * (n * self.most_blocks), "w": [width] * (n + 1)})
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        """Draw every gene independently and uniformly."""
+        return self.decode(rng.integers(0, self.gene_choices))
+
+    @cached_property
+    def gene_choices(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Number of choices of each entry of an encoded architecture, in the order d, e, w."""
+        n = len(self.stages)
+        return np.array(
+            [self.most_blocks] * n + [len(self.expansions)] * (n * self.most_blocks) + [len(self.widths)] * (n + 1)
+        )
+
+    def encode(self, arch: Arch) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the architecture as integers in the order d, e (indices), w: a row of a population."""
+        ratios = [self.expansions.index(float(e)) for e in arch["e"]]
+        return np.array([*arch["d"], *ratios, *arch["w"]], dtype=np.int64)
+
+    def decode(self, row: np.ndarray[Any, np.dtype[np.int64]]) -> Arch:
+        """Return the architecture that a row of a population means: the inverse of `encode`."""
+        n, blocks = len(self.stages), self.most_blocks
+        row = np.asarray(row)
+        return self.arch(
+            {
+                "d": row[:n].tolist(),
+                "e": [self.expansions[i] for i in row[n : n + n * blocks]],
+                "w": row[n + n * blocks :].tolist(),
+            }
+        )
+
+    # -- the three derivations -----------------------------------------------------------------------------------
+
+    def spec(self, arch: Arch) -> ResNetSpec:
+        """Return the description that `build`, `plan` and `cost` are derived from."""
+        return _spec(self, arch)
+
+    def build(self, arch: Arch) -> nn.Module:
+        """Return the static network of `arch` (see `SearchSpace.build`)."""
+        return ResNet(self.spec(arch))
+
+    def plan(self, arch: Arch) -> Plan:
+        """Return the plan of `arch` (see `SearchSpace.plan`)."""
+        return plan_of(self.spec(arch).layers())
+
+    def cost(self, arch: Arch) -> Cost:
+        """Return the cost of `arch` (see `SearchSpace.cost`)."""
+        return cost_of(self.spec(arch).layers())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values: `ResNetSpace.from_json` makes an equal space of them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+@lru_cache(maxsize=4096)
+def _spec(space: ResNetSpace, arch: Arch) -> ResNetSpec:
+    depths = [int(d) for d in arch["d"]]
+    ratios = [float(e) for e in arch["e"]]
+    c = [int(space.channels[i, int(w)]) for i, w in enumerate(arch["w"])]
+    stem = Conv("stem", space.in_channels, c[0], 3, space.stem_stride, space.sizes[0])
+    stages = []
+    for j, depth in enumerate(depths, start=1):
+        blocks = []
+        for b in range(depth + 1):
+            c_in, stride = (c[j - 1], space.strides[j - 1]) if b == 0 else (c[j], 1)
+            mid = make_divisible(c[j] * ratios[(j - 1) * space.most_blocks + b])
+            blocks.append(_block(f"stages.{j - 1}.{b}", (c_in, mid, c[j]), stride, space.sizes[j], space.norm))
+        stages.append(tuple(blocks))
+    head = Linear("head", c[-1], space.classes)
+    return ResNetSpec(stem, Norm("stem_norm", c[0], space.norm), tuple(stages), head)
+
+
+def _block(name: str, widths: tuple[int, int, int], stride: int, size: int, norm: NormKind) -> BlockSpec:
+    c_in, mid, c_out = widths
+    projects = name.endswith(".0")
+    return BlockSpec(
+        conv1=Conv(f"{name}.conv1", c_in, mid, 3, stride, size),
+        norm1=Norm(f"{name}.norm1", mid, norm),
+        conv2=Conv(f"{name}.conv2", mid, c_out, 3, 1, size),
+        norm2=Norm(f"{name}.norm2", c_out, norm),
+        shortcut=Conv(f"{name}.shortcut", c_in, c_out, 1, 1, size) if projects else None,
+        shortcut_norm=Norm(f"{name}.shortcut_norm", c_out, norm) if projects else None,
+    )
+
+
+def initial_weights(space: ResNetSpace, seed: int) -> dict[str, Tensor]:
+    """Return the supernet's tensors at their initial values, drawn from `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parameters = dict(space.build(space.largest).named_parameters())
+    return {name: parameter.detach() for name, parameter in parameters.items()}
