@@ -73,13 +73,14 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class SampleConfig:
-    """Which architectures a round trains (methods superfednas and deepfednas)."""
+    """Which architectures a round trains."""
 
     between: str = _setting(
         "auto",
         "what clients train that hold neither the largest nor the smallest network; auto: the method's own",
         choices=("auto", "path", "uniform", "range-matched", "mac-matched"),
     )
+    arch: str = _setting("", "fedavg: the architecture as JSON, e.g. {\"d\":[…],\"e\":[…],\"w\":[…]} ('' : the largest)")
     path: str = _setting("exact", "how the path is found (evolved: as published, needs the extra 'search')", choices=("exact", "evolved"))
     budgets: int = _setting(60, "architectures on the path, one for each MAC budget", low=2, high=1000)
     stratify: bool = _setting(False, "ours: spread the path over depths instead of full depth only")

@@ -40,3 +40,7 @@ class MissingExtraError(FednasError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}': install it with  pip install 'fednas[{extra}]'")
+
+
+class DeadlineError(FednasError):
+    """A client's work that did not end within its deadline."""

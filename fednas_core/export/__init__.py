@@ -1,0 +1,1 @@
+"""Models that leave fednas: a folder of weights, ONNX graph, description and card, proved equal before it appears."""

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn import functional
 
 from fednas_core.values import Cost, Plan, Region, region_shape
 
@@ -19,6 +21,15 @@ NORMS: tuple[NormKind, ...] = ("none", "group", "batch")
 CHANNELS_PER_GROUP = 8
 """Channels of one normalisation group: a divisor of every width, so that a slice cuts between groups, never in one."""
 BYTES_PER_PARAMETER = 4
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation computed in float32: under bf16 torch's own backward pass is four times slower on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, s, s) to the same shape and dtype."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return functional.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 def first(size: int) -> slice:
@@ -74,7 +85,7 @@ class Norm:
     def module(self) -> nn.Module:
         """Return the layer's module; batch statistics are buffers of the extracted network, not of the supernet."""
         if self.kind == "group":
-            return nn.GroupNorm(self.channels // CHANNELS_PER_GROUP, self.channels)
+            return GroupNorm(self.channels // CHANNELS_PER_GROUP, self.channels)
         if self.kind == "batch":
             return nn.BatchNorm2d(self.channels)
         return nn.Identity()

@@ -58,7 +58,7 @@ def _typed(space: str, key: str, annotation: str, value: object) -> object:
     if annotation in ("int", "float"):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ConfigError(f"search space '{space}': {key} holds {value!r}, allowed: a number")
-        if annotation == "int" and value != int(value):
+        if annotation == "int" and not float(value).is_integer():
             raise ConfigError(f"search space '{space}': {key} holds {value!r}, allowed: a whole number")
         return int(value) if annotation == "int" else float(value)
     return str(value)

@@ -1,0 +1,102 @@
+"""What the benchmarks share: images, architectures of three sizes, interleaved timing, and the line they print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fednas_core.data.sources import STATISTICS
+from fednas_core.spaces.layers import NormKind
+from fednas_core.spaces.registry import load
+from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.values import Arch
+
+CIFAR10 = Path(os.environ.get("FEDNAS_CIFAR10", "~/.cache/fednas-data/cifar10.npz")).expanduser()
+"""CIFAR-10 as an npz file with x_train (n, 32, 32, 3) uint8 and y_train; random images stand in where it is missing."""
+
+MEAN, STD = STATISTICS["cifar10"]
+
+Work = Callable[[], Any]
+
+
+def options(doc: str | None, **extra: Mapping[str, Any]) -> argparse.Namespace:
+    """Return the command line's options: ``--quick`` and those in `extra`, by name."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repeats: a first look, not a result")
+    for name, settings in extra.items():
+        parser.add_argument(f"--{name}", **settings)
+    return parser.parse_args()
+
+
+def pixels(count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], str]:
+    """Return `count` training images (n, 32, 32, 3) uint8, their labels (n,) int64, and where they come from."""
+    if CIFAR10.is_file():
+        with np.load(CIFAR10) as arrays:
+            return arrays["x_train"][:count], arrays["y_train"][:count].astype(np.int64), "cifar10"
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, count), "random"
+
+
+def space(name: str, norm: NormKind = "none") -> ResNetSpace:
+    """Return a preset with this normalisation."""
+    return replace(load(name), norm=norm)
+
+
+def three_sizes(space: ResNetSpace) -> dict[str, Arch]:
+    """Return the smallest architecture, one whose every gene is the middle choice, and the largest."""
+    middle = space.decode((space.gene_choices - 1) // 2)
+    return {"smallest": space.smallest, "middle": middle, "largest": space.largest}
+
+
+def alternate(works: Sequence[Work], repeats: int, clock: Callable[[], float] = time.perf_counter) -> list[list[float]]:
+    """Return the seconds of `repeats` calls of each work, taking turns so that a busy machine slows all alike.
+
+    One more call of each, before, is not counted. `clock` is `time.process_time` for CPU-seconds.
+    """
+    times: list[list[float]] = [[] for _ in works]
+    for turn in range(repeats + 1):
+        for work, column in zip(works, times, strict=True):
+            start = clock()
+            work()
+            if turn:
+                column.append(clock() - start)
+    return times
+
+
+def medians(works: Sequence[Work], repeats: int, clock: Callable[[], float] = time.perf_counter) -> list[float]:
+    """Return the median seconds of each work (see `alternate`)."""
+    return [statistics.median(column) for column in alternate(works, repeats, clock)]
+
+
+def copies(flats: Sequence[torch.Tensor]) -> Work:
+    """Return the floor for moving tensors: a copy of each into memory that was touched before."""
+    outs = [torch.empty_like(flat).zero_() for flat in flats]
+
+    def work() -> None:
+        for out, flat in zip(outs, flats, strict=True):
+            out.copy_(flat)
+
+    return work
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print one line of JSON, numbers to four digits."""
+    print(json.dumps(_rounded(result)), flush=True)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -1,0 +1,102 @@
+"""The ClientApp: turns a message into a task, keeps the deadline and says what the device can do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict
+from functools import lru_cache
+from typing import TypeVar
+
+import torch
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+
+from client_app.records import Request, read_request, reply_content
+from client_app.settings import serves
+from fednas_core.config import RunConfig, read
+from fednas_core.devices.profile import available_cores, profile
+from fednas_core.errors import DeadlineError, FednasError, RunError
+from fednas_core.fingerprint import fingerprint
+from fednas_core.protocol import Profile
+from fednas_core.tasks.bench import client_names, device_of, space_of, split_of
+from fednas_core.tasks.registry import perform
+from fednas_core.wire import Packet, pack_report, read_order
+
+Result = TypeVar("Result")
+
+GRACE_S = 5.0
+"""Seconds after the deadline at which a task that does not end by itself is given up."""
+FAILED = 2
+"""Flower's code of an error in the ClientApp."""
+
+# Flower asks two CPUs for a simulated client unless told otherwise, and each of ours computes with one thread. This
+# module is imported before Ray starts: offering Ray two CPUs a core makes the plain `flwr run` use every core.
+os.environ.setdefault("RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": 2 * available_cores()}))
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Carry out one order."""
+    return _answer(message, _train)
+
+
+@app.query("profile")
+def describe(message: Message, context: Context) -> Message:
+    """Say which clients this node serves, with how many examples each, and what its device measured of itself."""
+    return _answer(message, lambda _, config: _describe(context, config))
+
+
+def _answer(message: Message, work: Callable[[Request, RunConfig], Packet]) -> Message:
+    """Return the reply of `work`, or an error that says why there is none."""
+    torch.set_num_threads(1)
+    try:
+        request = read_request(message.content)
+        _check_code(request.code)
+        packet = work(request, read(json.loads(request.settings)))
+    except FednasError as error:
+        return Message(Error(FAILED, str(error)), reply_to=message)
+    return Message(reply_content(packet), reply_to=message)
+
+
+def _check_code(theirs: str) -> None:
+    ours = fingerprint()
+    if ours.digest != theirs:
+        raise RunError(
+            f"this client runs the code in {ours.folder}, which differs from the server's: start the SuperLink from a "
+            "folder without another fednas (end the one that runs; `fednas simulate` uses one of its own), and install "
+            "the same version on every device"
+        )
+
+
+def _train(request: Request, config: RunConfig) -> Packet:
+    order = read_order(request.packet)
+    return pack_report(within(config.deadline, lambda: perform(order, config, request.index)))
+
+
+def within(deadline_s: float, work: Callable[[], Result], grace_s: float = GRACE_S) -> Result:
+    """Return what `work` returns, or raise `DeadlineError` if it has not ended soon after the deadline.
+
+    `work` keeps the deadline itself; this is for a step that hangs. Its thread cannot be ended and is left behind.
+    """
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(work)
+    executor.shutdown(wait=False)
+    if not wait([future], deadline_s + grace_s).done:
+        raise DeadlineError(f"hung: no end {grace_s:g} seconds after the deadline of {deadline_s:g} seconds")
+    return future.result()
+
+
+def _describe(context: Context, config: RunConfig) -> Packet:
+    parts = split_of(config).clients
+    clients = [(name, index, len(parts[index])) for name, index in serves(context.node_config, client_names(config))]
+    return Packet(json.dumps({"clients": clients, "profile": asdict(_measured(config))}), {})
+
+
+@lru_cache(maxsize=1)
+def _measured(config: RunConfig) -> Profile:
+    return profile(space_of(config), device_of(config))

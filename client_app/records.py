@@ -1,0 +1,38 @@
+"""The device's side of a message: order packets in, report packets out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from fednas_core.wire import Packet
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A packet, the run's settings as text, the number of the client it is for and the hash of the server's code."""
+
+    packet: Packet
+    settings: str
+    index: int
+    code: str
+
+
+def read_request(content: RecordDict) -> Request:
+    """Return what the server sent: the records `fednas` and `tensors`."""
+    record = content.config_records["fednas"]
+    arrays = content.array_records.get("tensors") or ArrayRecord()
+    buffers = {dtype: array.data for dtype, array in arrays.items()}
+    return Request(
+        packet=Packet(str(record["head"]), buffers),
+        settings=str(record["settings"]),
+        index=int(str(record["index"])),
+        code=str(record["code"]),
+    )
+
+
+def reply_content(packet: Packet) -> RecordDict:
+    """Return the records of a reply."""
+    arrays = {dtype: Array(dtype, (len(buffer),), "fednas.flat", buffer) for dtype, buffer in packet.buffers.items()}
+    return RecordDict({"fednas": ConfigRecord({"head": packet.head}), "tensors": ArrayRecord(arrays)})

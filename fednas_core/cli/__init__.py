@@ -1,0 +1,31 @@
+"""The `fednas` command: a thin layer of Typer over the rooms below. Heavy packages are imported inside the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import typer
+
+from fednas_core.cli import catalogue, history, running, scoring, simulate
+
+app = typer.Typer(
+    name="fednas",
+    help="Search, train and export neural networks across devices that keep their data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Train": (running.run, simulate.simulate, running.resume),
+    "Look": (history.runs, history.report, history.export),
+    "Search without training": (scoring.score, scoring.search, scoring.path),
+    "What there is": (catalogue.methods, catalogue.spaces, catalogue.presets, catalogue.settings),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
+
+
+def main() -> None:
+    """Run the command line: the entry point of the script `fednas`."""
+    app()

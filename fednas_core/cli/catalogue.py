@@ -1,0 +1,71 @@
+"""Commands that say what there is: methods, search spaces, presets and settings."""
+
+from __future__ import annotations
+
+import json
+
+from fednas_core.cli.settings import presets as all_presets
+from fednas_core.cli.show import Json, guard, millions, print_json, print_table
+
+
+@guard
+def methods(as_json: Json = False) -> None:
+    """List the methods: published systems that train a network."""
+    from fednas_core.methods.registry import METHODS
+
+    rows = [(name, entry.title, entry.source) for name, entry in METHODS.items()]
+    if as_json:
+        print_json([{"name": name, "title": title, "source": source} for name, title, source in rows])
+    else:
+        print_table(("method", "what it does", "source"), rows)
+
+
+@guard
+def spaces(as_json: Json = False) -> None:
+    """List the search spaces, from the smallest to the largest network of each."""
+    from fednas_core.spaces.registry import load, names
+
+    rows = []
+    for space in map(load, names()):
+        costs = {"smallest": space.cost(space.smallest).to_json(), "largest": space.cost(space.largest).to_json()}
+        choices, blocks, stages = len(space.expansions), space.most_blocks, len(space.stages)
+        active = sum(choices**depth for depth in range(1, blocks + 1))  # expansions of a stage, over its depths
+        size = active**stages * len(space.widths) ** (stages + 1)
+        rows.append({"name": space.name, **costs, "size": size})
+    if as_json:
+        print_json(rows)
+        return
+    head = ("space", "smallest MACs", "largest MACs", "smallest parameters", "largest parameters", "architectures")
+    print_table(
+        head,
+        [
+            (
+                str(row["name"]),
+                *(millions(row[end][cost]) for cost in ("macs", "params") for end in ("smallest", "largest")),
+                f"{row['size']:.3g}",
+            )
+            for row in rows
+        ],
+    )
+
+
+@guard
+def presets(as_json: Json = False) -> None:
+    """List the presets: published settings, for --config and `flwr run --run-config`."""
+    rows = all_presets()
+    if as_json:
+        print_json([{"name": name, "about": about} for name, about in rows])
+    else:
+        print_table(("preset", "settings of"), rows)
+
+
+@guard
+def settings(as_json: Json = False) -> None:
+    """List every setting with its default and meaning."""
+    from fednas_core.config import describe
+
+    rows = describe()
+    if as_json:
+        print_json([{"key": key, "default": default, "help": help} for key, default, help in rows])
+    else:
+        print_table(("setting", "default", "meaning"), [(k, json.dumps(d, ensure_ascii=False), h) for k, d, h in rows])

@@ -1,0 +1,71 @@
+"""The live view of a run: a bar over its rounds and the latest of them; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Event = Mapping[str, Any]
+
+SHOWN = 8
+"""Rounds that stay in view."""
+COLUMNS = ("round", "loss", "accuracy", "up", "seconds", "validation accuracy", "failed clients")
+
+
+@contextmanager
+def display(rounds: int, to_stderr: bool = False) -> Iterator[Callable[[Event], None]]:
+    """Show progress over `rounds` rounds; call what is yielded with the event of each finished round."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=to_stderr, soft_wrap=True)
+    if not console.is_terminal:
+        yield lambda event: console.print("  ".join(filter(None, line(event))), highlight=False)
+        return
+    text = TextColumn("{task.description}")
+    bar = Progress(SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    task = bar.add_task("starting Flower", total=rounds)
+    latest: deque[Event] = deque(maxlen=SHOWN)
+    with Live(bar, console=console, refresh_per_second=4) as live:
+
+        def show(event: Event) -> None:
+            latest.append(event)
+            done = event["round"] >= rounds
+            bar.update(task, completed=event["round"], description="choosing models" if done else "training")
+            live.update(Group(_table(latest), bar))
+
+        yield show
+
+
+def _table(events: deque[Event]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(*COLUMNS, box=SIMPLE_HEAD, pad_edge=False)
+    for event in events:
+        table.add_row(*cells(event))
+    return table
+
+
+def line(event: Event) -> list[str]:
+    """Return the cells of a round with their names, for a plain line; empty ones stay empty."""
+    return [f"{name} {cell}" if cell else "" for name, cell in zip(COLUMNS, cells(event), strict=True)]
+
+
+def cells(event: Event) -> list[str]:
+    """Return the cells of a round, in the order of `COLUMNS`."""
+    return [
+        str(event["round"]),
+        f"{event['loss']:.3f}",
+        f"{event['accuracy']:.1%}",
+        f"{event['bytes_up'] / 1e6:.1f} MB",
+        f"{event['seconds']:.1f}",
+        ", ".join(f"{row['name']} {row['accuracy']:.1%}" for row in event["evaluation"] or ()),
+        ", ".join(str(failure["client"]) for failure in event["failures"]),
+    ]

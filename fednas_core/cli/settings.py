@@ -1,0 +1,79 @@
+"""Settings as a user gives them on the command line: a preset or TOML file, and single ``key=value`` pairs on top."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fednas_core.errors import ConfigError
+
+PRESETS = Path(__file__).parents[1] / "methods" / "presets"
+
+Config = Annotated[
+    str | None,
+    typer.Option("--config", "--preset", "-c", help="A preset's name (see `fednas presets`) or a TOML file."),
+]
+Pairs = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="One setting (see `fednas settings`); may be repeated."),
+]
+
+
+def presets() -> list[tuple[str, str]]:
+    """Return (name, first comment line) of every preset."""
+    found = []
+    for path in sorted(PRESETS.glob("*.toml")):
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        found.append((path.stem, first.lstrip("# ")))
+    return found
+
+
+def gather(config: str | None, pairs: Sequence[str] | None) -> dict[str, Any]:
+    """Return the flat settings of a file or preset, overridden by ``key=value`` pairs; they are not yet checked.
+
+    Raises `ConfigError` for a file that cannot be read and a pair without ``=``.
+    """
+    return {**(_from_file(config) if config else {}), **dict(_pair(text) for text in pairs or ())}
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a TOML table with nested tables as flat pairs: ``{"data": {"alpha": 1.0}}`` as ``data.alpha``."""
+    pairs: dict[str, Any] = {}
+    for key, value in table.items():
+        pairs.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return pairs
+
+
+def _from_file(config: str) -> dict[str, Any]:
+    path = Path(config).expanduser() if config.endswith(".toml") else PRESETS / f"{config}.toml"
+    if not path.is_file():
+        names = ", ".join(name for name, _ in presets())
+        raise ConfigError(f"--config {config}: there is no such file or preset; presets: {names}; or name a .toml file")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {config}: is not valid TOML ({error})") from error
+    if isinstance(table.get("settings"), Mapping):  # the config.toml of a run: run the same again
+        table = table["settings"]
+    return flat(table)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    from fednas_core.config import describe
+
+    key, equals, value = text.partition("=")
+    key, value = key.strip(), value.strip()
+    if not equals or not key:
+        raise ConfigError(f"--set {text!r}: allowed is KEY=VALUE, e.g. --set rounds=10")
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return key, value
+    wants_text = any(name == key and isinstance(default, str) for name, default, _ in describe())
+    if set(parsed) != {"value"} or (wants_text and not isinstance(parsed["value"], str)):
+        return key, value
+    return key, parsed["value"]

@@ -1,0 +1,135 @@
+"""Command `simulate`: a comfortable `flwr run` with a SuperLink of its own, live progress and a truthful exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from pathlib import Path
+from threading import Thread
+from typing import Annotated, Any
+
+import typer
+
+from fednas_core.cli.progress import display
+from fednas_core.cli.running import stopped
+from fednas_core.cli.settings import Config, Pairs, gather
+from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json, print_models, refuse
+from fednas_core.cli.superlink import CONNECTION, SuperLink, end_tree, project_folder, superlink
+
+POLL_S = 0.2
+LAST_LINES = 25
+STARTED = re.compile(r"Successfully started run (\d+)")
+NAMED = re.compile(r"^run (\S+?)(?:, resumed after round \d+)?$")
+"""The first line of a run's greeting: it names the run's folder."""
+
+
+@guard
+def simulate(
+    config: Config = None,
+    pairs: Pairs = None,
+    clients: Annotated[int | None, typer.Option(min=1, help="Number of simulated clients (data.clients).")] = None,
+    keep_superlink: Annotated[bool, typer.Option("--keep-superlink", help="Leave Flower running afterwards.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train through Flower's simulation, as `flwr run` does, on a SuperLink of its own."""
+    from fednas_core.config import flatten, read
+    from fednas_core.runs.folder import output_folder
+
+    given = gather(config, pairs) | ({"data.clients": clients} if clients else {})
+    settings = read(given)
+    root = output_folder(settings)
+    project = project_folder()
+    with superlink(keep_superlink) as link:
+        values = flatten(settings) | {"output": str(root)}
+        stream = Stream(_flwr_run(link, project, values), link)
+        try:
+            _follow(stream, root, settings.rounds, as_json)
+            status, details = link.status(stream.flower_id) if stream.flower_id else ("not started", "")
+        except KeyboardInterrupt:
+            stopped(root, stream.run_name)
+            raise typer.Exit(INTERRUPTED) from None
+        finally:
+            end_tree(stream.process)
+        if keep_superlink:
+            note(f"Flower goes on running as process {link.process.pid}; see  FLWR_HOME={link.home} flwr ls")
+    if status != "finished:completed" or stream.run_name is None:
+        note("\n".join(stream.lines[-LAST_LINES:]))
+        refuse(f"Flower's run ended as '{status}': {details or 'see the lines above'}", as_json, status=status)
+        return
+    folder = root / stream.run_name
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    if as_json:
+        print_json(result)
+    else:
+        print_models(result["models"])
+        print(f"run folder: {folder}\nreport:     {folder / 'report.html'}")
+
+
+def _flwr_run(link: SuperLink, project: Path, values: dict[str, Any]) -> list[str]:
+    """Write the settings where Flower reads them and return the command that starts the run."""
+    import tomli_w
+
+    file = link.home / "settings.toml"
+    file.write_text(tomli_w.dumps(values), encoding="utf-8")
+    command = link.command("run", str(project), CONNECTION, "--stream", "--run-config", str(file))
+    return [*command, "--federation-config", f"num-supernodes={values['data.clients']}"]
+
+
+class Stream:
+    """A `flwr run --stream`: its process, the lines it has said, and the names of the run that they told."""
+
+    def __init__(self, command: list[str], link: SuperLink) -> None:
+        self.lines: list[str] = []
+        self.flower_id: str | None = None
+        self.run_name: str | None = None
+        self.process = subprocess.Popen(
+            command,
+            cwd=link.home,
+            env=link.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for this command, which ends the others in order
+        )
+        self._thread = Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def running(self) -> bool:
+        """Whether there may be more lines."""
+        return self._thread.is_alive()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for raw in self.process.stdout:
+            line = raw.decode("utf-8", errors="replace").rstrip()
+            self.lines.append(line)
+            if self.flower_id is None and (found := STARTED.search(line)):
+                self.flower_id = found[1]
+            elif self.run_name is None and (found := NAMED.match(line)):
+                self.run_name = found[1]
+
+
+def _follow(stream: Stream, root: Path, rounds: int, quiet: bool) -> None:
+    """Show rounds as they are finished until the stream ends."""
+    offset = 0
+    with display(rounds, to_stderr=quiet) as show:
+        while True:
+            ended = not stream.running()
+            if stream.run_name:
+                events, offset = read_events(root / stream.run_name / "events.jsonl", offset)
+                for event in events:
+                    show(event)
+            if ended:
+                return
+            time.sleep(POLL_S)
+
+
+def read_events(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the events of the complete lines after byte `offset`, and the offset after them."""
+    if not path.is_file():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        whole, newline, _ = file.read().rpartition(b"\n")
+    return [json.loads(line) for line in whole.splitlines()], offset + len(whole) + len(newline)

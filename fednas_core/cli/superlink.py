@@ -1,0 +1,189 @@
+"""A SuperLink of one's own for one simulation: neutral folder, free port, ended afterwards.
+
+Flower's managed SuperLink outlives the run that started it and keeps that run's folder and environment, so that a
+second checkout would silently run the first one's code. This one belongs to a single command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fednas_core.errors import RunError
+
+STARTUP_S, ENDING_S = 60.0, 10.0
+"""How long the SuperLink may take to come up, and its processes to end after a request."""
+CONNECTION = "fednas"
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # processes of one thread side by side are faster than one of several
+    "MALLOC_MMAP_THRESHOLD_": "2000000000",  # keep large buffers instead of mapping fresh memory for each message
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+}
+"""What glibc and torch read when a process starts, hence set before any does."""
+
+
+@dataclass(frozen=True, slots=True)
+class SuperLink:
+    """A running SuperLink: its process, its FLWR_HOME and the environment in which `flwr` talks to it."""
+
+    process: subprocess.Popen[bytes]
+    home: Path
+    environment: dict[str, str]
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line of `flwr` with these arguments."""
+        return [script("flwr"), *arguments]
+
+    def status(self, run_id: str) -> tuple[str, str]:
+        """Return status, e.g. ``finished:completed``, and its details of a run, as Flower tells them."""
+        listing = subprocess.run(
+            self.command("ls", CONNECTION, "--run-id", run_id, "--format", "json"),
+            env=self.environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        try:
+            told = json.loads(listing.stdout[listing.stdout.index("{") :])["runs"][0]
+            return str(told["status"]), str(told["status-details"] or "")
+        except (ValueError, KeyError, IndexError):
+            return "unknown", (listing.stderr or listing.stdout).strip()[-500:]
+
+
+@contextmanager
+def superlink(keep: bool) -> Iterator[SuperLink]:
+    """Start a SuperLink for simulations and end it with all its processes afterwards, unless it is to be kept."""
+    home = Path(tempfile.mkdtemp(prefix="fednas-simulate-"))
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        port = free_port()
+        (home / "config.toml").write_text(
+            f'[superlink]\ndefault = "{CONNECTION}"\n\n'
+            f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
+            encoding="utf-8",
+        )
+        scripts = sysconfig.get_path("scripts")
+        path = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])
+        environment = {**os.environ, **ENVIRONMENT, "FLWR_HOME": str(home), "PATH": path}
+        process = _start(home, port, environment)
+        yield SuperLink(process, home, environment)
+    finally:
+        if process is not None and not keep:
+            end_tree(process)
+        if not keep:
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def _start(home: Path, port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    log = home / "superlink.log"
+    command = [script("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--disable-runtime-dependency-installation"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=home, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    end = time.monotonic() + STARTUP_S
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                return process
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    end_tree(process)
+    told = log.read_text(encoding="utf-8", errors="replace")[-1000:]
+    raise RunError(f"Flower's SuperLink did not start on port {port}; it said:\n{told}")
+
+
+def end_tree(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all its descendants, by their process ids: first a request, then by force."""
+    family = [process.pid, *descendants(process.pid)]
+    process.terminate()
+    end = time.monotonic() + ENDING_S
+    while time.monotonic() < end and (process.poll() is None or any(_alive(pid) for pid in family[1:])):
+        time.sleep(0.1)
+        for pid in family[1:]:
+            _signal(pid, signal.SIGTERM)
+    for pid in family:
+        _signal(pid, signal.SIGKILL)
+    process.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the process ids of all descendants (Linux; elsewhere none, and Flower's own ending must do)."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, front = [], [pid]
+    while front:
+        front = [child for parent in front for child in children.get(parent, [])]
+        found += front
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def _signal(pid: int, number: int) -> None:
+    if _alive(pid):
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def script(name: str) -> str:
+    """Return the path of a command that was installed beside this Python; raise `RunError` if it was not."""
+    path = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
+    if path is None:
+        raise RunError(f"the command '{name}' is missing: install Flower into this environment with  pip install -e .")
+    return path
+
+
+def project_folder() -> Path:
+    """Return the folder of the project: the one this code is imported from, or else the working directory.
+
+    Raises `RunError`, saying what to do, if neither holds the project's pyproject.toml.
+    """
+    for folder in (Path(__file__).parents[2], Path.cwd()):
+        try:
+            table = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+            continue
+        if table.get("project", {}).get("name") == "fednas":
+            return folder
+    raise RunError(
+        "Flower runs an app from its project folder, which is not known here: go to the folder of fednas that holds "
+        "pyproject.toml, or install it from there with  pip install -e .   (`fednas run` needs no project folder)"
+    )

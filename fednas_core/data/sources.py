@@ -1,0 +1,207 @@
+"""Which images: the named data sets and users' own, as 8-bit tensors kept in memory.
+
+Images lie channels-last in memory (their shape is (n, channels, size, size) all the same): that is how files hold
+them, how augmentation is fast and how convolutions want them.
+"""
+
+from __future__ import annotations
+
+import http.client
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fednas_core.config import DataConfig
+from fednas_core.data.files import Arrays, read_folder, read_npz
+from fednas_core.errors import DataError
+from fednas_core.seeding import stream
+
+CACHE = "~/.cache/fednas"
+"""Where data sets of torchvision are kept unless `DataConfig.path` says otherwise."""
+
+STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "digits": ((0.3053,), (0.3760,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "fashion-mnist": ((0.2860,), (0.3530,)),
+}
+"""Published mean and standard deviation of each channel (pixels from 0 to 1) of the public data sets.
+
+Users' own images get 0.5 and 0.25: statistics of theirs would be pixels of clients that the server must not look at.
+"""
+
+_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Images:
+    """One split: `x` uint8 (n, channels, size, size), `y` int64 (n,), and who owns each example, if known, (n,)."""
+
+    x: Tensor
+    y: Tensor
+    groups: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """A data set; `mean` and `std` (one number a channel, pixels from 0 to 1) are those of its preprocessing."""
+
+    name: str
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load(config: DataConfig) -> Dataset:
+    """Return the data set that `config` names. The same settings give the same object within a process.
+
+    `examples` > 0 keeps that many training examples, equally many of each class as far as a class has them, always the
+    same ones whatever the run's seed. `image_size` > 0 averages larger images down. Raises `DataError`.
+    """
+    return _load(
+        DataConfig(
+            source=config.source,
+            path=config.path,
+            download=config.download,
+            image_size=config.image_size,
+            examples=config.examples,
+            column=config.column if config.partition == "column" else "",
+        )
+    )
+
+
+@lru_cache(maxsize=2)
+def _load(config: DataConfig) -> Dataset:
+    arrays = _read(config)
+    n = len(arrays.y_train)
+    if config.examples > n:
+        raise DataError(f"data.examples = {config.examples}, but '{config.source}' has {n} training examples")
+    groups = arrays.groups
+    if config.examples:
+        index = draw(arrays.y_train, config.examples, stream(0, "data.examples"), even=True)
+        arrays = arrays._replace(x_train=arrays.x_train[index], y_train=arrays.y_train[index])
+        groups = None if groups is None else groups[index]
+    channels = arrays.x_train.shape[3]
+    mean, std = STATISTICS.get(config.source, ((0.5,) * channels, (0.25,) * channels))
+    return Dataset(
+        name=config.source,
+        train=_images(arrays.x_train, arrays.y_train, config.image_size, groups),
+        test=_images(arrays.x_test, arrays.y_test, config.image_size, None),
+        classes=arrays.classes,
+        mean=mean,
+        std=std,
+    )
+
+
+def draw(labels: NDArray[np.int64], count: int, rng: np.random.Generator, even: bool = False) -> NDArray[np.int64]:
+    """Return `count` of the positions 0 … len(labels) − 1, sorted, drawn at random class by class.
+
+    Classes keep their proportions to within one example; with `even`, each gives equally many as far as it has them.
+    """
+    order = rng.permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    sizes = np.bincount(labels)
+    rank = np.empty(len(labels))  # of an example among those of its class
+    rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    turn = rank if even else (rank + 0.5) / sizes[labels]
+    return np.sort(order[np.argsort(turn[order], kind="stable")][:count])
+
+
+def _read(config: DataConfig) -> Arrays:
+    if config.column and config.source != "npz":
+        raise DataError(f"data.partition 'column' needs data.source 'npz'; '{config.source}' has no columns")
+    if config.source == "digits":
+        return _digits()
+    if config.source in _TORCHVISION:
+        return _torchvision(config)
+    if not config.path:
+        what = "the .npz file" if config.source == "npz" else "the folder that holds train/ and test/"
+        raise DataError(f"data.source '{config.source}' needs data.path: {what}")
+    path = Path(config.path).expanduser()
+    return read_npz(path, config.column) if config.source == "npz" else read_folder(path, config.image_size)
+
+
+def _digits() -> Arrays:
+    """Return scikit-learn's 1,797 handwritten digits, 0 to 16 scaled to 0 to 255; a fixed fifth of them is the test."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = np.rint(bunch.images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    y = bunch.target.astype(np.int64)
+    test = np.zeros(len(y), dtype=bool)
+    test[draw(y, round(0.2 * len(y)), stream(0, "data.digits"))] = True
+    return Arrays(x[~test], y[~test], x[test], y[test], tuple(str(name) for name in bunch.target_names))
+
+
+def _torchvision(config: DataConfig) -> Arrays:
+    root = Path(config.path or CACHE).expanduser()
+    try:
+        return _open(config.source, root, download=False)
+    except RuntimeError as error:  # torchvision's word for a data set that is absent or damaged
+        if not config.download:
+            raise DataError(_advice(config, root, "is not there, and data.download is false")) from error
+    from filelock import FileLock  # a dependency of torch: processes that start together download once
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{config.source}.lock"):
+            return _open(config.source, root, download=True)
+    except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:
+        raise DataError(_advice(config, root, f"could not be downloaded ({error})")) from error
+
+
+def _open(source: str, root: Path, download: bool) -> Arrays:
+    from torchvision import datasets
+
+    kind = getattr(datasets, _TORCHVISION[source])
+    train, test = kind(str(root), train=True, download=download), kind(str(root), train=False, download=download)
+    x_train, x_test = np.asarray(train.data, dtype=np.uint8), np.asarray(test.data, dtype=np.uint8)
+    if x_train.ndim == 3:
+        x_train, x_test = x_train.reshape(*x_train.shape, 1), x_test.reshape(*x_test.shape, 1)
+    y_train, y_test = np.asarray(train.targets, dtype=np.int64), np.asarray(test.targets, dtype=np.int64)
+    return Arrays(x_train, y_train, x_test, y_test, tuple(train.classes))
+
+
+def _advice(config: DataConfig, root: Path, problem: str) -> str:
+    name = _TORCHVISION[config.source]
+    return (
+        f"data set '{config.source}' in '{root}' {problem}. Either set data.download = true on a machine that reaches "
+        f"the internet, or set data.path to a folder where torchvision.datasets.{name} finds its files, "
+        'or use your own copy: data.source = "npz" and data.path = the file (x_train, y_train, x_test, y_test)'
+    )
+
+
+def _images(x: NDArray[np.uint8], y: NDArray[np.int64], size: int, groups: NDArray[Any] | None) -> Images:
+    """Return arrays (n, size, size, channels) as a split, without a copy if they are in order and the size is right."""
+    images = torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2)
+    return Images(_shrink(images, size) if size else images, torch.from_numpy(y), groups)
+
+
+def _shrink(x: Tensor, size: int) -> Tensor:
+    """Return uint8 images averaged down: over whole squares where the sides divide, else bilinear, antialiased."""
+    side = x.shape[-1]
+    if size > side:
+        raise DataError(
+            f"data.image-size = {size}, but the images have {side} pixels a side: they are never enlarged; "
+            f"allowed is 1 to {side}, or 0 for {side}"
+        )
+    if size == side:
+        return x
+    small = torch.empty(len(x), size, size, x.shape[1], dtype=torch.uint8).permute(0, 3, 1, 2)
+    for start in range(0, len(x), 1024):  # in parts: as float32 they take four times the memory
+        part = x[start : start + 1024].float()
+        if side % size:
+            part = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        else:
+            part = F.avg_pool2d(part, side // size)
+        small[start : start + 1024] = part.round_().clamp_(0, 255)
+    return small

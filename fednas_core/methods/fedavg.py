@@ -1,0 +1,172 @@
+"""Federated averaging over a supernet: the loop that every supernet method shares, and the method `fedavg` itself.
+
+A method is this class with its own parts: a sampler that says which client trains which subnet, and a weighting that
+says how much its reply counts. Federated averaging proper (McMahan et al., 2017) gives everybody the same network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from fednas_core.aggregation.weightings import Weighting
+from fednas_core.protocol import ClientId, ClientInfo, RoundSummary, State, TrainOrder, TrainReport, TrainSettings
+from fednas_core.seeding import derive
+from fednas_core.spaces.space import SearchSpace
+from fednas_core.subnets.merge import Merge
+from fednas_core.subnets.packing import views
+from fednas_core.values import Arch
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one client trains in one round, and as what: ``largest``, ``smallest`` or ``between``."""
+
+    arch: Arch
+    role: str
+
+
+class ArchSampler(Protocol):
+    """Decides which subnet each client of a cohort trains."""
+
+    def assign(self, clients: Sequence[ClientId], rng: np.random.Generator) -> dict[ClientId, Assignment]:
+        """Return one assignment per client of the cohort (sorted by name)."""
+        ...
+
+    def trained(self, client: ClientId, assignment: Assignment) -> None:
+        """Take note that a client's reply was merged."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return what a later `restore` needs, as JSON."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state that `state` returned."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Everyone:
+    """Every client trains the same network."""
+
+    arch: Arch
+
+    def assign(self, clients: Sequence[ClientId], rng: np.random.Generator) -> dict[ClientId, Assignment]:
+        """See `ArchSampler.assign`."""
+        return dict.fromkeys(clients, Assignment(self.arch, "largest"))
+
+    def trained(self, client: ClientId, assignment: Assignment) -> None:
+        """Nothing to remember."""
+
+    def state(self) -> dict[str, Any]:
+        """Nothing to remember."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to remember."""
+
+
+class SupernetAveraging:
+    """Sample a subnet for each client, train it there, merge what comes back (a `Method`)."""
+
+    task = "subnet"
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        supernet: dict[str, Tensor],
+        sampler: ArchSampler,
+        weighting: Weighting,
+        settings: TrainSettings,
+        rounds: int,
+        seed: int,
+    ) -> None:
+        self.space, self.sampler, self.weighting = space, sampler, weighting
+        self._supernet, self._settings, self._rounds, self._seed = supernet, settings, rounds, seed
+        self._merge = Merge(supernet)
+        self._open: dict[ClientId, tuple[Assignment, float]] = {}
+
+    def plan(
+        self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator
+    ) -> Mapping[ClientId, TrainOrder]:
+        """See `Method.plan`."""
+        assignments = self.sampler.assign([client.name for client in clients], rng)
+        largest = next((name for name, chosen in assignments.items() if chosen.role == "largest"), None)
+        weights = self.weighting.weights(round, {client.name: client.examples for client in clients}, largest)
+        self._open = {name: (chosen, weights[name]) for name, chosen in assignments.items()}
+        return {
+            name: TrainOrder(
+                client=name,
+                round=round,
+                task=self.task,
+                arch=chosen.arch,
+                tensors=views(self._supernet, self.space.plan(chosen.arch)),
+                settings=self._settings,
+                seed=derive(self._seed, round, name, "train"),
+            )
+            for name, chosen in assignments.items()
+        }
+
+    def absorb(self, round: int, reports: Iterable[TrainReport]) -> RoundSummary:
+        """See `Method.absorb`; a client's second report of a round is passed over."""
+        clients = []
+        for report in reports:
+            if report.client not in self._open:
+                continue
+            assignment, weight = self._open.pop(report.client)
+            self._merge.add(self.space.plan(assignment.arch), report.tensors, weight)
+            self.sampler.trained(report.client, assignment)
+            clients.append(_row(report, assignment, self.space))
+        self._merge.finish()
+        self._open.clear()
+        clients.sort(key=lambda row: str(row["client"]))
+        examples = sum(row["examples"] for row in clients) or 1
+        return RoundSummary(
+            round=round,
+            loss=sum(row["loss"] * row["examples"] for row in clients) / examples,
+            accuracy=sum(row["accuracy"] * row["examples"] for row in clients) / examples,
+            bytes_up=sum(row["bytes_up"] for row in clients),
+            bytes_down=sum(row["bytes_down"] for row in clients),
+            client_macs=sum(row["client_macs"] for row in clients),
+            clients=tuple(clients),
+        )
+
+    def done(self, round: int) -> bool:
+        """See `Method.done`."""
+        return round >= self._rounds
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """See `Method.weights`."""
+        return self._supernet
+
+    def state(self) -> State:
+        """See `Method.state`."""
+        return State(self._supernet, {"sampler": self.sampler.state()})
+
+    def restore(self, state: State) -> None:
+        """See `Method.restore`."""
+        for name, tensor in self._supernet.items():
+            tensor.copy_(state.tensors[name])
+        self.sampler.restore(state.data["sampler"])
+
+
+def _row(report: TrainReport, assignment: Assignment, space: SearchSpace) -> dict[str, Any]:
+    cost = space.cost(assignment.arch)
+    return {
+        "client": report.client,
+        "role": assignment.role,
+        "macs": cost.macs,
+        "params": cost.params,
+        "examples": report.examples,
+        "loss": report.loss,
+        "accuracy": report.accuracy,
+        "client_macs": report.macs,
+        "seconds": report.seconds,
+        "bytes_up": report.bytes_up,
+        "bytes_down": report.bytes_down,
+    }

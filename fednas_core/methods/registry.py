@@ -1,0 +1,91 @@
+"""Methods by name: each entry composes a method from its parts and says where it was published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fednas_core.aggregation.weightings import ByExamples, MaxNet
+from fednas_core.config import RunConfig
+from fednas_core.errors import ConfigError
+from fednas_core.methods.deepfednas import curriculum
+from fednas_core.methods.fedavg import ArchSampler, Everyone, SupernetAveraging, Weighting
+from fednas_core.methods.superfednas import TrackingSandwich
+from fednas_core.search.fitness import Fitness
+from fednas_core.search.path import PathRow, pareto_path
+from fednas_core.seeding import derive
+from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.values import Arch
+
+Parts = tuple[ArchSampler, Weighting]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A published system: its title and source, and how its parts are made."""
+
+    title: str
+    source: str
+    parts: Callable[[RunConfig, ResNetSpace, Sequence[PathRow]], Parts]
+
+
+def fixed_arch(config: RunConfig, space: ResNetSpace) -> Arch:
+    """Return the architecture that `fedavg` trains: setting ``sample.arch``, or the largest of the space."""
+    if not config.sample.arch:
+        return space.largest
+    try:
+        return space.arch(json.loads(config.sample.arch))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"setting 'sample.arch' is not JSON ({error}); an example: {space.smallest}") from error
+
+
+def _fedavg(config: RunConfig, space: ResNetSpace, path: Sequence[PathRow]) -> Parts:
+    return Everyone(fixed_arch(config, space)), ByExamples()
+
+
+def _superfednas(config: RunConfig, space: ResNetSpace, path: Sequence[PathRow]) -> Parts:
+    if config.sample.between not in ("auto", "uniform"):
+        return curriculum(space, path, config.sample), max_net(config)
+    return TrackingSandwich(space.largest, lambda rng: space.smallest, space.sample), max_net(config)
+
+
+def _deepfednas(config: RunConfig, space: ResNetSpace, path: Sequence[PathRow]) -> Parts:
+    return curriculum(space, path, config.sample), max_net(config)
+
+
+def max_net(config: RunConfig) -> MaxNet:
+    """Return MaxNet with the run's β schedule, T being a share of all rounds."""
+    sample = config.sample
+    decay = max(1, round(sample.beta_decay * config.rounds))
+    return MaxNet(sample.beta_start, sample.beta_end, decay, sample.weigh_examples)
+
+
+METHODS: dict[str, Entry] = {
+    "fedavg": Entry("Federated averaging of one network", "McMahan et al., AISTATS 2017", _fedavg),
+    "superfednas": Entry("Tracking sandwich, MaxNet weights", "Khare et al., ECCV 2024", _superfednas),
+    "deepfednas": Entry("Pareto path as curriculum", "Khan and Daneshtalab, arXiv 2601.15127", _deepfednas),
+}
+
+
+def path_of(config: RunConfig, space: ResNetSpace, low: int | None) -> tuple[PathRow, ...]:
+    """Return the run's Pareto path; `low` are the MACs of the poorest device, down to which it reaches."""
+    return pareto_path(
+        space,
+        config.sample.budgets,
+        Fitness(lam=config.sample.fitness_lambda),
+        how=config.sample.path,
+        stratify=config.sample.stratify,
+        seed=derive(config.seed, "path"),
+        low=low,
+    )
+
+
+def make(
+    config: RunConfig, space: ResNetSpace, path: Sequence[PathRow], supernet: dict[str, Tensor]
+) -> SupernetAveraging:
+    """Return the method that the settings name; `supernet` is trained in place."""
+    sampler, weighting = METHODS[config.method].parts(config, space, path)
+    return SupernetAveraging(space, supernet, sampler, weighting, config.train.settings(), config.rounds, config.seed)

@@ -1,0 +1,179 @@
+"""After training: judge the candidates on validation images, choose one model per device, measure and export it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fednas_core.config import RunConfig
+from fednas_core.data.augment import Preprocessing
+from fednas_core.data.sources import Images
+from fednas_core.devices.budgets import Budget
+from fednas_core.devices.latency import measure
+from fednas_core.errors import InfeasibleError
+from fednas_core.export.bundle import ExportInput, Facts, export
+from fednas_core.search.exact import exact_search
+from fednas_core.search.fitness import Fitness, evaluate as score
+from fednas_core.search.path import PathRow
+from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.subnets.networks import calibrate, subnet
+from fednas_core.tasks.bench import dataset_of, device_of, precision_of, preprocessing_of, space_of, validation_images
+from fednas_core.training.evaluate import EVAL_BATCH, Evaluation, evaluate
+from fednas_core.values import Arch
+
+CALIBRATION_IMAGES = 512
+FRONTIER_ROWS = 20
+"""Architectures of the path that are judged after training, besides those the budgets ask for."""
+EXPORT_SAMPLES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One candidate: its costs, fitness, and accuracy (0 to 1) on the server's validation images."""
+
+    arch: Arch
+    macs: int
+    params: int
+    bytes: int
+    fitness: float
+    validation_accuracy: float
+
+
+class Judge:
+    """Evaluates subnets of a supernet on the server's images, each architecture once until the supernet changes."""
+
+    def __init__(self, config: RunConfig, supernet: Mapping[str, Tensor]) -> None:
+        self._config, self._supernet = config, supernet
+        self._space, self._device = space_of(config), device_of(config)
+        self._precision = precision_of(config.train.precision, self._device)
+        self._prepare = preprocessing_of(config)
+        self._images = validation_images(config)
+
+    def network(self, arch: Arch) -> torch.nn.Module:
+        """Return the extracted network, its batch statistics calibrated on validation images if it has any."""
+        module = subnet(self._space, arch, self._supernet, self._device)
+        calibrate(module, (x for x, _ in prepared(self._calibration(), self._prepare)))
+        return module
+
+    def validate(self, arch: Arch) -> Evaluation:
+        """Evaluate an architecture on the validation images."""
+        return evaluate(self.network(arch), prepared(self._images, self._prepare), self._precision)
+
+    def macs(self, arch: Arch) -> int:
+        """Return the MACs of an architecture."""
+        return self._space.cost(arch).macs
+
+    def test(self, arch: Arch) -> Evaluation:
+        """Evaluate an architecture on the test set, in float32: what a finished model is reported with."""
+        return evaluate(self.network(arch), prepared(dataset_of(self._config).test, self._prepare))
+
+    def _calibration(self) -> Images:
+        return Images(self._images.x[:CALIBRATION_IMAGES], self._images.y[:CALIBRATION_IMAGES])
+
+
+def prepared(images: Images, prepare: Preprocessing) -> list[tuple[Tensor, Tensor]]:
+    """Return images in batches of normalised float32, for evaluation."""
+    return [
+        (prepare(x), y) for x, y in zip(images.x.split(EVAL_BATCH), images.y.split(EVAL_BATCH), strict=True)
+    ]
+
+
+def candidates(config: RunConfig, budgets: Sequence[Budget], path: Sequence[PathRow]) -> tuple[Arch, ...]:
+    """Return the architectures worth judging: an even part of the path, and what fits each budget best by fitness."""
+    space = space_of(config)
+    step = max(1, len(path) // FRONTIER_ROWS)
+    chosen = {row.arch: None for row in [*path[::-step], path[0]]}
+    for budget in budgets:
+        fitting = [row.arch for row in path if row.cost.macs <= budget.macs]
+        chosen |= dict.fromkeys(fitting[-3:])
+        try:
+            found = exact_search(space, [budget.macs], Fitness(lam=config.sample.fitness_lambda))
+        except InfeasibleError as error:
+            raise InfeasibleError(f"device '{budget.device}': {error}") from error
+        chosen |= dict.fromkeys(found)
+    return tuple(sorted(chosen, key=lambda arch: space.cost(arch).macs))
+
+
+def judge_all(config: RunConfig, judge: Judge, archs: Sequence[Arch]) -> tuple[Judged, ...]:
+    """Judge every architecture on the validation images."""
+    space = space_of(config)
+    rows = score(space, torch.stack([torch.from_numpy(space.encode(arch)) for arch in archs]).numpy())
+    fitness = rows.fitness(Fitness(lam=config.sample.fitness_lambda))
+    judged = []
+    for arch, value in zip(archs, fitness, strict=True):
+        cost = space.cost(arch)
+        judged.append(Judged(arch, cost.macs, cost.params, cost.bytes, float(value), judge.validate(arch).accuracy))
+    return tuple(judged)
+
+
+def best_within(judged: Sequence[Judged], macs: int) -> Judged | None:
+    """Return the most accurate candidate within a budget, the cheaper of equals; None if nothing fits."""
+    fitting = [row for row in judged if row.macs <= macs]
+    return max(fitting, key=lambda row: (row.validation_accuracy, -row.macs), default=None)
+
+
+def frontier(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """Return every candidate as a JSON row that says whether a cheaper one is at least as accurate."""
+    rows, best = [], -1.0
+    for row in sorted(judged, key=lambda row: (row.macs, -row.validation_accuracy)):
+        on_frontier = row.validation_accuracy > best
+        best = max(best, row.validation_accuracy)
+        rows.append(
+            {
+                "arch": row.arch.to_json(),
+                "macs": row.macs,
+                "params": row.params,
+                "bytes": row.bytes,
+                "fitness": row.fitness,
+                "validation_accuracy": row.validation_accuracy,
+                "on_frontier": on_frontier,
+            }
+        )
+    return rows
+
+
+def deliver(config: RunConfig, judge: Judge, budget: Budget, chosen: Judged, folder: Path) -> dict[str, Any]:
+    """Test, time and export the model of one device; return its row of ``result.json``."""
+    data, space = dataset_of(config), space_of(config)
+    module = judge.network(chosen.arch).cpu()
+    test_accuracy = judge.test(chosen.arch).accuracy
+    latency = measure(module, tuple(data.test.x.shape[1:]))
+    trained = f"{config.method}, {config.rounds} rounds, {config.data.clients} clients, seed {config.seed}"
+    exported = export(
+        ExportInput(
+            device=budget.device,
+            space=space,
+            arch=chosen.arch,
+            module=module,
+            mean=data.mean,
+            std=data.std,
+            classes=data.classes,
+            samples=validation_images(config).x[:EXPORT_SAMPLES],
+            facts=Facts(data.name, trained, chosen.validation_accuracy, test_accuracy, latency),
+        ),
+        folder,
+    )
+    return {
+        "device": budget.device,
+        "budget": budget.macs,
+        "arch": chosen.arch.to_json(),
+        "validation_accuracy": chosen.validation_accuracy,
+        "test_accuracy": test_accuracy,
+        "macs": chosen.macs,
+        "params": chosen.params,
+        "bytes": chosen.bytes,
+        "latency_ms": latency.median_ms,
+        "export_max_abs_error": exported.max_abs_error,
+    }
+
+
+def trained_archs(config: RunConfig, space: ResNetSpace) -> tuple[Arch, ...] | None:
+    """Return the only architectures that the method trains; None if any subnet of the supernet may be used."""
+    from fednas_core.methods.registry import fixed_arch
+
+    return (fixed_arch(config, space),) if config.method == "fedavg" else None

@@ -1,0 +1,108 @@
+"""Putting subnets back: the weighted mean of every coordinate over whoever covered it.
+
+A sum and nothing else is kept, so memory stays that of one supernet however many replies come; coverage is counted per
+region, not per coordinate. The round loop hands replies over in a fixed order, so sums are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fednas_core.errors import ReplyError
+from fednas_core.subnets.packing import pack, shapes, views
+from fednas_core.values import Plan
+
+HEADROOM = 100.0
+"""A reply may hold values up to this many times the supernet's largest; beyond that a client has diverged or lies."""
+
+Bounds = tuple[tuple[int, int], ...]
+
+
+class Merge:
+    """A streaming merge of replies into `supernet`: `add` one by one, then `finish`, round after round.
+
+    ``w ← Σ_k a_k·1[k covers it]·w_k / Σ_k a_k·1[k covers it]`` (SuperFedNAS, overlap aggregation); coordinates that
+    nobody covers keep their value.
+    """
+
+    def __init__(self, supernet: Mapping[str, Tensor]) -> None:
+        self._supernet = supernet
+        self._sums = {name: torch.zeros_like(tensor) for name, tensor in supernet.items()}
+        self._weights: dict[str, Counter[Bounds]] = {name: Counter() for name in supernet}
+
+    def add(self, plan: Plan, tensors: Mapping[str, Tensor], weight: float) -> None:
+        """Add one reply that `check_tensors` accepts, with a weight above zero."""
+        if not 0 < weight < math.inf:
+            raise ValueError(f"weight {weight}: the weight of a reply is a number above zero")
+        for name, region in plan.items():
+            self._weights[name][tuple((part.start, part.stop) for part in region)] += weight  # type: ignore[assignment]
+        torch._foreach_add_(list(views(self._sums, plan).values()), [tensors[name] for name in plan], alpha=weight)
+
+    def finish(self) -> None:
+        """Write the means into the supernet, in place, and be ready for the next round."""
+        for name, target in self._supernet.items():
+            if self._weights[name]:
+                cover = _coverage(target, self._weights[name])
+                sums = self._sums[name]
+                if bool((cover > 0).all()):
+                    torch.div(sums, cover, out=target)
+                else:
+                    target.mul_(cover == 0).addcmul_(sums, torch.where(cover > 0, 1 / cover, 0.0))
+                sums.zero_()
+                self._weights[name].clear()
+
+
+def _coverage(target: Tensor, weights: Mapping[Bounds, float]) -> Tensor:
+    """Return the total weight per coordinate, with size one in every dimension that all regions fill."""
+    sides = range(target.dim())
+    partial = [any(bounds[i] != (0, target.shape[i]) for bounds in weights) for i in sides]
+    cover = target.new_zeros([target.shape[i] if partial[i] else 1 for i in sides])
+    for bounds, weight in weights.items():
+        cover[tuple(slice(*bounds[i]) if partial[i] else slice(None) for i in sides)] += weight
+    return cover
+
+
+def largest_allowed(supernet: Mapping[str, Tensor]) -> float:
+    """Return the largest absolute value that a reply may hold, for `check_tensors`."""
+    return HEADROOM * max(1.0, max(_largest(tensor) for tensor in supernet.values()))
+
+
+def check_tensors(client: str, plan: Plan, tensors: Mapping[str, Tensor], limit: float = math.inf) -> None:
+    """Raise `ReplyError`, naming client, tensor, found and allowed, unless `tensors` are those of `plan`.
+
+    Names, shapes and dtype (float32) must match and every value be finite and at most `limit` in size.
+    """
+
+    def refuse(name: str, found: object, allowed: object) -> None:
+        raise ReplyError(f"client {client}: tensor '{name}': found {found}, allowed {allowed}")
+
+    wanted = shapes(plan)
+    for name in tensors:
+        if name not in wanted:
+            refuse(str(name)[:80], "a tensor that its architecture does not have", "the tensors of its order")
+    for name, shape in wanted.items():
+        if name not in tensors:
+            refuse(name, "no such tensor", f"shape {shape}")
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            refuse(name, f"shape {tuple(tensor.shape)}", f"shape {shape}")
+        if tensor.dtype != torch.float32:
+            refuse(name, str(tensor.dtype), "torch.float32")
+    size = _largest(pack(tensors))
+    if not math.isfinite(size) or size > limit:
+        for name, tensor in tensors.items():
+            if not bool(torch.isfinite(tensor).all()):
+                refuse(name, "values that are not finite", "finite values")
+            if _largest(tensor) > limit:
+                refuse(name, f"values up to {_largest(tensor):.3g}", f"values up to {limit:.3g}")
+
+
+def _largest(tensor: Tensor) -> float:
+    """Return the largest absolute value; NaN if any value is."""
+    low, high = torch.aminmax(tensor)
+    return max(-float(low), float(high)) if float(low) == float(low) else math.nan

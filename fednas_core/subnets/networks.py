@@ -1,0 +1,57 @@
+"""From tensors to a network that runs: loading a subnet's tensors, and calibrating its batch statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fednas_core.spaces.space import SearchSpace
+from fednas_core.subnets.packing import extract
+from fednas_core.values import Arch
+
+
+def network(
+    space: SearchSpace, arch: Arch, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu"
+) -> nn.Module:
+    """Return the static network of `arch` holding a copy of `tensors`, on `device` in channels-last order."""
+    with torch.device("meta"):
+        module = space.build(arch)
+    module.to_empty(device=device)
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            child.reset_running_stats()
+    module.load_state_dict(dict(tensors), strict=not has_batch_norm(module))
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def subnet(
+    space: SearchSpace, arch: Arch, supernet: Mapping[str, Tensor], device: torch.device | str = "cpu"
+) -> nn.Module:
+    """Return the static network of `arch` with its tensors extracted from the supernet."""
+    return network(space, arch, extract(supernet, space.plan(arch)), device)
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether the network normalises by batch statistics and needs `calibrate` before it is evaluated."""
+    return any(isinstance(child, nn.BatchNorm2d) for child in module.modules())
+
+
+@torch.no_grad()
+def calibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the running statistics of every batch norm to the mean over batches of normalised images.
+
+    A subnet's statistics are not its supernet's: without this its accuracy collapses (once-for-all, ICLR 2020).
+    """
+    norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
+    if not norms:
+        return
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean instead of a moving one
+    module.train()
+    device = next(module.parameters()).device
+    for x in batches:
+        module(x.to(device, memory_format=torch.channels_last))
+    module.eval()

@@ -1,0 +1,63 @@
+"""Taking subnets out of a supernet: `extract` copies, `views` does not; `pack` and `unpack` make one flat array of many.
+
+An extracted subnet lives in one flat buffer, in the order of its plan, so that packing it for the wire is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import torch
+from torch import Tensor
+
+from fednas_core.values import Plan, region_shape
+
+
+def views(supernet: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+    """Return the subnet's tensors as views into the supernet: with `functional_call`, gradients reach the supernet."""
+    return {name: supernet[name][region] for name, region in plan.items()}
+
+
+def extract(supernet: Mapping[str, Tensor], plan: Plan, out: Tensor | None = None) -> dict[str, Tensor]:
+    """Return a copy of the subnet's tensors, consecutive in one flat buffer.
+
+    `out` is an optional flat buffer of at least the subnet's size to reuse: above 32 MB the first touch of fresh memory
+    costs more than the copy.
+    """
+    sources = list(views(supernet, plan).values())
+    total = sum(source.numel() for source in sources)
+    like = sources[0]
+    flat = like.new_empty(total) if out is None else out[:total]
+    parts = unpack(flat, {name: region_shape(region) for name, region in plan.items()})
+    with torch.no_grad():
+        torch._foreach_copy_(list(parts.values()), sources)
+    return parts
+
+
+def pack(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return all tensors of one dtype as one flat tensor, in the mapping's order; no copy if they lie so already."""
+    parts = list(tensors.values())
+    first, expected = parts[0], parts[0].data_ptr()
+    for part in parts:
+        if not part.is_contiguous() or part.data_ptr() != expected:
+            return torch.cat([p.detach().reshape(-1) for p in parts])
+        expected += part.numel() * part.element_size()
+    return first.detach().as_strided((sum(part.numel() for part in parts),), (1,))
+
+
+def unpack(flat: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Return views of a flat tensor under the given names and shapes: the inverse of `pack`.
+
+    Raises `ValueError` if the sizes do not add up.
+    """
+    sizes = [prod(shape) for shape in shapes.values()]
+    if sum(sizes) != flat.numel():
+        raise ValueError(f"{flat.numel()} values cannot fill shapes of {sum(sizes)} values in all")
+    parts = flat.split(sizes)
+    return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a plan."""
+    return {name: region_shape(region) for name, region in plan.items()}

@@ -1,0 +1,53 @@
+"""Task ``subnet``: train the received network on the client's own images and return its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fednas_core.config import RunConfig
+from fednas_core.data.augment import augment, batches
+from fednas_core.protocol import TrainOrder
+from fednas_core.subnets.networks import network
+from fednas_core.tasks.bench import client_images, device_of, precision_of, preprocessing_of, space_of
+from fednas_core.training.loop import Batch, train
+
+TRAINING_FACTOR = 3
+"""MACs of training one image, in forward passes: one forward, two backward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a task leaves: tensors for the server, what training saw in its last epoch, and the MACs it took."""
+
+    tensors: Mapping[str, Tensor]
+    loss: float
+    accuracy: float
+    macs: int
+
+
+def train_subnet(order: TrainOrder, config: RunConfig, index: int, until: float) -> Work:
+    """Train the order's network for its epochs; `until` is the deadline on the clock of `time.monotonic`."""
+    space, device = space_of(config), device_of(config)
+    module = network(space, order.arch, order.tensors, device)
+    precision = precision_of(order.settings.precision, device)
+    outcome = train(module, _epochs(order, config, index), order.settings, precision, until)
+    return Work(
+        tensors={name: parameter.detach().cpu() for name, parameter in module.named_parameters()},
+        loss=outcome.loss,
+        accuracy=outcome.accuracy,
+        macs=TRAINING_FACTOR * outcome.images * space.cost(order.arch).macs,
+    )
+
+
+def _epochs(order: TrainOrder, config: RunConfig, index: int) -> Iterator[Iterator[Batch]]:
+    images, prepare = client_images(config, index), preprocessing_of(config)
+    generator = torch.Generator().manual_seed(order.seed)
+    for _ in range(order.settings.epochs):
+        yield (
+            (prepare(augment(images.x[rows], order.settings.augment, generator)), images.y[rows])
+            for rows in batches(len(images.y), order.settings.batch, generator)
+        )

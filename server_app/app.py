@@ -1,0 +1,42 @@
+"""The ServerApp: reads the settings, opens the fleet behind Flower's grid and conducts the run."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fednas_core.config import read
+from fednas_core.errors import FednasError
+from fednas_core.experiment import conduct, settle
+from server_app.folders import with_output
+from server_app.rounds import open_fleet
+
+announce = partial(print, flush=True)
+app = ServerApp()
+
+
+class PlainErrors(logging.Filter):
+    """Lets Flower log errors that are meant for people without their traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop the traceback of a `FednasError`; keep the record."""
+        if record.exc_info and isinstance(record.exc_info[1], FednasError):
+            record.msg, record.args, record.exc_info = f"fednas: {record.exc_info[1]}", None, None
+        return True
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run everything. An error ends Flower's run as failed, with its text as the run's status details."""
+    logger = logging.getLogger("flwr")
+    if not any(isinstance(item, PlainErrors) for item in logger.filters):
+        logger.addFilter(PlainErrors())
+    config = settle(with_output(read(context.run_config)))
+    fleet = open_fleet(grid, config, announce)
+    try:
+        conduct(config, fleet, announce)
+    finally:
+        fleet.close()

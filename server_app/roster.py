@@ -1,0 +1,135 @@
+"""Who can be called on: asks every node once which clients it serves and what its device can do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from fednas_core.config import RunConfig
+from fednas_core.errors import ReplyError, RunError
+from fednas_core.protocol import ClientId, ClientInfo, Profile
+from fednas_core.tasks.bench import client_names
+from fednas_core.wire import Packet
+from server_app.exchange import exchange
+from server_app.records import Request, read_reply, request
+
+NODES_S = 60.0
+"""How long to wait for nodes that serve all clients; after that the run goes on with those that are there."""
+PROFILE_S = 180.0
+"""How long a node may take to start its first process and measure itself."""
+POLL_S = 0.2
+HEAD_LIMIT = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A client, the node that serves it and the index of its partition there."""
+
+    info: ClientInfo
+    node: int
+    index: int
+
+
+class Roster:
+    """The clients of a federation: one for each part of the data when all are there."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        config: RunConfig,
+        announce: Callable[[str], None],
+        nodes_s: float = NODES_S,
+        profile_s: float = PROFILE_S,
+    ) -> None:
+        self._grid, self._config, self._announce = grid, config, announce
+        self._wanted = len(client_names(config))
+        self._nodes_s, self._profile_s = nodes_s, profile_s
+        self._members: dict[int, tuple[Member, ...]] = {}
+        self._refused: dict[int, str] = {}
+        self._gathered = False
+
+    def members(self) -> dict[ClientId, Member]:
+        """Return the clients whose nodes are there now, by name and sorted by name.
+
+        The first call waits until all clients are there, at most `nodes_s` seconds; later calls take who is there,
+        newcomers included, and wait only if nobody is. Raises `RunError`, saying what to do, if nobody comes.
+        """
+        end = time.monotonic() + self._nodes_s
+        while True:
+            present = set(self._grid.get_node_ids())
+            self._ask(present - set(self._members) - set(self._refused))
+            found = _by_name(member for node in present for member in self._members.get(node, ()))
+            if found and (self._gathered or len(found) >= self._wanted or time.monotonic() > end):
+                break
+            if time.monotonic() > end:
+                raise RunError(self._nobody(present))
+            time.sleep(POLL_S)
+        if not self._gathered and len(found) < self._wanted:
+            self._announce(f"{len(found)} of {self._wanted} clients are there: going on with them")
+        self._gathered = True
+        return found
+
+    def _ask(self, nodes: set[int]) -> None:
+        """Query the profiles of nodes that are new and remember who they serve, or why not."""
+        ask = Request(Packet("{}", {}), self._config, 0)
+        messages = ((node, request(ask, node, "query.profile")) for node in sorted(nodes))
+        for node, reply in exchange(self._grid, messages, self._profile_s):
+            try:
+                if reply is None:
+                    raise ReplyError(f"no answer within {self._profile_s:.0f} seconds")
+                self._members[node] = read_members(read_reply(reply).head, node)
+            except ReplyError as error:
+                self._refused[node] = str(error)
+                self._announce(f"node {node} takes no part: {error}")
+
+    def _nobody(self, present: set[int]) -> str:
+        refusals = sorted({self._refused[node] for node in present if node in self._refused})
+        if refusals:
+            return f"none of the {len(present)} nodes can take part: {'; '.join(refusals)}"
+        return (
+            f"no node came within {self._nodes_s:.0f} seconds: start SuperNodes (flower-supernode --superlink …) and "
+            "look at  flwr supernode list; in a simulation set num-supernodes with --federation-config"
+        )
+
+
+def read_members(head: str, node: int) -> tuple[Member, ...]:
+    """Return the clients that a node's answer to the profile query names; raise `ReplyError` for any other text.
+
+    The answer is ``{"clients": [[name, index, examples], …], "profile": {…}}``.
+    """
+    try:
+        if len(head) > HEAD_LIMIT:
+            raise ValueError(f"{len(head)} characters")
+        told = json.loads(head)
+        profile = _profile(told["profile"])
+        rows = [(str(name), int(index), int(examples)) for name, index, examples in told["clients"]]
+        if any(not name or index < 0 or examples < 1 for name, index, examples in rows):
+            raise ValueError("clients need a name, an index from 0 and at least one example")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ReplyError(f"its profile cannot be used: {error!r}"[:300]) from None
+    return tuple(Member(ClientInfo(name, examples, profile), node, index) for name, index, examples in rows)
+
+
+def _profile(told: dict[str, Any]) -> Profile:
+    kinds = {"int": int, "float": float, "str": str}
+    profile = Profile(**{item.name: kinds[str(item.type)](told[item.name]) for item in fields(Profile)})
+    if not (0 < profile.macs_per_second < 1e18 and 0 < profile.latency_ms < 1e9 and profile.cores > 0):
+        raise ValueError(f"measurements out of range: {profile}"[:200])
+    return profile
+
+
+def _by_name(members: Iterable[Member]) -> dict[ClientId, Member]:
+    found: dict[ClientId, Member] = {}
+    for member in sorted(members, key=lambda member: (member.info.name, member.node)):
+        other = found.setdefault(member.info.name, member)
+        if other is not member:
+            raise RunError(
+                f"nodes {other.node} and {member.node} both serve client '{member.info.name}': start each SuperNode "
+                "with a partition-id (or name) of its own in --node-config"
+            )
+    return found

@@ -1,0 +1,68 @@
+"""The fleet behind Flower's grid: orders out and every answer back as it arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fednas_core.config import RunConfig
+from fednas_core.errors import ReplyError
+from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
+from fednas_core.wire import pack_order, read_report
+from server_app.exchange import exchange
+from server_app.records import Request, read_reply, request
+from server_app.roster import Member, Roster
+
+GRACE_S = 30.0
+"""Seconds beyond the deadline that the server waits for an answer: for transfers and the start of processes."""
+LONGEST_TTL_S = 43_200.0
+"""An order that a node has not fetched by then is void; a simulated node may fetch its own only after all others."""
+
+
+class GridFleet:
+    """Clients reached through Flower, simulated or deployed (implements `fednas_core.protocol.Fleet`)."""
+
+    def __init__(self, grid: Grid, config: RunConfig, roster: Roster, grace_s: float = GRACE_S) -> None:
+        self._grid, self._roster = grid, roster
+        self._deadline_s, self._silence_s = config.deadline, config.deadline + grace_s
+        self._config = config
+        self._members: dict[ClientId, Member] = {}
+
+    def clients(self) -> Sequence[ClientInfo]:
+        """Return the clients whose nodes are there now, sorted by name; raise `RunError` if there are none."""
+        self._members = self._roster.members()
+        return [member.info for member in self._members.values()]
+
+    def train(self, orders: Mapping[ClientId, TrainOrder]) -> Iterator[TrainReport | Failure]:
+        """Carry out the orders, started in the mapping's order, and yield one answer for each as they arrive.
+
+        Whatever a client does wrong becomes a `Failure` with its reason. Raises `RunError` if no more work can be
+        done at all.
+        """
+        ttl_s = min(LONGEST_TTL_S, self._silence_s * len(orders))
+        messages = ((order, self._message(order, ttl_s)) for order in orders.values())
+        for order, reply in exchange(self._grid, messages, self._silence_s):
+            yield self._answer(order, reply)
+
+    def close(self) -> None:
+        """Nothing to release: Flower ends the processes."""
+
+    def _message(self, order: TrainOrder, ttl_s: float) -> Message:
+        member = self._members[order.client]
+        ask = Request(pack_order(order), self._config, member.index)
+        return request(ask, member.node, "train", ttl_s)
+
+    def _answer(self, order: TrainOrder, reply: Message | None) -> TrainReport | Failure:
+        if reply is None:
+            return Failure(order.client, f"no answer within the deadline of {self._deadline_s:g} seconds")
+        try:
+            return read_report(read_reply(reply), order)
+        except ReplyError as error:
+            return Failure(order.client, str(error).removeprefix(f"client {order.client}: "))
+
+
+def open_fleet(grid: Grid, config: RunConfig, announce: Callable[[str], None]) -> GridFleet:
+    """Return the fleet of a run."""
+    return GridFleet(grid, config, Roster(grid, config, announce))

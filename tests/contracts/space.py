@@ -1,0 +1,113 @@
+"""What every search space promises: tests to inherit with a fixture `space` (see `fednas_core.spaces.space`)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fednas_core.errors import ArchError
+from fednas_core.subnets.packing import shapes
+from fednas_core.values import Arch, Cost
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+SAMPLES = 1000
+
+
+def empty_network(space: Any, arch: Arch) -> nn.Module:
+    """The real network without initial values: memory is reserved but never touched."""
+    with torch.device("meta"):
+        network: nn.Module = space.build(arch)
+    return network.to_empty(device="cpu")
+
+
+def counted_macs(network: nn.Module, space: Any) -> int:
+    """Multiply-accumulates that the layers really do, from the shapes in a forward pass of a batch of no images."""
+    total = 0
+
+    def note(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            total += module.weight.numel() * output.shape[2] * output.shape[3]
+        elif isinstance(module, nn.Linear):
+            total += module.weight.numel()
+
+    hooks = [module.register_forward_hook(note) for module in network.modules()]
+    with torch.inference_mode():
+        network(torch.empty(0, space.in_channels, space.image_size, space.image_size))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def real_cost(space: Any, arch: Arch) -> tuple[Cost, dict[str, tuple[int, ...]]]:
+    """Cost and tensor shapes counted on the network itself."""
+    network = empty_network(space, arch).eval()
+    parameters = dict(network.named_parameters())
+    size = sum(parameter.numel() for parameter in parameters.values())
+    bytes_ = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
+    return Cost(counted_macs(network, space), size, bytes_), {n: tuple(p.shape) for n, p in parameters.items()}
+
+
+class SearchSpaceContract:
+    """Inherit and give a fixture `space`."""
+
+    samples = SAMPLES
+
+    def test_cost_plan_and_network_agree(self, space: Any) -> None:
+        rng = np.random.default_rng(11)
+        archs = [space.largest, space.smallest, *(space.sample(rng) for _ in range(self.samples))]
+        mismatches = []
+        for arch in archs:
+            cost, tensors = real_cost(space, arch)
+            if cost != space.cost(arch) or tensors != shapes(space.plan(arch)):
+                mismatches.append(str(arch))
+        assert not mismatches, f"{len(mismatches)} of {len(archs)} disagree, e.g. {mismatches[0]}"
+
+    def test_macs_equal_those_of_torchs_own_counter(self, space: Any) -> None:
+        rng = np.random.default_rng(12)
+        for arch in [space.largest, space.smallest, *(space.sample(rng) for _ in range(6))]:
+            with torch.device("meta"):
+                network = space.build(arch).eval()
+                image = torch.empty(1, space.in_channels, space.image_size, space.image_size)
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                assert network(image).shape == (1, space.classes)
+            assert counter.get_total_flops() == 2 * space.cost(arch).macs
+
+    def test_every_plan_lies_within_the_largest(self, space: Any) -> None:
+        whole = shapes(space.plan(space.largest))
+        rng = np.random.default_rng(13)
+        for arch in [space.smallest, *(space.sample(rng) for _ in range(20))]:
+            for name, region in space.plan(arch).items():
+                assert len(region) == len(whole[name])
+                for part, side in zip(region, whole[name], strict=True):
+                    assert part.step is None and 0 <= part.start < part.stop <= side
+
+    def test_smallest_and_largest_bound_every_cost(self, space: Any) -> None:
+        low, high = space.cost(space.smallest), space.cost(space.largest)
+        rng = np.random.default_rng(14)
+        for arch in (space.sample(rng) for _ in range(50)):
+            cost = space.cost(arch)
+            assert low.macs <= cost.macs <= high.macs
+            assert low.params <= cost.params <= high.params
+            assert cost.bytes == 4 * cost.params
+
+    def test_json_round_trip_gives_an_equal_hashable_value(self, space: Any) -> None:
+        rng = np.random.default_rng(15)
+        for arch in [space.largest, space.smallest, *(space.sample(rng) for _ in range(20))]:
+            again = space.arch(json.loads(json.dumps(arch.to_json())))
+            assert again == arch and hash(again) == hash(arch) and str(again) == str(arch)
+
+    def test_sampling_depends_on_the_generator_alone(self, space: Any) -> None:
+        one = [space.sample(np.random.default_rng(5)) for _ in range(3)]
+        assert one[0] == one[1] == one[2]
+        rng = np.random.default_rng(5)
+        assert len({space.sample(rng) for _ in range(30)}) > 5
+
+    @pytest.mark.parametrize("genes", [{}, [], None, "d", {"d": "x"}])
+    def test_genes_that_are_no_architecture_are_refused(self, space: Any, genes: Any) -> None:
+        with pytest.raises(ArchError, match=space.name):
+            space.arch(genes)

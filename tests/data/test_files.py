@@ -1,0 +1,210 @@
+"""Users' own images: what is read from .npz files and folders, and what is refused with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fednas_core.config import DataConfig
+from fednas_core.data.files import Arrays, read_folder, read_npz
+from fednas_core.data.sources import load
+from fednas_core.errors import DataError
+
+RNG = np.random.default_rng(0)
+
+
+def arrays(**changes: Any) -> dict[str, Any]:
+    good: dict[str, Any] = {
+        "x_train": RNG.integers(0, 256, (12, 6, 6, 3), dtype=np.uint8),
+        "y_train": np.arange(12) % 3,
+        "x_test": RNG.integers(0, 256, (5, 6, 6, 3), dtype=np.uint8),
+        "y_test": np.arange(5) % 3,
+        "writer_train": np.array(["ann", "bob"])[np.arange(12) % 2],
+    }
+    return {name: value for name, value in (good | changes).items() if value is not None}
+
+
+def save(path: Path, **changes: Any) -> Path:
+    np.savez(path, **arrays(**changes))
+    return path
+
+
+def test_npz(tmp_path: Path) -> None:
+    content = arrays(y_train=(np.arange(12) % 3).astype(np.uint8))
+    np.savez_compressed(tmp_path / "own.npz", **content)
+    data = load(DataConfig(source="npz", path=str(tmp_path / "own.npz")))
+    assert data.train.x.shape == (12, 3, 6, 6) and data.test.x.shape == (5, 3, 6, 6)
+    assert np.array_equal(data.train.x.permute(0, 2, 3, 1).numpy(), content["x_train"])
+    assert data.train.x.is_contiguous(memory_format=torch.channels_last)
+    assert data.train.y.dtype == torch.int64 and data.train.y.tolist() == content["y_train"].tolist()
+    assert data.classes == ("0", "1", "2") and data.train.groups is None
+    assert data.mean == (0.5,) * 3 and data.std == (0.25,) * 3
+
+
+def test_npz_of_grey_images_shrunk(tmp_path: Path) -> None:
+    x = RNG.integers(0, 256, (6, 6, 6), dtype=np.uint8)
+    file = save(tmp_path / "own.npz", x_train=x, y_train=np.arange(6) % 2, x_test=x[:2], y_test=np.arange(2))
+    data = load(DataConfig(source="npz", path=str(file), image_size=2))
+    assert np.array_equal(data.train.x[:, 0].double(), x.reshape(6, 2, 3, 2, 3).mean((2, 4)).round())
+
+
+@pytest.mark.parametrize("column", ["writer", "writer_train"])
+def test_npz_column(column: str, tmp_path: Path) -> None:
+    file = save(tmp_path / "own.npz")
+    config = DataConfig(source="npz", path=str(file), partition="column", column=column, examples=6)
+    data = load(config)
+    assert data.train.groups is not None and data.train.groups.shape == (6,)
+    whole = np.load(file)
+    lookup = {image.tobytes(): owner for image, owner in zip(whole["x_train"], whole["writer_train"], strict=True)}
+    for image, owner in zip(data.train.x.permute(0, 2, 3, 1), data.train.groups, strict=True):
+        assert lookup[image.contiguous().numpy().tobytes()] == owner
+
+
+BAD_NPZ = {
+    "key": ({"y_test": None}, "lacks y_test; it holds x_train"),
+    "column key": ({"writer_train": None}, "lacks writer_train"),
+    "floats": ({"x_train": np.zeros((12, 6, 6, 3))}, r"x_train is float64 \(12, 6, 6, 3\): expected uint8"),
+    "nan": ({"x_test": np.full((5, 6, 6, 3), np.nan)}, "x_test is float64 .* holds NaN"),
+    "rank": ({"x_train": np.zeros((12, 108), np.uint8)}, r"x_train is uint8 \(12, 108\)"),
+    "nchw": ({"x_train": np.zeros((12, 3, 6, 6), np.uint8)}, r"expected at least one image, \(n, size, size\)"),
+    "no images": ({"x_test": np.zeros((0, 6, 6, 3), np.uint8), "y_test": np.zeros(0, int)}, "x_test .*at least one"),
+    "other size": ({"x_test": np.zeros((5, 8, 8, 3), np.uint8)}, r"\(6, 6, 3\) in x_train but \(8, 8, 3\) in x_test"),
+    "label length": ({"y_train": np.arange(11) % 3}, r"y_train is int64 \(11,\): expected integers \(12,\)"),
+    "label column": ({"y_train": (np.arange(12) % 3)[:, None]}, r"y_train is int64 \(12, 1\)"),
+    "label nan": ({"y_train": np.full(12, np.nan)}, "y_train is float64 .* holds NaN"),
+    "label gap": ({"y_train": np.arange(12) % 3 * 2}, "3 different labels from 0 to 4"),
+    "label from 1": ({"y_train": np.arange(12) % 3 + 1}, "3 different labels from 1 to 3"),
+    "negative": ({"y_train": np.arange(12) % 3 - 1}, "labels from -1 to 1"),
+    "one class": ({"y_train": np.zeros(12, int), "y_test": np.zeros(5, int)}, "single class"),
+    "unknown label": ({"y_test": np.array([0, 1, 2, 3, 0])}, "y_test holds labels from 0 to 3: allowed are 0 to 2"),
+    "objects": ({"y_train": np.array([0, 1, "two"] * 4, dtype=object)}, "cannot be read as .npz .*not objects"),
+    "column length": ({"writer_train": np.arange(4)}, r"'writer_train' is int64 \(4,\)"),
+    "column kind": ({"writer_train": np.linspace(0, 1, 12)}, "'writer_train' is float64"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_NPZ)
+def test_bad_npz_is_refused(case: str, tmp_path: Path) -> None:
+    changes, message = BAD_NPZ[case]
+    file = save(tmp_path / "own.npz", **changes)
+    with pytest.raises(DataError, match=message) as caught:
+        read_npz(file, "writer")
+    assert str(file) in str(caught.value)
+
+
+def test_other_files_are_no_npz(tmp_path: Path) -> None:
+    file = save(tmp_path / "own.npz")
+    (tmp_path / "cut.npz").write_bytes(file.read_bytes()[:500])
+    damaged = bytearray(file.read_bytes())
+    damaged[300:340] = bytes(40)
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "empty.npz").write_text("")
+    for name in ("cut", "damaged", "text", "empty"):
+        with pytest.raises(DataError, match=f"{name}.npz' cannot be read as .npz"):
+            read_npz(tmp_path / f"{name}.npz")
+    np.save(tmp_path / "single.npy", np.zeros(3))
+    with pytest.raises(DataError, match="single array"):
+        read_npz(tmp_path / "single.npy")
+    with pytest.raises(DataError, match="not a file"):
+        read_npz(tmp_path / "absent.npz")
+
+
+@pytest.mark.parametrize("source", ["npz", "folder"])
+def test_a_path_is_needed(source: str) -> None:
+    with pytest.raises(DataError, match=f"data.source '{source}' needs data.path"):
+        load(DataConfig(source=source))
+
+
+def test_only_npz_has_columns() -> None:
+    with pytest.raises(DataError, match="needs data.source 'npz'; 'digits' has no columns"):
+        load(DataConfig(partition="column", column="writer"))
+
+
+def image(path: Path, pixels: np.ndarray) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def folder(root: Path, grey: bool = False, size: int = 8) -> dict[str, np.ndarray]:
+    shape = (size, size) if grey else (size, size, 3)
+    return {
+        f"{split}/{name}/{number}.png": image(
+            root / split / name / f"{number}.png", RNG.integers(0, 256, shape, dtype=np.uint8)
+        )
+        for split in ("train", "test")
+        for name in ("cat", "dog")
+        for number in range(2)
+    }
+
+
+def test_folder(tmp_path: Path) -> None:
+    pixels = folder(tmp_path)
+    image(tmp_path / "train" / "dog" / "deeper" / "9.bmp", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "train" / "dog" / "notes.txt").write_text("not an image")
+    (tmp_path / "train" / ".hidden").mkdir()
+    data = load(DataConfig(source="folder", path=str(tmp_path)))
+    assert data.classes == ("cat", "dog") and data.mean == (0.5,) * 3
+    assert data.train.y.tolist() == [0, 0, 1, 1, 1] and data.test.y.tolist() == [0, 0, 1, 1]
+    assert data.train.x.shape == (5, 3, 8, 8)
+    assert np.array_equal(data.train.x[1].permute(1, 2, 0).numpy(), pixels["train/cat/1.png"])
+    assert np.array_equal(data.test.x[3].permute(1, 2, 0).numpy(), pixels["test/dog/1.png"])
+
+
+def test_folder_brings_images_to_one_size(tmp_path: Path) -> None:
+    folder(tmp_path, grey=True)
+    wide = image(tmp_path / "train" / "cat" / "2.png", RNG.integers(0, 256, (16, 21), dtype=np.uint8))
+    result = read_folder(tmp_path)
+    assert result.x_train.shape == (5, 8, 8, 1)
+    wanted = wide[:, 2:18].astype(float).reshape(8, 2, 8, 2).mean((1, 3))
+    assert np.abs(result.x_train[2, :, :, 0] - wanted).max() <= 0.5
+    assert read_folder(tmp_path, 4).x_test.shape == (4, 4, 4, 1)
+    assert read_folder(tmp_path, 3).x_test.shape == (4, 3, 3, 1)
+
+
+def refused(root: Path, message: str, size: int = 0) -> None:
+    with pytest.raises(DataError, match=message):
+        read_folder(root, size)
+
+
+def test_missing_folders_are_named(tmp_path: Path) -> None:
+    refused(tmp_path, r"train' is not a folder.*train/<class>/<image files>")
+    (tmp_path / "train").mkdir()
+    refused(tmp_path, "train' has no class folders")
+    folder(tmp_path)
+    (tmp_path / "train" / "eel").mkdir()
+    refused(tmp_path, r"train/eel' holds no images.*\.png")
+    image(tmp_path / "train" / "eel" / "0.png", np.zeros((8, 8, 3), np.uint8))
+    refused(tmp_path, "only one of them has eel")
+
+
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        image(tmp_path / split / "cat" / "0.png", np.zeros((8, 8), np.uint8))
+    refused(tmp_path, "single class, cat")
+
+
+def test_unusable_images_are_named(tmp_path: Path) -> None:
+    folder(tmp_path, grey=True)
+    refused(tmp_path, r"cat/0.png' is 8 × 8 pixels, smaller than 9.*data.image-size to 8", size=9)
+    odd = tmp_path / "test" / "dog" / "7.png"
+    image(odd, np.zeros((8, 8, 3), np.uint8))
+    refused(tmp_path, "7.png' is in colour but the first image of the set is grey")
+    image(odd, np.zeros((8, 8), np.uint16))
+    refused(tmp_path, "7.png' has more than 8 bits")
+    odd.write_bytes(b"no image")
+    refused(tmp_path, "7.png' cannot be read as an image")
+    whole = tmp_path / "test" / "dog" / "0.png"
+    odd.write_bytes(whole.read_bytes()[:60])
+    refused(tmp_path, "7.png' cannot be read as an image")
+
+
+def test_arrays_have_no_owners_by_default() -> None:
+    x, y = np.zeros((1, 2, 2, 1), np.uint8), np.zeros(1, np.int64)
+    assert Arrays(x, y, x, y, ("a",)).groups is None

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fednas_core.report import panel, plots
+from fednas_core.report.read import RunData, read_run
+
+WriteRun = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def run(write_run: WriteRun, tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    return read_run(write_run(tmp_path_factory.mktemp("runs") / "r1"))
+
+
+def texts(svg: str) -> list[str]:
+    """Return the texts of a plot; that it parses shows that it is well formed."""
+    return [node.text or "" for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")]
+
+
+def test_chosen_models_are_named_with_their_accuracy(run: RunData) -> None:
+    for cost, axis in (("macs", "million MACs of one image"), ("params", "thousand parameters")):
+        found = texts(plots.accuracy_against(cost, run.frontier or (), run.models))
+        assert axis in found
+        for model in run.models:
+            assert f"{model['device']}: {100 * model['validation_accuracy']:.1f} %" in found
+
+
+def test_every_plot_names_its_axes_and_unit(run: RunData) -> None:
+    assert "Accuracy, %" in texts(plots.learning_curves("accuracy", run.rounds))
+    assert {"phone", "tablet", "workstation"} < set(texts(plots.learning_curves("loss", run.rounds)))
+    assert "Payload, MB a round" in texts(plots.traffic(run.rounds))
+    assert "All clients' compute, billion MACs a round" in texts(plots.compute(run.rounds))
+    assert "Training accuracy of single clients, %" in texts(plots.spread_over_rounds(run.rounds))
+    assert {"0", "9", "training examples on the client"} < set(texts(plots.spread_over_clients(run.rounds)))
+
+
+def test_many_clients_are_not_named(write_run: WriteRun, tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "r1", rounds=2, clients=60, name="-device", done=False))
+    assert not [text for text in texts(plots.spread_over_clients(run.rounds)) if "-device" in text]
+
+
+def test_more_rounds_than_bars(write_run: WriteRun, tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "r1", rounds=120, clients=3, done=False))
+    assert len(plots.traffic(run.rounds)) < 80_000
+    assert "120" in texts(plots.compute(run.rounds)) or "100" in texts(plots.compute(run.rounds))
+
+
+def test_nothing_to_show_is_nothing() -> None:
+    assert plots.accuracy_against("macs", (), ()) == ""
+    assert plots.learning_curves("loss", ()) == ""
+    assert plots.traffic(()) == plots.compute(()) == plots.spread_over_rounds(()) == plots.spread_over_clients(()) == ""
+
+
+def test_rounds_in_which_everybody_failed_or_diverged() -> None:
+    nan = float("nan")
+    lost: dict[str, Any] = {"round": 1, "loss": nan, "accuracy": nan, "bytes_up": 0, "bytes_down": 0, "client_macs": 0,
+                            "clients": [], "failures": []}  # fmt: skip
+    assert "round" in texts(plots.learning_curves("loss", [lost]))
+    assert "Payload, B a round" in texts(plots.traffic([lost]))
+    assert plots.compute([lost])
+    assert plots.spread_over_rounds([lost]) == plots.spread_over_clients([lost]) == ""
+
+
+def test_hostile_names_stay_text(hostile: str, run: RunData) -> None:
+    models = [{**run.models[0], "device": hostile}]
+    svg = plots.accuracy_against("macs", run.frontier or (), models)
+    assert "<script" not in svg
+    assert any(text.startswith("<script>") for text in texts(svg))
+
+
+def test_plots_take_colours_and_font_from_the_page(run: RunData) -> None:
+    svg = plots.learning_curves("accuracy", run.rounds)
+    for colour in panel.VARIABLES:
+        assert colour not in svg
+    assert "var(--series-0)" in svg
+    assert "DejaVu" not in svg
+    assert set(re.findall(r'https?://[^"]*', svg)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+
+
+def test_plots_are_the_same_every_time_and_share_no_ids(run: RunData) -> None:
+    first, second = (plots.traffic(run.rounds) for _ in range(2))
+    assert first == second
+    other = plots.compute(run.rounds)
+    assert not ids(first) & ids(other)
+    assert ids(first)
+
+
+def ids(svg: str) -> set[str]:
+    return {node.attrib["id"] for node in ElementTree.fromstring(svg).iter() if "id" in node.attrib}
+
+
+def test_names_are_cut_to_one_short_line() -> None:
+    assert panel.short("a\n b") == "a b"
+    assert panel.short("x" * 30, 10) == "x" * 9 + "…"
+    assert panel.short("_hidden") == " _hidden", "a legend drops names that begin with an underscore"
+
+
+def test_scales() -> None:
+    assert panel.scale(2_500_000) == (1e6, "M", "million")
+    assert panel.scale(999) == (1.0, "", "")

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fednas_core.errors import RunError
+from fednas_core.report.read import read_run
+
+WriteRun = Callable[..., Path]
+
+
+def test_a_finished_run(write_run: WriteRun, tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "r1", rounds=6))
+    assert [event["round"] for event in run.rounds] == [1, 2, 3, 4, 5, 6]
+    assert run.settings["space.name"] == "small", "a flat key"
+    assert run.settings["data.source"] == "digits", "a nested key"
+    assert run.versions == {"fednas": "0.1.0", "flwr": "1.41.0", "torch": "2.14.1"}
+    assert [model["device"] for model in run.models] == ["phone", "tablet", "workstation"]
+    assert run.notes == ()
+    assert run.total("seconds") == 118.4, "the result's, not the sum of rounds"
+
+
+def test_an_unfinished_run_says_so(write_run: WriteRun, tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "r1", rounds=3, done=False))
+    assert run.models == ()
+    assert run.frontier is None
+    assert run.total("seconds") == pytest.approx(3 * 3.4)
+    assert "not finished" in run.notes[0]
+    assert "frontier.json" in run.notes[1]
+
+
+def test_a_run_without_a_round(write_run: WriteRun, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r1", done=False)
+    (folder / "events.jsonl").unlink()
+    run = read_run(folder)
+    assert run.rounds == ()
+    assert any("no round has finished" in note for note in run.notes)
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(write_run: WriteRun, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r1", rounds=4, done=False)
+    text = (folder / "events.jsonl").read_text()
+    (folder / "events.jsonl").write_text(text[:-50])
+    run = read_run(folder)
+    assert [event["round"] for event in run.rounds] == [1, 2, 3]
+    assert any("incomplete" in note for note in run.notes)
+
+
+def test_a_round_that_ran_twice_counts_once(write_run: WriteRun, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r1", rounds=3, done=False)
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    again = json.dumps({**json.loads(lines[1]), "loss": 42.0})
+    (folder / "events.jsonl").write_text("\n".join([*lines[:2], again, lines[2]]) + "\n")
+    run = read_run(folder)
+    assert [event["round"] for event in run.rounds] == [1, 2, 3]
+    assert run.rounds[1]["loss"] == 42.0
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.toml", "a = = 1", "config.toml: is not valid TOML"),
+        ("config.toml", None, "no run lies here"),
+        ("events.jsonl", '{"round": 1\n{}\n', "events.jsonl, line 1: is not JSON"),
+        ("events.jsonl", '{"round": 1}\n', "line 1: lacks 'loss'"),
+        ("events.jsonl", "[1]\n", "line 1: holds"),
+        ("result.json", "{", "result.json: is not JSON"),
+        ("result.json", "[]", "result.json: holds a list, needed is a dict"),
+        ("result.json", "{}", "result.json: lacks 'models'"),
+        ("result.json", '{"models": [{"device": "phone"}]}', "result.json: lacks 'budget'"),
+        ("frontier.json", '[{"macs": 1}]', "frontier.json: lacks 'params'"),
+    ],
+)
+def test_damaged_files_are_named(
+    write_run: WriteRun, file: str, content: str | None, message: str, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "r1", rounds=2)
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    with pytest.raises(RunError, match=message):
+        read_run(folder)

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+from contracts.samples import toy_space
+from fednas_core.errors import DeadlineError
+from fednas_core.protocol import TrainSettings
+from fednas_core.spaces.resnet import initial_weights
+from fednas_core.subnets.networks import subnet
+from fednas_core.training.loop import Batch, autocast, to_images, train
+from torch import nn
+
+
+def problem(n: int = 48, batch: int = 16) -> list[Batch]:
+    """Three classes of noisy images that differ in brightness and in one corner."""
+    generator = torch.Generator().manual_seed(7)
+    y = torch.arange(n) % 3
+    x = torch.randn(n, 2, 6, 6, generator=generator) + (y - 1)[:, None, None, None]
+    x[y == 2, :, :2, :2] += 3
+    return list(zip(x.split(batch), y.split(batch), strict=True))
+
+
+def net(norm: str = "group", seed: int = 1) -> nn.Module:
+    space = toy_space(norm=norm)
+    return subnet(space, space.smallest, initial_weights(space, seed))
+
+
+def trained(settings: TrainSettings, epochs: int = 2, precision: str = "fp32", **more: Any) -> tuple[nn.Module, Any]:
+    module = net()
+    return module, train(module, [problem()] * epochs, settings, precision, **more)
+
+
+def test_loss_falls_on_a_small_problem() -> None:
+    _, first = trained(TrainSettings(lr=0.05), epochs=1)
+    module, last = trained(TrainSettings(lr=0.05, momentum=0.9), epochs=12)
+    assert last.loss < 0.5 * first.loss and last.accuracy > 0.9 > first.accuracy
+    assert (first.images, last.images) == (48, 12 * 48)
+    assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_start_gives_the_same_tensors_to_the_bit(precision: str) -> None:
+    one, outcome = trained(TrainSettings(momentum=0.9), precision=precision)
+    two, again = trained(TrainSettings(momentum=0.9), precision=precision)
+    assert outcome == again
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(a, b) and a.dtype == torch.float32
+
+
+def test_bf16_trains_nearly_as_fp32_does() -> None:
+    _, exact = trained(TrainSettings(lr=0.05, momentum=0.9), epochs=12)
+    _, rounded = trained(TrainSettings(lr=0.05, momentum=0.9), epochs=12, precision="bf16")
+    assert rounded.accuracy > 0.9 and abs(rounded.loss - exact.loss) < 0.3
+
+
+def test_precision_is_that_of_the_convolutions() -> None:
+    seen = []
+    module = net()
+    module.stem.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
+    for precision in ("fp32", "bf16"):
+        train(module, [problem(16)], TrainSettings(), precision)
+    assert seen == [torch.float32, torch.bfloat16]
+    with autocast(torch.device("cpu"), "bf16"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_one_step_is_that_of_sgd_computed_by_hand() -> None:
+    settings = TrainSettings(lr=0.1, weight_decay=0.01, clip=0.0)
+    module, twin = net(), net()
+    (x, y), *_ = problem(16)
+    train(module, [[(x, y)]], settings)
+    nn.functional.cross_entropy(twin(to_images(x, torch.device("cpu"))), y).backward()
+    for after, before in zip(module.parameters(), twin.parameters(), strict=True):
+        assert before.grad is not None
+        torch.testing.assert_close(after, before - 0.1 * (before.grad + 0.01 * before))
+
+
+def test_clip_bounds_the_step() -> None:
+    def moved(clip: float) -> float:
+        module, start = net(), net()
+        train(module, [problem(16)], TrainSettings(lr=1.0, weight_decay=0.0, clip=clip))
+        steps = [(a - b).detach() for a, b in zip(module.parameters(), start.parameters(), strict=True)]
+        return float(torch.linalg.vector_norm(torch.cat([step.flatten() for step in steps])))
+
+    assert moved(0.0) > 0.5
+    assert moved(0.01) == pytest.approx(0.01, rel=1e-3)
+    assert moved(1e9) == pytest.approx(moved(0.0), rel=1e-6)
+
+
+def test_weight_decay_shrinks_the_weights() -> None:
+    def size(decay: float) -> float:
+        module = net()
+        train(module, [problem()] * 3, TrainSettings(lr=0.05, weight_decay=decay))
+        return float(sum(parameter.detach().square().sum() for parameter in module.parameters()))
+
+    assert size(0.5) < 0.95 * size(0.0)
+
+
+def test_momentum_and_label_smoothing_take_effect() -> None:
+    plain, outcome = trained(TrainSettings())
+    with_momentum, _ = trained(TrainSettings(momentum=0.9))
+    _, smooth = trained(TrainSettings(label_smoothing=0.3))
+    assert not torch.equal(next(plain.parameters()), next(with_momentum.parameters()))
+    assert smooth.loss != outcome.loss
+
+
+def test_the_outcome_is_that_of_the_last_epoch() -> None:
+    module = net()
+    outcome = train(module, [problem(48), problem(16)], TrainSettings(lr=0.0))
+    assert outcome.images == 64
+    (x, y), *_ = problem(16)
+    logits = net().train()(x).detach()
+    assert outcome.loss == pytest.approx(float(nn.functional.cross_entropy(logits, y)), rel=1e-5)
+    assert outcome.accuracy == pytest.approx(float((logits.argmax(1) == y).float().mean()))
+
+
+def test_the_deadline_ends_training() -> None:
+    with pytest.raises(DeadlineError, match="not done by its deadline, after 0 images"):
+        trained(TrainSettings(), until=time.monotonic() - 1)
+
+    def slow() -> Any:
+        for batch in problem():
+            time.sleep(0.05)
+            yield batch
+
+    with pytest.raises(DeadlineError, match=r"after (16|32) images"):
+        train(net(), [slow(), slow(), slow()], TrainSettings(), until=time.monotonic() + 0.08)
+
+
+def test_frozen_parameters_stay() -> None:
+    module, start = net(), net()
+    module.stem.requires_grad_(False)
+    train(module, [problem()], TrainSettings())
+    assert torch.equal(module.stem.weight, start.stem.weight)
+    assert not torch.equal(module.head.weight, start.head.weight)
