@@ -59,6 +59,9 @@ class TrainConfig:
     epochs: int = _setting(2, "local epochs", low=1)
     batch: int = _setting(16, "batch size", low=1)
     lr: float = _setting(0.1, "learning rate", low=0.0, high=100.0)
+    schedule: str = _setting(
+        "constant", "learning rate over the rounds; cosine: down to nothing", choices=("constant", "cosine")
+    )
     momentum: float = _setting(0.0, "SGD momentum", low=0.0, high=0.9999)
     weight_decay: float = _setting(5e-4, "weight decay", low=0.0, high=10.0)
     clip: float = _setting(10.0, "largest gradient norm (0: unclipped)", low=0.0)
@@ -67,8 +70,8 @@ class TrainConfig:
     augment: str = _setting("none", "augmentation recipe", choices=("none", "crop", "crop-flip", "crop-flip-cutout"))
 
     def settings(self) -> TrainSettings:
-        """Return the settings that travel with an order."""
-        return TrainSettings(**{f.name: getattr(self, f.name) for f in fields(self)})
+        """Return the settings that travel with an order, at the full learning rate."""
+        return TrainSettings(**{f.name: getattr(self, f.name) for f in fields(self) if f.name != "schedule"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class RunConfig:
     device: str = _setting("auto", "where networks run", choices=("auto", "cpu", "cuda"))
     workers: int = _setting(0, "processes of the in-process backend (0: one a core; 1: in this process)", low=0, high=1024)
     output: str = _setting("", "folder that receives the runs ('' : runs/ in the project)")
+    tensorboard: bool = _setting(False, "also write the events for TensorBoard (extra 'tensorboard')")
     resume: str = _setting("", "id of a run to continue")
     space: SpaceConfig = field(default_factory=SpaceConfig)
     data: DataConfig = field(default_factory=DataConfig)

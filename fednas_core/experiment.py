@@ -14,12 +14,13 @@ from typing import Any
 
 from fednas_core.config import RunConfig
 from fednas_core.devices.budgets import Budget, parse_budgets
-from fednas_core.errors import ReplyError, RunError
+from fednas_core.errors import InfeasibleError, ReplyError, RunError
 from fednas_core.methods.registry import METHODS, make, path_of
 from fednas_core.protocol import ClientId, ClientInfo, Failure, Fleet, Method, TrainOrder, TrainReport
 from fednas_core.report.write import write as write_report
 from fednas_core.runs.folder import RunFolder, create, find, output_folder, versions
 from fednas_core.runs.ordering import in_order
+from fednas_core.runs.tensorboard import write_scalars
 from fednas_core.search.path import PathRow
 from fednas_core.seeding import derive, stream
 from fednas_core.selection import Judge, best_within, candidates, deliver, frontier, judge_all, trained_archs
@@ -47,7 +48,10 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     run = find(output_folder(config), config.resume) if config.resume else None
     space, supernet = space_of(config), initial_weights(space_of(config), derive(config.seed, "weights"))
     budgets = parse_budgets(config.budgets, space.cost(space.largest).macs)
-    path = path_of(config, space, min(budget.macs for budget in budgets))
+    try:
+        path = path_of(config, space, budgets[0].macs)
+    except InfeasibleError as error:
+        raise InfeasibleError(f"device '{budgets[0].device}': {error}") from error
     references = _references(config, budgets, path)
     method = make(config, space, path, supernet)
     done = 0
@@ -60,12 +64,14 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     announce(_greeting(config, run, done))
     judge = Judge(config, method.weights())
     while not method.done(done):
-        event = _round(config, method, fleet, done)
+        event = run_round(config, method, fleet, done)
         done += 1
         last = method.done(done)
         if done % config.evaluate_every == 0 or last:
             event["evaluation"] = _evaluate(judge, references)
         run.append_event(event)
+        if config.tensorboard:
+            write_scalars(run.path, event)
         run.save_checkpoint(done, method.state())
         announce(_line(config, event))
     return _finish(config, run, judge, budgets, path, announce)
@@ -74,7 +80,7 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
 # -- one round -----------------------------------------------------------------------------------------------------
 
 
-def _round(config: RunConfig, method: Method, fleet: Fleet, index: int) -> dict[str, Any]:
+def run_round(config: RunConfig, method: Method, fleet: Fleet, index: int) -> dict[str, Any]:
     """Conduct round number `index` (from 0) and return its event."""
     start = time.monotonic()
     everyone = sorted(fleet.clients(), key=lambda client: client.name)

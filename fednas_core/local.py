@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -84,6 +86,7 @@ def _start_worker(config: RunConfig) -> None:
     global _config
     _config = config
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, lambda number, frame: sys.exit(128 + number))  # Ctrl-C: end without a traceback
 
 
 def _there(order: TrainOrder, flat: np.ndarray[Any, Any]) -> tuple[TrainReport | Failure, Any]:

@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from math import prod
-from typing import Any
+from pickle import PickleBuffer
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -129,8 +130,23 @@ def read_report(packet: Packet, order: TrainOrder) -> TrainReport:
     return replace(report, bytes_down=down, bytes_up=packet.size)
 
 
+class Flat(bytes):
+    """Bytes that go from process to process without a copy on the way: pickle hands their memory over as it is.
+
+    Where they arrive they are a read-only `memoryview`.
+    """
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """Offer the memory out of band (PEP 574)."""
+        return (_as_it_is, (PickleBuffer(self),)) if int(protocol) >= 5 else (bytes, (bytes(self),))
+
+
+def _as_it_is(buffer: bytes | memoryview) -> bytes | memoryview:
+    return buffer
+
+
 def _bytes(flat: Tensor) -> bytes:
-    return flat.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return Flat(flat.detach().cpu().contiguous().view(torch.uint8).numpy())
 
 
 def _flat(buffer: bytes, dtype: torch.dtype) -> Tensor:

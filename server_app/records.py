@@ -60,6 +60,7 @@ def read_reply(reply: Message) -> Packet:
 
 def reason(reply: Message) -> str:
     """Return why a reply is an error, in one line: the last line of a traceback says most."""
-    lines = [line.strip(" '\">") for line in (reply.error.reason or "").replace("\\n", "\n").splitlines()]
-    told = next((line for line in reversed(lines) if line), f"Flower error {reply.error.code}")
+    lines = (reply.error.reason or "").replace("\\n", "\n").splitlines()
+    told = next((line for line in reversed(lines) if line.strip()), f"Flower error {reply.error.code}")
+    told = told.strip().removeprefix("Exception ClientAppException occurred. Message: ").removesuffix("'>")
     return told if len(told) <= REASON_LENGTH else told[: REASON_LENGTH - 3] + "..."

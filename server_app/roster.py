@@ -20,6 +20,8 @@ from server_app.records import Request, read_reply, request
 
 NODES_S = 60.0
 """How long to wait for nodes that serve all clients; after that the run goes on with those that are there."""
+REFUSED_S = 5.0
+"""How long to wait for others when all nodes that came were refused."""
 PROFILE_S = 180.0
 """How long a node may take to start its first process and measure itself."""
 POLL_S = 0.2
@@ -66,7 +68,7 @@ class Roster:
             found = _by_name(member for node in present for member in self._members.get(node, ()))
             if found and (self._gathered or len(found) >= self._wanted or time.monotonic() > end):
                 break
-            if time.monotonic() > end:
+            if not found and time.monotonic() > (end - self._nodes_s + REFUSED_S if present else end):
                 raise RunError(self._nobody(present))
             time.sleep(POLL_S)
         if not self._gathered and len(found) < self._wanted:

@@ -41,18 +41,6 @@ def tiny_space_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_pairs(tiny_space_file: Path, tmp_path: Path) -> dict[str, Any]:
     """The flat settings of a run of seconds: 200 digits, four clients, two rounds, in this process."""
-    return {
-        "method": "deepfednas",
-        "rounds": 2,
-        "budgets": "phone=30%,server=max",
-        "evaluate-every": 1,
-        "device": "cpu",
-        "workers": 1,
-        "output": str(tmp_path / "runs"),
-        "space.name": str(tiny_space_file),
-        "data.examples": 200,
-        "data.clients": 4,
-        "train.epochs": 1,
-        "train.precision": "fp32",
-        "sample.budgets": 5,
-    }
+    from contracts.samples import TINY
+
+    return {**TINY, "output": str(tmp_path / "runs"), "space.name": str(tiny_space_file)}

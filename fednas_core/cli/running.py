@@ -12,6 +12,7 @@ import typer
 from fednas_core.cli.runs import Output, newest, runs_folder
 from fednas_core.cli.settings import Config, Pairs, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json
+from fednas_core.errors import FednasError
 
 if TYPE_CHECKING:
     from fednas_core.config import RunConfig
@@ -53,14 +54,23 @@ def conduct_here(config: RunConfig, as_json: bool) -> None:
     except KeyboardInterrupt:
         stopped(root, config.resume or newest(root, other_than=known))
         raise typer.Exit(INTERRUPTED) from None
+    except FednasError:
+        if hint := _continuation(root, config.resume or newest(root, other_than=known)):
+            note(hint)
+        raise
     if as_json:
         print_json(folder.read_json("result.json"))
 
 
 def stopped(root: Path, run_id: str | None) -> None:
     """Say how to go on with a run that was interrupted."""
-    if run_id and (root / run_id / "checkpoint" / "state.json").is_file():
-        where = "" if root == runs_folder(Path("runs")) else f" --output {root}"
-        note(f"\nstopped; every finished round is safe. Continue with:  fednas resume {run_id}{where}")
-    else:
-        note("\nstopped before the first round was finished: there is nothing to resume")
+    hint = _continuation(root, run_id)
+    note("\nstopped: " + (hint or "before the first round was finished, so there is nothing to resume"))
+
+
+def _continuation(root: Path, run_id: str | None) -> str | None:
+    """Return how to continue a run, None if it has no checkpoint."""
+    if not run_id or not (root / run_id / "checkpoint" / "state.json").is_file():
+        return None
+    where = "" if root == runs_folder(Path("runs")) else f" --output {root}"
+    return f"every finished round is safe; continue with  fednas resume {run_id}{where}"

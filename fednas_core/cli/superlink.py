@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
@@ -71,6 +72,7 @@ def superlink(keep: bool) -> Iterator[SuperLink]:
     """Start a SuperLink for simulations and end it with all its processes afterwards, unless it is to be kept."""
     home = Path(tempfile.mkdtemp(prefix="fednas-simulate-"))
     process: subprocess.Popen[bytes] | None = None
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that `finally` is reached
     try:
         port = free_port()
         (home / "config.toml").write_text(
@@ -84,6 +86,7 @@ def superlink(keep: bool) -> Iterator[SuperLink]:
         process = _start(home, port, environment)
         yield SuperLink(process, home, environment)
     finally:
+        signal.signal(signal.SIGTERM, before)
         if process is not None and not keep:
             end_tree(process)
         if not keep:

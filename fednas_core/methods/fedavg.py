@@ -6,7 +6,7 @@ says how much its reply counts. Federated averaging proper (McMahan et al., 2017
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from fednas_core.aggregation.weightings import Weighting
+from fednas_core.errors import RunError
 from fednas_core.protocol import ClientId, ClientInfo, RoundSummary, State, TrainOrder, TrainReport, TrainSettings
 from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
@@ -82,7 +83,7 @@ class SupernetAveraging:
         supernet: dict[str, Tensor],
         sampler: ArchSampler,
         weighting: Weighting,
-        settings: TrainSettings,
+        settings: Callable[[int], TrainSettings],
         rounds: int,
         seed: int,
     ) -> None:
@@ -99,6 +100,7 @@ class SupernetAveraging:
         largest = next((name for name, chosen in assignments.items() if chosen.role == "largest"), None)
         weights = self.weighting.weights(round, {client.name: client.examples for client in clients}, largest)
         self._open = {name: (chosen, weights[name]) for name, chosen in assignments.items()}
+        settings = self._settings(round)
         return {
             name: TrainOrder(
                 client=name,
@@ -106,7 +108,7 @@ class SupernetAveraging:
                 task=self.task,
                 arch=chosen.arch,
                 tensors=views(self._supernet, self.space.plan(chosen.arch)),
-                settings=self._settings,
+                settings=settings,
                 seed=derive(self._seed, round, name, "train"),
             )
             for name, chosen in assignments.items()
@@ -149,10 +151,19 @@ class SupernetAveraging:
         return State(self._supernet, {"sampler": self.sampler.state()})
 
     def restore(self, state: State) -> None:
-        """See `Method.restore`."""
+        """See `Method.restore`; raise `RunError` for the state of another method or search space."""
+        found = {name: tensor.shape for name, tensor in state.tensors.items()}
+        try:
+            if found != {name: tensor.shape for name, tensor in self._supernet.items()}:
+                raise ValueError("its tensors are not those of the supernet")
+            self.sampler.restore(state.data["sampler"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"the checkpoint does not fit the settings ({error}): its method and search space must be those of the "
+                "run that wrote it"
+            ) from error
         for name, tensor in self._supernet.items():
             tensor.copy_(state.tensors[name])
-        self.sampler.restore(state.data["sampler"])
 
 
 def _row(report: TrainReport, assignment: Assignment, space: SearchSpace) -> dict[str, Any]:

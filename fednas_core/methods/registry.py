@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -14,8 +15,9 @@ from fednas_core.errors import ConfigError
 from fednas_core.methods.deepfednas import curriculum
 from fednas_core.methods.fedavg import ArchSampler, Everyone, SupernetAveraging, Weighting
 from fednas_core.methods.superfednas import TrackingSandwich
+from fednas_core.protocol import TrainSettings
 from fednas_core.search.fitness import Fitness
-from fednas_core.search.path import PathRow, pareto_path
+from fednas_core.search.path import PathRow, budgets, pareto_path
 from fednas_core.seeding import derive
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.values import Arch
@@ -70,8 +72,8 @@ METHODS: dict[str, Entry] = {
 }
 
 
-def path_of(config: RunConfig, space: ResNetSpace, low: int | None) -> tuple[PathRow, ...]:
-    """Return the run's Pareto path; `low` are the MACs of the poorest device, down to which it reaches."""
+def path_of(config: RunConfig, space: ResNetSpace, poorest: int) -> tuple[PathRow, ...]:
+    """Return the run's Pareto path, from its published lower end or `poorest`, the MACs of the poorest device."""
     return pareto_path(
         space,
         config.sample.budgets,
@@ -79,7 +81,7 @@ def path_of(config: RunConfig, space: ResNetSpace, low: int | None) -> tuple[Pat
         how=config.sample.path,
         stratify=config.sample.stratify,
         seed=derive(config.seed, "path"),
-        low=low,
+        low=max(min(poorest, budgets(space, 2)[0]), space.cost(space.smallest).macs),
     )
 
 
@@ -88,4 +90,12 @@ def make(
 ) -> SupernetAveraging:
     """Return the method that the settings name; `supernet` is trained in place."""
     sampler, weighting = METHODS[config.method].parts(config, space, path)
-    return SupernetAveraging(space, supernet, sampler, weighting, config.train.settings(), config.rounds, config.seed)
+    return SupernetAveraging(space, supernet, sampler, weighting, scheduled(config), config.rounds, config.seed)
+
+
+def scheduled(config: RunConfig) -> Callable[[int], TrainSettings]:
+    """Return how clients train in each round (from 0): the learning rate may fall along half a cosine."""
+    settings = config.train.settings()
+    if config.train.schedule == "constant":
+        return lambda round: settings
+    return lambda round: replace(settings, lr=settings.lr * 0.5 * (1 + math.cos(math.pi * round / config.rounds)))

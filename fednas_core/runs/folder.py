@@ -47,7 +47,7 @@ class RunFolder:
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
             return read(table["settings"])
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
             raise RunError(f"run '{self.id}': its settings cannot be read from {path} ({error})") from error
 
     # -- events ----------------------------------------------------------------------------------------------------
@@ -60,9 +60,12 @@ class RunFolder:
         events = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                events.append(json.loads(line))
+                event = json.loads(line)
             except json.JSONDecodeError:
                 break  # a line cut short by a kill: it and whatever follows belong to no finished round
+            if not isinstance(event, dict) or not isinstance(event.get("round"), int):
+                break
+            events.append(event)
         return events
 
     def append_event(self, event: Mapping[str, Any]) -> None:
@@ -98,14 +101,15 @@ class RunFolder:
         Raises `RunError`, naming the file, if there is none or it is damaged.
         """
         path = self.path / "checkpoint" / "state.json"
+        if not path.is_file():
+            raise RunError(f"run '{self.id}' has no checkpoint to continue from ({path} is missing): start it anew")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             tensors = path.parent / Path(str(content["tensors"])).name
-            return int(content["round"]), State(load_file(str(tensors)), content["data"])
-        except FileNotFoundError as error:
-            raise RunError(
-                f"run '{self.id}' has no checkpoint to continue from ({error.filename or path} is missing): start it anew"
-            ) from error
+            done, data = int(content["round"]), content["data"]
+            if done < 0 or not isinstance(data, dict):
+                raise ValueError(f"{path.name} holds round {done} and data of type {type(data).__name__}")
+            return done, State(load_file(str(tensors)), data)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise RunError(f"run '{self.id}': its checkpoint in {path.parent} is damaged ({error}): start it anew") from error
 

@@ -1,4 +1,4 @@
-"""Taking subnets out of a supernet: `extract` copies, `views` does not; `pack` and `unpack` make one flat array of many.
+"""Taking subnets out of a supernet: `extract` copies, `views` does not; `pack` and `unpack` go to one flat array.
 
 An extracted subnet lives in one flat buffer, in the order of its plan, so that packing it for the wire is free.
 """
@@ -54,7 +54,7 @@ def unpack(flat: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Ten
     sizes = [prod(shape) for shape in shapes.values()]
     if sum(sizes) != flat.numel():
         raise ValueError(f"{flat.numel()} values cannot fill shapes of {sum(sizes)} values in all")
-    parts = flat.split(sizes)
+    parts = torch.split(flat, sizes)
     return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 

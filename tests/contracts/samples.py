@@ -12,6 +12,22 @@ from fednas_core.subnets.packing import shapes
 from fednas_core.values import Plan
 from torch import Tensor
 
+TINY: dict[str, Any] = {
+    "method": "deepfednas",
+    "rounds": 2,
+    "budgets": "phone=30%,server=max",
+    "evaluate-every": 1,
+    "device": "cpu",
+    "workers": 1,
+    "data.examples": 200,
+    "data.clients": 4,
+    "train.epochs": 1,
+    "train.precision": "fp32",
+    "sample.budgets": 5,
+    "sample.fitness-lambda": 0.0,
+}
+"""Settings of a run of seconds: 200 digits, four clients, two rounds; the space comes from fixture `tiny_space_file`."""
+
 
 def toy_space(**changes: Any) -> ResNetSpace:
     """Two stages of one or two blocks for 6×6 images of two channels and three classes."""

@@ -15,7 +15,7 @@ from fednas_core.spaces.registry import from_table, load, names
 from fednas_core.spaces.resnet import ResNetSpace, initial_weights, make_divisible
 from fednas_core.subnets.packing import shapes
 
-GOLDENS = json.loads((Path(__file__).parent.parent / "golden" / "deepfednas_costs.json").read_text())
+GOLDENS = json.loads((Path(__file__).parent.parent / "golden" / "deepfednas_golden.json").read_text())
 
 
 class TestPreset(SearchSpaceContract):

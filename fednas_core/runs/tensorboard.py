@@ -1,0 +1,26 @@
+"""The events of a run for TensorBoard, in the run's folder: ``tensorboard --logdir runs``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fednas_core.errors import MissingExtraError
+
+SCALARS = ("loss", "accuracy", "bytes_up", "bytes_down", "client_macs", "seconds")
+
+
+def write_scalars(run: Path, event: Mapping[str, Any]) -> None:
+    """Add one round's numbers to ``run/tensorboard``; needs the extra 'tensorboard'."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError("tensorboard", "tensorboard", "setting 'tensorboard'") from error
+    writer = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+    for name in SCALARS:
+        writer.add_scalar(f"round/{name}", event[name], event["round"])  # type: ignore[no-untyped-call]
+    writer.add_scalar("round/failures", len(event["failures"]), event["round"])  # type: ignore[no-untyped-call]
+    for row in event["evaluation"] or []:
+        writer.add_scalar(f"validation/{row['name']}", row["accuracy"], event["round"])  # type: ignore[no-untyped-call]
+    writer.close()  # type: ignore[no-untyped-call]

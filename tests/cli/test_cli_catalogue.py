@@ -1,0 +1,149 @@
+"""What there is: methods, spaces, presets and settings; the start of the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from fednas_core.cli import app, catalogue
+from fednas_core.cli.settings import PRESETS, flat, gather, presets
+from fednas_core.config import RunConfig, describe, read
+from fednas_core.errors import ConfigError
+from fednas_core.methods.registry import METHODS
+from fednas_core.spaces.registry import load, names
+
+
+def fednas(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def test_methods_are_those_of_the_registry() -> None:
+    rows = json.loads(fednas("methods", "--json").stdout)
+    assert [row["name"] for row in rows] == list(METHODS) and all(row["source"] for row in rows)
+    assert "deepfednas" in fednas("methods").stdout
+
+
+def test_spaces_state_their_bounds_and_size() -> None:
+    rows = {row["name"]: row for row in json.loads(fednas("spaces", "--json").stdout)}
+    assert sorted(rows) == names()
+    assert rows["deepfednas-cifar"]["smallest"]["macs"] == 7_545_888
+    assert rows["deepfednas-cifar"]["largest"]["macs"] == 3_403_370_496
+    assert rows["deepfednas-cifar"]["size"] == 155**4 * 10**5
+    assert rows["superfednas-cifar"]["size"] == 577_200_625
+    assert "3,403.37 M" in fednas("spaces").stdout
+
+
+def test_settings_are_all_there() -> None:
+    rows = json.loads(fednas("settings", "--json").stdout)
+    assert [(row["key"], row["default"], row["help"]) for row in rows] == describe()
+    assert "train.weight-decay" in fednas("settings").stdout
+
+
+def test_presets_are_listed_with_their_first_comment() -> None:
+    rows = json.loads(fednas("presets", "--json").stdout)
+    assert {"deepfednas-cifar10", "deepfednas-cifar100", "superfednas-cifar10", "fedavg-cifar10"} <= {
+        row["name"] for row in rows
+    }
+    assert all(row["about"] and not row["about"].startswith("#") for row in rows)
+    assert catalogue.all_presets() == [(row["name"], row["about"]) for row in rows]
+    assert "deepfednas-cifar10" in fednas("presets").stdout
+
+
+@pytest.mark.parametrize("name", [name for name, _ in presets()])
+def test_a_preset_is_a_run_config(name: str) -> None:
+    pairs = flat(tomllib.loads((PRESETS / f"{name}.toml").read_text(encoding="utf-8")))
+    config = read(pairs)
+    assert gather(name, None) == pairs
+    assert config.cohort == 8 and config.data.clients == 20 and config.space.norm == "none"
+    assert all(isinstance(value, (str, int, float, bool)) for value in pairs.values())
+    space = load(config.space.name)
+    assert space.cost(space.largest).macs == 3_403_370_496
+
+
+def test_the_published_settings_of_deepfednas() -> None:
+    config = read(gather("deepfednas-cifar10", None))
+    assert (config.rounds, config.train.epochs, config.train.batch, config.train.lr) == (1500, 5, 64, 0.1)
+    assert (config.train.momentum, config.train.weight_decay, config.train.clip) == (0.0, 5e-4, 10.0)
+    assert (config.sample.beta_start, config.sample.beta_end, config.sample.beta_decay) == (0.9, 0.125, 0.8)
+    assert (config.data.alpha, config.sample.path, config.sample.budgets) == (1.0, "evolved", 60)
+    assert read(gather("deepfednas-cifar100", None)).rounds == 2000
+
+
+# -- settings on the command line --------------------------------------------------------------------------------
+
+
+def test_a_file_may_be_flat_or_nested_and_pairs_win(tmp_path: Path) -> None:
+    nested, plain = tmp_path / "nested.toml", tmp_path / "plain.toml"
+    nested.write_text("rounds = 3\n[train]\nlr = 0.5\nweight-decay = 0.0\n")
+    plain.write_text('rounds = 3\n"train.lr" = 0.5\n"train.weight-decay" = 0.0\n')
+    assert gather(str(nested), None) == gather(str(plain), None)
+    assert gather(str(nested), ["rounds=7"])["rounds"] == 7
+    again = tmp_path / "config.toml"
+    again.write_text('[settings]\n"train.lr" = 0.5\n[versions]\ntorch = "2"\n')
+    assert gather(str(again), None) == {"train.lr": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("pair", "wanted"),
+    [
+        ("rounds=3", 3),
+        ("train.lr=0.5", 0.5),
+        ("data.download=false", False),
+        ("method=fedavg", "fedavg"),
+        ('method="fedavg"', "fedavg"),
+        ("budgets=phone=2M,tablet=30%", "phone=2M,tablet=30%"),
+        ("resume=20260101", "20260101"),
+        ("output=", ""),
+        ("data.path=/a b/c", "/a b/c"),
+    ],
+)
+def test_values_are_toml_or_else_text(pair: str, wanted: object) -> None:
+    key = pair.partition("=")[0]
+    value = gather(None, [pair])[key]
+    assert value == wanted and type(value) is type(wanted)
+    read({key: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--set", "rounds"), "KEY=VALUE"),
+        (("--set", "rounds=many"), "whole number"),
+        (("--set", "rounds=0"), "from 1 to"),
+        (("--set", "runds=1"), "did you mean 'rounds'"),
+        (("--config", "nothing"), "deepfednas-cifar10"),
+        (("--config", "nothing.toml"), "no such file"),
+    ],
+)
+def test_wrong_settings_are_one_message(arguments: tuple[str, ...], told: str) -> None:
+    result = fednas("run", *arguments, "--json")
+    assert result.exit_code == 2 and told in result.stderr and "Traceback" not in result.output
+    assert told in json.loads(result.stdout)["error"]
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text("rounds = = 1")
+    with pytest.raises(ConfigError, match="bad.toml: is not valid TOML"):
+        gather(str(file), None)
+
+
+def test_defaults_need_no_settings() -> None:
+    assert read(gather(None, None)) == RunConfig()
+
+
+# -- start ---------------------------------------------------------------------------------------------------------
+
+
+def test_help_starts_without_torch_and_lists_every_command() -> None:
+    program = "import sys; from fednas_core.cli import main; sys.argv = ['fednas', '--help']\n"
+    program += "try: main()\nexcept SystemExit: pass\nassert not {'torch', 'numpy', 'flwr'} & set(sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    for command in ("run", "simulate", "resume", "runs", "report", "export", "score", "search", "path", "methods"):
+        assert f" {command} " in shown

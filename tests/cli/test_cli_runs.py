@@ -1,0 +1,170 @@
+"""run, resume, runs, report and export on the smallest run there is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from fednas_core.cli import app
+from fednas_core.cli.runs import newest, run_folders
+from fednas_core.errors import RunError
+from fednas_core.runs.folder import RunFolder
+
+
+def fednas(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_space_file: Path) -> list[str]:
+    pairs: dict[str, Any] = {
+        "rounds": 2, "budgets": "server=max", "evaluate-every": 1, "device": "cpu", "workers": 1,
+        "space.name": tiny_space_file, "data.examples": 200, "data.clients": 3, "train.epochs": 1,
+        "train.precision": "fp32", "sample.budgets": 3, "sample.fitness-lambda": 0.0,
+    }  # fmt: skip
+    return [part for key, value in pairs.items() for part in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture(scope="module")
+def finished(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Result]:
+    """A finished run: the folder of runs, its result, and what the command printed."""
+    root = tmp_path_factory.mktemp("cli") / "runs"
+    shown = fednas("run", *settings, "--set", f"output={root}", "--json")
+    assert shown.exit_code == 0, shown.output
+    return root, json.loads(shown.stdout), shown
+
+
+def test_run_prints_its_result_and_tells_rounds_on_stderr(finished: tuple[Path, dict[str, Any], Result]) -> None:
+    root, result, shown = finished
+    folder = root / result["run"]
+    assert result == json.loads((folder / "result.json").read_text())
+    assert [model["device"] for model in result["models"]] == ["server"] and result["rounds"] == 2
+    assert f"run {result['run']}" in shown.stderr and "2/2" in shown.stderr
+    assert (folder / "report.html").is_file() and (root / "latest").resolve() == folder
+
+
+def test_runs_lists_it(finished: tuple[Path, dict[str, Any], Result], tmp_path: Path) -> None:
+    root, result, _ = finished
+    row = json.loads(fednas("runs", "--output", str(root), "--json").stdout)[0]
+    assert row["id"] == result["run"] and row["state"] == "finished" and row["method"] == "deepfednas"
+    assert row["rounds_done"] == row["rounds"] == 2 and 0 <= row["best_accuracy"] <= 1 and row["seconds"] > 0
+    assert result["run"] in fednas("runs", "-o", str(root)).stdout
+    empty = fednas("runs", "--output", str(tmp_path))
+    assert empty.exit_code == 0 and "no runs" in empty.stderr and empty.stdout == ""
+
+
+def test_runs_shows_unfinished_and_damaged_ones(finished: tuple[Path, dict[str, Any], Result], tmp_path: Path) -> None:
+    root, result, _ = finished
+    shutil.copytree(root / result["run"], tmp_path / "a-run")
+    (tmp_path / "a-run" / "result.json").unlink()
+    shutil.copytree(tmp_path / "a-run", tmp_path / "b-run")
+    (tmp_path / "b-run" / "config.toml").write_text("= broken")
+    states = {row["id"]: row["state"] for row in json.loads(fednas("runs", "-o", str(tmp_path), "--json").stdout)}
+    assert states == {"a-run": "unfinished", "b-run": "damaged"}
+    assert [path.name for path in run_folders(tmp_path)] == ["a-run", "b-run"] and newest(tmp_path) == "b-run"
+
+
+def test_report_is_written_anew(
+    finished: tuple[Path, dict[str, Any], Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, result, _ = finished
+    shutil.copytree(root / result["run"], tmp_path / "copy")
+    (tmp_path / "copy" / "report.html").unlink()
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    shown = fednas("report", "latest", "-o", str(tmp_path), "--json", "--open")
+    paths = json.loads(shown.stdout)
+    assert Path(paths["html"]).is_file() and Path(paths["markdown"]).is_file()
+    assert opened == [Path(paths["html"]).as_uri()]
+
+
+def test_an_unknown_run_names_those_there_are(finished: tuple[Path, dict[str, Any], Result]) -> None:
+    root, result, _ = finished
+    for command in (("report", "nothing"), ("export", "nothing", "--device", "x"), ("resume", "nothing")):
+        shown = fednas(*command, "-o", str(root), "--json")
+        assert shown.exit_code == 2 and result["run"] in json.loads(shown.stdout)["error"]
+
+
+def test_resume_gives_the_rounds_of_an_uninterrupted_run(
+    finished: tuple[Path, dict[str, Any], Result], settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, result, _ = finished
+
+    def killed(self: RunFolder, round: int, state: object) -> None:
+        save(self, round, state)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    save = RunFolder.save_checkpoint
+    monkeypatch.setattr(RunFolder, "save_checkpoint", killed)
+    stopped = fednas("run", *settings, "--set", f"output={tmp_path}")
+    monkeypatch.undo()
+    (folder,) = run_folders(tmp_path)
+    assert stopped.exit_code == 130 and f"fednas resume {folder.name} --output {tmp_path}" in stopped.stderr
+    resumed = fednas("resume", "latest", "--output", str(tmp_path), "--json")
+    assert resumed.exit_code == 0, resumed.output
+    whole, parts = RunFolder(root / result["run"]).events(), RunFolder(folder).events()
+    for key in ("round", "loss", "accuracy", "evaluation"):
+        assert [event[key] for event in parts] == [event[key] for event in whole]
+
+
+def test_a_run_that_fails_later_says_how_to_continue(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(*_: object) -> None:
+        raise RunError("no client answered")
+
+    monkeypatch.setattr("fednas_core.experiment._finish", failed)
+    shown = fednas("run", *settings, "--set", f"output={tmp_path}", "--set", "rounds=1")
+    assert shown.exit_code == 2 and "error: no client answered" in shown.stderr
+    assert f"fednas resume {newest(tmp_path)} --output {tmp_path}" in shown.stderr
+
+
+def test_stopping_before_the_first_round_says_so(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "append_event", killed)
+    stopped = fednas("run", *settings, "--set", f"output={tmp_path}")
+    assert stopped.exit_code == 130 and "nothing to resume" in stopped.stderr
+
+
+def test_export_of_the_best_within_a_budget(finished: tuple[Path, dict[str, Any], Result], tmp_path: Path) -> None:
+    root, result, _ = finished
+    where = ("-o", str(root), "--to", str(tmp_path), "--json")
+    model = json.loads(fednas("export", result["run"], "--device", "watch", "--max-macs", "30%", *where).stdout)
+    assert model["macs"] <= model["budget"] < result["models"][0]["budget"]
+    assert model["export_max_abs_error"] < 1e-4
+    assert sorted(path.name for path in (tmp_path / "watch").iterdir()) == [
+        "arch.json", "card.md", "model.onnx", "weights.safetensors",
+    ]  # fmt: skip
+
+
+def test_export_of_one_architecture(finished: tuple[Path, dict[str, Any], Result]) -> None:
+    root, result, _ = finished
+    genes = result["models"][0]["arch"]
+    shown = fednas("export", "latest", "--device", "mine", "--arch", json.dumps(genes), "-o", str(root), "--json")
+    model = json.loads(shown.stdout)
+    assert model["arch"] == genes and model["test_accuracy"] == result["models"][0]["test_accuracy"]
+    assert model["budget"] == model["macs"] and (root / result["run"] / "models" / "mine" / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--arch", "{"), "is not JSON"),
+        (("--arch", "{}"), "needed are d, e and w"),
+        (("--arch", "{}", "--max-macs", "1M"), "not both"),
+        (("--max-macs", "1"), "at most 1 MACs"),
+        (("--max-macs", "much"), "budget 'much'"),
+    ],
+)
+def test_export_refuses(finished: tuple[Path, dict[str, Any], Result], options: tuple[str, ...], told: str) -> None:
+    shown = fednas("export", "latest", "--device", "x", "-o", str(finished[0]), *options)
+    assert shown.exit_code == 2 and told in shown.stderr and "Traceback" not in shown.output

@@ -1,0 +1,151 @@
+"""The parts of `simulate` that need no Flower, and one slow test of the whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from fednas_core.cli import app, progress, superlink
+from fednas_core.cli.simulate import NAMED, STARTED, read_events
+from fednas_core.errors import RunError
+
+EVENT: dict[str, Any] = {
+    "round": 3, "loss": 1.25, "accuracy": 0.5, "bytes_up": 2_000_000, "seconds": 1.5,
+    "evaluation": [{"name": "phone", "macs": 1, "accuracy": 0.75, "loss": 1.0}],
+    "failures": [{"client": "client-01", "reason": "too slow"}],
+}  # fmt: skip
+
+
+def test_events_are_read_as_they_are_completed(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    assert read_events(file, 0) == ([], 0)
+    file.write_text('{"round": 1}\n{"round":')
+    events, offset = read_events(file, 0)
+    assert events == [{"round": 1}] and read_events(file, offset) == ([], offset)
+    file.write_text('{"round": 1}\n{"round": 2}\n')
+    assert read_events(file, offset)[0] == [{"round": 2}]
+
+
+def test_names_of_a_run_are_found_in_what_flower_streams() -> None:
+    found = STARTED.search("Successfully started run 2655805742522145535 in federation x")
+    assert found and found[1] == "2655805742522145535"
+    for line in ("run 20260101-000000-fedavg", "run 20260101-000000-fedavg, resumed after round 12"):
+        named = NAMED.match(line)
+        assert named and named[1] == "20260101-000000-fedavg"
+    assert not NAMED.match("run folder: /somewhere")
+
+
+def test_a_round_is_one_line_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.display(5) as show:
+        show(EVENT)
+    told = capsys.readouterr().out
+    for part in ("round 3", "loss 1.250", "accuracy 50.0%", "up 2.0 MB", "phone 75.0%", "failed clients client-01"):
+        assert part in told
+    with progress.display(5, to_stderr=True) as show:
+        show({**EVENT, "failures": [], "evaluation": None})
+    told, error = capsys.readouterr()
+    assert told == "" and "round 3" in error and "failed" not in error
+
+
+def test_the_live_view_follows_rounds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with progress.display(3) as show:
+        show(EVENT)
+    assert "3/3" in capsys.readouterr().out
+
+
+def test_a_process_is_ended_with_its_descendants() -> None:
+    nested = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    process = subprocess.Popen([sys.executable, "-c", nested], start_new_session=True)
+    end = time.monotonic() + 20
+    while not superlink.descendants(process.pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    (child,) = superlink.descendants(process.pid)
+    superlink.end_tree(process)
+    assert process.returncode is not None and not superlink._alive(child)
+
+
+def test_free_ports_can_be_bound() -> None:
+    assert 1024 < superlink.free_port() < 65536
+
+
+def test_the_project_is_found_or_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (superlink.project_folder() / "pyproject.toml").is_file()
+    monkeypatch.setattr(superlink, "__file__", str(tmp_path / "a" / "b" / "superlink.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="pip install -e"):
+        superlink.project_folder()
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "fednas"\n')
+    assert superlink.project_folder() == tmp_path
+
+
+def test_a_missing_flower_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RunError, match="'flower-nothing' is missing"):
+        superlink.script("flower-nothing")
+
+
+def test_settings_are_checked_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(keep: bool) -> None:
+        raise AssertionError("a SuperLink was started")
+
+    monkeypatch.setattr("fednas_core.cli.simulate.superlink", started)
+    shown = CliRunner().invoke(app, ["simulate", "--set", "rounds=none", "--json"])
+    assert shown.exit_code == 2 and "whole number" in json.loads(shown.stdout)["error"]
+
+
+# -- the whole -----------------------------------------------------------------------------------------------------
+
+
+def _fednas(*arguments: str, **more: Any) -> subprocess.Popen[str]:
+    program = "from fednas_core.cli import main; main()"
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], env=environment, text=True, start_new_session=True, **more
+    )
+
+
+@pytest.mark.slow
+def test_simulate_trains_through_flower_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    settings = [f"output={tmp_path}", "data.examples=200", "rounds=2", "budgets=server=max"]
+    sets = [part for pair in settings for part in ("--set", pair)]
+    process = _fednas("simulate", "--clients", "3", "--json", *sets, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    result = json.loads(out)
+    assert result["rounds"] == 2 and (tmp_path / result["run"] / "report.html").is_file()
+    assert "round 2" in err and superlink.descendants(process.pid) == []
+
+
+@pytest.mark.slow
+def test_simulate_tells_the_truth_about_a_failed_run(tmp_path: Path) -> None:
+    sets = ("--set", f"output={tmp_path}", "--set", "data.source=folder", "--set", "data.path=/nowhere")
+    process = _fednas("simulate", "--json", *sets, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    told = json.loads(out)
+    assert told["status"] == "finished:failed" and "/nowhere" in told["error"]
+
+
+@pytest.mark.slow
+def test_simulate_stops_on_ctrl_c_and_can_be_resumed(tmp_path: Path) -> None:
+    sets = ("--set", f"output={tmp_path}", "--set", "data.examples=200", "--set", "rounds=500")
+    process = _fednas("simulate", "--clients", "2", *sets, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    for line in process.stdout:
+        if line.startswith("round 2"):
+            break
+    family = superlink.descendants(process.pid)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "fednas resume" in err
+    assert family and not any(superlink._alive(pid) for pid in family)

@@ -1,0 +1,186 @@
+"""What every method promises: tests to inherit with a fixture `make` that returns a fresh method at each call."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+import torch
+from contracts.samples import answer
+from fednas_core.protocol import ClientInfo, Method, State, TrainOrder, TrainReport
+from fednas_core.seeding import stream
+from fednas_core.subnets.packing import shapes
+
+CLIENTS = tuple(ClientInfo(f"client-{i:02d}", 20 + 7 * i) for i in range(5))
+Make = Callable[[], Method]
+
+
+def plan(method: Method, round: int, clients: tuple[ClientInfo, ...] = CLIENTS) -> Mapping[str, TrainOrder]:
+    return method.plan(round, clients, stream(3, round, "plan"))
+
+
+def replies(orders: Mapping[str, TrainOrder], seed: int = 0) -> list[TrainReport]:
+    """Answers as of clients that trained: each tensor moved by noise of its own."""
+    out = []
+    for i, order in enumerate(orders.values()):
+        generator = torch.Generator().manual_seed(1000 * seed + i)
+        tensors = {n: t + 0.1 * torch.randn(t.shape, generator=generator) for n, t in order.tensors.items()}
+        out.append(answer(order, tensors, examples=20 + i, loss=1.0 + i))
+    return out
+
+
+def live(method: Method, rounds: int) -> None:
+    for round in range(rounds):
+        method.absorb(round, iter(replies(plan(method, round), round)))
+
+
+def snapshot(method: Method) -> State:
+    """The state as a checkpoint would keep it: copied, and through JSON."""
+    state = method.state()
+    return State({n: t.clone() for n, t in state.tensors.items()}, json.loads(json.dumps(state.data)))
+
+
+def same_orders(one: Mapping[str, TrainOrder], two: Mapping[str, TrainOrder]) -> None:
+    assert set(one) == set(two)
+    for name in one:
+        a, b = one[name], two[name]
+        assert (a.client, a.round, a.task, a.arch, a.settings, a.seed) == (
+            b.client, b.round, b.task, b.arch, b.settings, b.seed,
+        )  # fmt: skip
+        assert list(a.tensors) == list(b.tensors)
+        assert all(torch.equal(a.tensors[n], b.tensors[n]) for n in a.tensors)
+
+
+class MethodContract:
+    """Inherit and give a fixture `make`; the method ends after `rounds` rounds and trains subnets of `space`."""
+
+    rounds = 6
+
+    def test_every_client_has_an_order_of_its_own(self, make: Make) -> None:
+        method = make()
+        orders = plan(method, 0)
+        assert set(orders) == {client.name for client in CLIENTS}
+        assert len({id(order) for order in orders.values()}) == len(CLIENTS)
+        assert len({order.seed for order in orders.values()}) == len(CLIENTS)
+        for name, order in orders.items():
+            assert order.client == name and order.round == 0
+            wanted = shapes(method.space.plan(order.arch))  # type: ignore[attr-defined]
+            assert {n: tuple(t.shape) for n, t in order.tensors.items()} == wanted
+
+    def test_orders_hold_views_of_the_supernet(self, make: Make) -> None:
+        method = make()
+        for order in plan(method, 0).values():
+            for name, tensor in order.tensors.items():
+                whole = method.weights()[name]
+                assert tensor.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+
+    def test_the_plan_depends_on_generator_and_state_alone(self, make: Make) -> None:
+        same_orders(plan(make(), 0), plan(make(), 0))
+        one, two = make(), make()
+        live(one, 2)
+        live(two, 2)
+        same_orders(plan(one, 2), plan(two, 2))
+
+    def test_seeds_differ_between_rounds(self, make: Make) -> None:
+        method = make()
+        first = {order.seed for order in plan(method, 0).values()}
+        method.absorb(0, [])
+        assert not first & {order.seed for order in plan(method, 1).values()}
+
+    @pytest.mark.parametrize("after", [0, 1, 3])
+    def test_restore_continues_identically(self, make: Make, after: int) -> None:
+        method = make()
+        live(method, after)
+        again = make()
+        again.restore(snapshot(method))
+        for round in range(after, after + 3):
+            orders, others = plan(method, round), plan(again, round)
+            same_orders(orders, others)
+            assert method.absorb(round, replies(orders)) == again.absorb(round, replies(others))
+        assert snapshot(method).data == snapshot(again).data
+        for name, tensor in method.weights().items():
+            assert torch.equal(tensor, again.weights()[name])
+
+    def test_the_state_is_that_of_the_moment(self, make: Make) -> None:
+        method = make()
+        live(method, 1)
+        data = copy.deepcopy(method.state().data)
+        snapshot_ = snapshot(method)
+        live(method, 2)
+        assert snapshot_.data == data
+
+    def test_a_round_without_replies_changes_no_weight(self, make: Make) -> None:
+        method = make()
+        before = {n: t.clone() for n, t in method.weights().items()}
+        sampler = snapshot(method).data
+        plan(method, 0)
+        summary = method.absorb(0, iter(()))
+        assert summary.clients == () and summary.bytes_up == 0 and summary.client_macs == 0
+        assert all(torch.equal(t, before[n]) for n, t in method.weights().items())
+        assert snapshot(method).data == sampler
+
+    def test_missing_replies_are_no_obstacle(self, make: Make) -> None:
+        method = make()
+        summary = method.absorb(0, replies(plan(method, 0))[1:3])
+        assert len(summary.clients) == 2
+        plan(method, 1)
+
+    def test_second_and_unknown_replies_are_passed_over(self, make: Make) -> None:
+        one, two = make(), make()
+        answers = replies(plan(one, 0))
+        clean = one.absorb(0, answers)
+        plan(two, 0)
+        stranger = answer(next(iter(plan(make(), 0).values())), client="stranger", loss=1e9)
+        dirty = two.absorb(0, [stranger, *(reply for reply in answers for _ in range(2)), stranger])
+        assert clean == dirty
+        assert all(torch.equal(t, two.weights()[n]) for n, t in one.weights().items())
+        assert snapshot(one).data == snapshot(two).data
+
+    def test_a_reply_of_the_last_round_is_too_late(self, make: Make) -> None:
+        method = make()
+        first = replies(plan(method, 0))
+        method.absorb(0, first[:-1])
+        summary = method.absorb(1, [first[-1]])
+        assert summary.clients == ()
+
+    def test_order_of_replies_is_irrelevant(self, make: Make) -> None:
+        one, two = make(), make()
+        answers = replies(plan(one, 0))
+        plan(two, 0)
+        assert one.absorb(0, answers) == two.absorb(0, reversed(answers))
+        for name, tensor in one.weights().items():
+            torch.testing.assert_close(tensor, two.weights()[name], rtol=1e-5, atol=1e-6)
+        assert snapshot(one).data == snapshot(two).data
+
+    def test_the_summary_adds_up(self, make: Make) -> None:
+        method = make()
+        answers = replies(plan(method, 0))
+        summary = method.absorb(0, answers)
+        examples = sum(reply.examples for reply in answers)
+        assert summary.round == 0 and summary.failures == ()
+        assert summary.loss == pytest.approx(sum(r.loss * r.examples for r in answers) / examples)
+        assert summary.accuracy == pytest.approx(0.5)
+        assert summary.bytes_up == 400 * len(answers) == summary.bytes_down
+        assert summary.client_macs == 1000 * len(answers)
+        assert [row["client"] for row in summary.clients] == sorted(reply.client for reply in answers)
+        assert json.loads(json.dumps(summary.clients)) == [dict(row) for row in summary.clients]
+
+    def test_a_cohort_of_one(self, make: Make) -> None:
+        method = make()
+        orders = plan(method, 0, CLIENTS[2:3])
+        (reply,) = replies(orders)
+        method.absorb(0, [reply])
+        for name, region in method.space.plan(reply.arch).items():  # type: ignore[attr-defined]
+            assert torch.equal(method.weights()[name][region], reply.tensors[name])
+
+    def test_done_after_its_rounds(self, make: Make) -> None:
+        method = make()
+        assert [method.done(round) for round in range(self.rounds + 2)] == [False] * self.rounds + [True] * 2
+
+    def test_the_order_of_the_cohort_is_that_of_names(self, make: Make) -> None:
+        orders = make().plan(0, CLIENTS, np.random.default_rng(1))
+        others = make().plan(0, CLIENTS, np.random.default_rng(1))
+        same_orders(orders, others)

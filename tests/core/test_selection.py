@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from fednas_core.config import RunConfig, read
+from fednas_core.devices.budgets import Budget
+from fednas_core.errors import InfeasibleError
+from fednas_core.methods.registry import path_of
+from fednas_core.selection import (
+    FRONTIER_ROWS,
+    Judge,
+    Judged,
+    best_within,
+    candidates,
+    frontier,
+    judge_all,
+    prepared,
+    trained_archs,
+)
+from fednas_core.spaces.resnet import initial_weights
+from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of, validation_images
+from fednas_core.training.evaluate import evaluate
+
+
+@pytest.fixture
+def config(tiny_pairs: dict[str, Any]) -> RunConfig:
+    return read({**tiny_pairs, "sample.budgets": 60})
+
+
+def judged(macs: int, accuracy: float) -> Judged:
+    return Judged(space_of(read({})).smallest, macs, macs, macs, 0.0, accuracy)
+
+
+def test_candidates_fit_every_budget_and_span_the_path(config: RunConfig) -> None:
+    space = space_of(config)
+    low, high = (space.cost(arch).macs for arch in (space.smallest, space.largest))
+    path = path_of(config, space, low)
+    budgets = [Budget("watch", low), Budget("phone", high // 3), Budget("server", high)]
+    found = candidates(config, budgets, path)
+    macs = [space.cost(arch).macs for arch in found]
+    assert macs == sorted(macs) and len(set(found)) == len(found)
+    assert space.smallest in found and space.largest in found and path[0].arch in found
+    for budget in budgets:
+        assert any(value <= budget.macs for value in macs)
+    assert len(found) <= FRONTIER_ROWS * 2 + 1 + 4 * len(budgets)
+
+
+def test_a_budget_that_nothing_meets_names_the_device(config: RunConfig) -> None:
+    path = path_of(config, space_of(config), None)
+    with pytest.raises(InfeasibleError, match="device 'watch': .* at most 10 MACs; the cheapest has"):
+        candidates(config, [Budget("watch", 10)], path)
+
+
+def test_the_best_within_a_budget_is_the_cheaper_of_equals() -> None:
+    rows = [judged(10, 0.5), judged(20, 0.9), judged(30, 0.9), judged(40, 0.95)]
+    assert best_within(rows, 35) is rows[1]
+    assert best_within(rows, 40) is rows[3]
+    assert best_within(rows, 10) is rows[0]
+    assert best_within(rows, 9) is None and best_within([], 9) is None
+
+
+def test_the_frontier_marks_what_nothing_cheaper_reaches() -> None:
+    rows = frontier([judged(30, 0.7), judged(10, 0.5), judged(20, 0.5), judged(10, 0.6), judged(40, 0.9)])
+    assert [(row["macs"], row["validation_accuracy"], row["on_frontier"]) for row in rows] == [
+        (10, 0.6, True), (10, 0.5, False), (20, 0.5, False), (30, 0.7, True), (40, 0.9, True),
+    ]  # fmt: skip
+    assert set(rows[0]) >= {"arch", "macs", "params", "bytes", "fitness", "validation_accuracy"}
+
+
+@pytest.mark.parametrize("norm", ["none", "group", "batch"])
+def test_the_judge_evaluates_the_extracted_network(tiny_pairs: dict[str, Any], norm: str) -> None:
+    config = read({**tiny_pairs, "space.norm": norm})
+    space = space_of(config)
+    supernet = initial_weights(space, 1)
+    judge = Judge(config, supernet)
+    found = judge.validate(space.smallest)
+    assert found.images == len(validation_images(config).y) == 20
+    module = judge.network(space.smallest)
+    batches = prepared(validation_images(config), preprocessing_of(config))
+    assert evaluate(module, batches) == found
+    assert judge.test(space.smallest).images == len(dataset_of(config).test.y) == 359
+    assert judge.macs(space.smallest) == space.cost(space.smallest).macs
+
+
+def test_the_judge_follows_the_supernet(config: RunConfig) -> None:
+    space = space_of(config)
+    supernet = initial_weights(space, 1)
+    judge = Judge(config, supernet)
+    before = judge.validate(space.largest)
+    supernet["head.bias"].copy_(torch.arange(10.0) * 5)
+    after = judge.validate(space.largest)
+    assert after.loss > before.loss
+    rows = judge_all(config, judge, [space.smallest, space.largest])
+    assert rows[1].validation_accuracy == after.accuracy
+    cost = space.cost(space.largest)
+    assert (rows[1].macs, rows[1].params, rows[1].bytes) == (cost.macs, cost.params, cost.bytes)
+
+
+def test_only_fedavg_is_bound_to_one_network(config: RunConfig) -> None:
+    space = space_of(config)
+    assert trained_archs(config, space) is None
+    assert trained_archs(read({"method": "fedavg"}), space) == (space.largest,)
+
+
+def test_images_are_prepared_in_batches(config: RunConfig) -> None:
+    batches = prepared(dataset_of(config).test, preprocessing_of(config))
+    assert sum(len(y) for _, y in batches) == 359 and all(len(x) == len(y) <= 32 for x, y in batches)
+    assert batches[0][0].dtype == torch.float32

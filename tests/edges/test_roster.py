@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from edges.grid import InProcessGrid, simulated
+from flwr.app import Message
+
+import client_app.app as client_module
+from client_app.app import app as client
+from client_app.settings import serves
+from fednas_core.config import RunConfig
+from fednas_core.errors import ConfigError, ReplyError, RunError
+from fednas_core.fingerprint import Fingerprint
+from server_app.roster import Roster, read_members
+
+PROFILE = {"cores": 2, "memory_mb": 100, "precision": "fp32", "macs_per_second": 1e9, "latency_ms": 2.0}
+
+
+def roster(grid: InProcessGrid, config: RunConfig, said: list[str] | None = None, nodes_s: float = 0.0) -> Roster:
+    return Roster(grid, config, (said if said is not None else []).append, nodes_s=nodes_s, profile_s=0.1)
+
+
+def test_each_node_is_asked_once(config: RunConfig) -> None:
+    grid = InProcessGrid(client, simulated(3))
+    people = roster(grid, config)
+    assert list(people.members()) == ["client-00", "client-01", "client-02", "client-03"] == list(people.members())
+    assert [message.metadata.message_type for message in grid.pushed] == ["query.profile"] * 3
+
+
+def test_examples_are_those_of_the_clients_own_part(config: RunConfig) -> None:
+    from fednas_core.tasks.bench import split_of
+
+    members = roster(InProcessGrid(client, simulated(2)), config).members()
+    assert [m.info.examples for m in members.values()] == [len(part) for part in split_of(config).clients]
+    assert [m.index for m in members.values()] == [0, 1, 2, 3]
+
+
+def test_devices_may_have_names(config: RunConfig) -> None:
+    nodes: dict[int, dict[str, Any]] = {5: {"partition-id": 1, "name": "edge-b"}, 6: {"partition-id": 3}}
+    said: list[str] = []
+    members = roster(InProcessGrid(client, nodes), config, said).members()
+    assert [(name, m.node, m.index) for name, m in members.items()] == [("client-03", 6, 3), ("edge-b", 5, 1)]
+    assert said == ["2 of 4 clients are there: going on with them"]
+
+
+def test_newcomers_join_and_leavers_are_missed(config: RunConfig) -> None:
+    grid = InProcessGrid(client, {5: {"partition-id": 0}})
+    people = roster(grid, config)
+    assert list(people.members()) == ["client-00"]
+    grid.nodes[6] = {"partition-id": 2}
+    assert list(people.members()) == ["client-00", "client-02"]
+    del grid.nodes[5]
+    assert list(people.members()) == ["client-02"]
+
+
+def test_nobody_there_says_what_to_do(config: RunConfig) -> None:
+    with pytest.raises(RunError, match="no node came within 0 seconds: start SuperNodes .* num-supernodes"):
+        roster(InProcessGrid(client, {}), config).members()
+
+
+def test_other_code_is_refused_with_its_folder(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "fingerprint", lambda: Fingerprint("0" * 64, "/home/me/old"))
+    said: list[str] = []
+    with pytest.raises(RunError, match="none of the 2 nodes can take part: this client runs the code in /home/me/old"):
+        roster(InProcessGrid(client, simulated(2)), config, said).members()
+    assert len(said) == 2
+
+
+def test_a_silent_node_does_not_stop_the_others(config: RunConfig) -> None:
+    grid = InProcessGrid(client, simulated(2))
+
+    def mute(message: Message, reply: Message) -> list[Message]:
+        return [] if message.metadata.dst_node_id == min(grid.nodes) else [reply]
+
+    grid.spoil = mute
+    said: list[str] = []
+    assert len(roster(grid, config, said).members()) == 2
+    assert "no answer within" in said[0]
+
+
+def test_two_nodes_with_one_partition_are_told_apart(config: RunConfig) -> None:
+    nodes = {5: {"partition-id": 1}, 6: {"partition-id": 1}}
+    with pytest.raises(RunError, match="nodes 5 and 6 both serve client 'client-01'.*partition-id"):
+        roster(InProcessGrid(client, nodes), config).members()
+
+
+def test_a_node_without_a_partition_is_refused_with_an_example(config: RunConfig) -> None:
+    with pytest.raises(RunError, match="--node-config partition-id: found nothing, allowed .* 'partition-id=0'"):
+        roster(InProcessGrid(client, {5: {}}), config).members()
+
+
+def members_text(**changes: object) -> str:
+    return json.dumps({"clients": [["a", 0, 3]], "profile": PROFILE} | changes)
+
+
+def test_a_good_profile_is_read() -> None:
+    (member,) = read_members(members_text(), 9)
+    assert (member.node, member.index, member.info.name, member.info.examples) == (9, 0, "a", 3)
+    assert member.info.profile is not None and member.info.profile.latency_ms == 2.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[" * 5000,
+        members_text(clients=[["a", -1, 3]]),
+        members_text(clients=[["a", 0, 0]]),
+        members_text(clients=[["", 0, 1]]),
+        members_text(clients=[["a", 0]]),
+        members_text(clients=7),
+        members_text(profile={}),
+        members_text(profile=PROFILE | {"macs_per_second": float("nan")}),
+        members_text(profile=PROFILE | {"latency_ms": -1}),
+        members_text(profile=PROFILE | {"cores": "many"}),
+    ],
+)
+def test_a_bad_profile_is_refused(text: str) -> None:
+    with pytest.raises(ReplyError, match="its profile cannot be used"):
+        read_members(text, 9)
+
+
+NAMES = [f"client-{i:02d}" for i in range(7)]
+
+
+@pytest.mark.parametrize("nodes", range(1, 12))
+def test_every_client_is_served_exactly_once(nodes: int) -> None:
+    served = [pair for i in range(nodes) for pair in serves({"partition-id": i, "num-partitions": nodes}, NAMES)]
+    assert sorted(served) == [(name, index) for index, name in enumerate(NAMES)]
+
+
+@pytest.mark.parametrize("value", ["one", -1, 1.5, True, None])
+def test_a_partition_id_is_a_number(value: object) -> None:
+    with pytest.raises(ConfigError, match="--node-config partition-id: found"):
+        serves({"partition-id": value}, NAMES)  # type: ignore[dict-item]

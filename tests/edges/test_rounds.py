@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from edges.grid import error_reply
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+import client_app.app as client_module
+from fednas_core.config import RunConfig
+from fednas_core.errors import RunError
+from fednas_core.protocol import Failure, TrainOrder, TrainReport
+from fednas_core.tasks.registry import perform
+from server_app.rounds import GridFleet, open_fleet
+
+Orders = dict[str, TrainOrder]
+Fleets = Callable[..., GridFleet]
+
+
+def outcome(fleet: GridFleet, orders: Orders) -> tuple[dict[str, TrainReport], dict[str, str]]:
+    answers = list(fleet.train(orders))
+    assert sorted(answer.client for answer in answers) == sorted(orders)  # one answer for each order, always
+    reports = {answer.client: answer for answer in answers if isinstance(answer, TrainReport)}
+    return reports, {answer.client: answer.reason for answer in answers if isinstance(answer, Failure)}
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4, 9])
+def test_any_number_of_nodes_serves_all_clients(fleet_of: Fleets, orders: Orders, nodes: int) -> None:
+    fleet = fleet_of(nodes=nodes)
+    assert [info.name for info in fleet.clients()] == ["client-00", "client-01", "client-02", "client-03"]
+    assert all(info.profile is not None and info.profile.macs_per_second > 0 for info in fleet.clients())
+    reports, failures = outcome(fleet, orders)
+    assert len(reports) == 4 and not failures
+
+
+def test_a_report_through_flower_equals_that_of_the_task(fleet_of: Fleets, orders: Orders, config: RunConfig) -> None:
+    reports, _ = outcome(fleet_of(), orders)
+    for index, (name, order) in enumerate(orders.items()):
+        direct = perform(order, config, index)
+        assert replace(reports[name], tensors={}, seconds=0.0) == replace(direct, tensors={}, seconds=0.0)
+        for key, tensor in direct.tensors.items():
+            assert torch.equal(reports[name].tensors[key], tensor)
+
+
+def test_orders_start_in_the_mappings_order_each_to_its_own_node(fleet_of: Fleets, orders: Orders) -> None:
+    fleet = fleet_of()
+    turned = dict(reversed(orders.items()))
+    list(fleet.train(turned))
+    pushed = [message for message in fleet.grid.pushed if message.metadata.message_type == "train"]  # type: ignore[attr-defined]
+    heads = [json.loads(str(message.content["fednas"]["head"])) for message in pushed]
+    assert [head["client"] for head in heads] == list(turned)
+    assert all(len(message.content.array_records["tensors"]) == 1 for message in pushed)
+    assert all(message.metadata.ttl < 43_200 for message in pushed)
+
+
+def only(
+    client: str, change: Callable[[Message, Message], list[Message]]
+) -> Callable[[Message, Message], list[Message]]:
+    """Spoil the reply to one client."""
+
+    def spoil(message: Message, reply: Message) -> list[Message]:
+        head = json.loads(str(message.content["fednas"]["head"]))
+        return change(message, reply) if head.get("client") == client else [reply]
+
+    return spoil
+
+
+def with_array(array: Array) -> Callable[[Message, Message], list[Message]]:
+    def change(message: Message, reply: Message) -> list[Message]:
+        head = reply.content.config_records["fednas"]
+        content = RecordDict({"fednas": head, "tensors": ArrayRecord({"float32": array})})
+        return [Message(content, reply_to=message)]
+
+    return change
+
+
+def with_head(head: object) -> Callable[[Message, Message], list[Message]]:
+    return lambda message, _: [Message(RecordDict({"fednas": ConfigRecord({"head": head})}), reply_to=message)]  # type: ignore[dict-item]
+
+
+TRACEBACK = "Traceback (most recent call last):\n  File 'x.py', line 3\nRuntimeError: out of luck\n"
+
+HOSTILE = {
+    "nothing": (lambda message, _: [Message(RecordDict(), reply_to=message)], "no fednas record"),
+    "number for a head": (with_head(3), "no fednas record"),
+    "no json": (with_head("}"), "not JSON"),
+    "claims nothing": (with_head("{}"), "found None"),
+    "long head": (with_head("[" + "1," * 400_000 + "1]"), "characters, allowed"),
+    "claims terabytes": (with_array(Array("float32", (10**12,), "numpy.ndarray", b"\0" * 4)), "found 4 bytes"),
+    "pickle": (with_array(Array("object", (1,), "pickle", b"cos\nsystem\n(S'false'\ntR.")), "bytes, allowed"),
+    "error": (lambda message, _: [error_reply(message, TRACEBACK)], "RuntimeError: out of luck"),
+    "error in a simulation": (
+        lambda message, _: [
+            error_reply(
+                message, "<class 'X'>:<'\nException ClientAppException occurred. Message: can't open 'file.npz''>"
+            )
+        ],
+        "can't open 'file.npz'",
+    ),
+    "error without a reason": (lambda message, _: [error_reply(message, "", 8)], "Flower error 8"),
+    "node lost": (lambda message, _: [from_superlink(message, "Node is unavailable")], "Node is unavailable"),
+}
+
+
+def from_superlink(message: Message, reason: str) -> Message:
+    """An error that the SuperLink makes in place of a node."""
+    reply = error_reply(message, reason, 5)
+    reply.metadata.__dict__["_src_node_id"] = 1
+    return reply
+
+
+@pytest.mark.parametrize("case", sorted(HOSTILE))
+def test_a_bad_reply_is_that_clients_failure_and_the_round_goes_on(fleet_of: Fleets, orders: Orders, case: str) -> None:
+    change, told = HOSTILE[case]
+    reports, failures = outcome(fleet_of(only("client-02", change)), orders)
+    assert sorted(reports) == ["client-00", "client-01", "client-03"]
+    assert told in failures["client-02"]
+    assert "\n" not in failures["client-02"] and len(failures["client-02"]) < 400
+
+
+def test_second_replies_and_strangers_are_dropped(fleet_of: Fleets, orders: Orders) -> None:
+    def twice_and_more(message: Message, reply: Message) -> list[Message]:
+        stranger = error_reply(message, "who?")
+        stranger.metadata.__dict__["_reply_to_message_id"] = "unknown"
+        return [stranger, reply, reply]
+
+    reports, failures = outcome(fleet_of(twice_and_more), orders)
+    assert len(reports) == 4 and not failures
+
+
+def test_a_client_that_never_answers_is_given_up_after_the_deadline(fleet_of: Fleets, orders: Orders) -> None:
+    fleet = fleet_of(only("client-01", lambda message, reply: []), deadline=0.3)
+    start = time.monotonic()
+    reports, failures = outcome(fleet, orders)
+    assert len(reports) == 3
+    assert failures == {"client-01": "no answer within the deadline of 0.3 seconds"}
+    assert 0.3 < time.monotonic() - start < 5
+
+
+def test_a_node_that_went_away_before_its_order_fails(fleet_of: Fleets, orders: Orders) -> None:
+    fleet = fleet_of()
+    gone = fleet._members["client-03"].node
+    del fleet.grid.nodes[gone]  # type: ignore[attr-defined]
+    reports, failures = outcome(fleet, orders)
+    assert sorted(failures) == ["client-01", "client-03"] and len(reports) == 2
+    assert [info.name for info in fleet.clients()] == ["client-00", "client-02"]
+
+
+def test_a_dead_process_of_the_simulation_ends_the_run(fleet_of: Fleets, orders: Orders) -> None:
+    died = "<class 'ray.exceptions.ActorDiedError'>:<'The actor died unexpectedly before finishing this task.'>"
+    fleet = fleet_of(only("client-00", lambda message, reply: [error_reply(message, died, 0)]))
+    with pytest.raises(RunError, match="a process of the simulation died .* start again with fewer"):
+        list(fleet.train(orders))
+
+
+def test_a_clients_own_error_reaches_the_server_in_its_words(
+    fleet_of: Fleets, orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of()
+    orders["client-01"] = replace(orders["client-01"], task="juggle")
+
+    def clumsy(order: TrainOrder, config: RunConfig, index: int) -> TrainReport:
+        if order.client == "client-02":
+            raise ZeroDivisionError("a bug")
+        return perform(order, config, index)
+
+    monkeypatch.setattr(client_module, "perform", clumsy)
+    _, failures = outcome(fleet, orders)
+    assert failures["client-01"] == "task 'juggle' is not known here: allowed are subnet"
+    assert "a bug" in failures["client-02"]
+
+
+def test_the_deadline_is_kept_in_the_client_even_by_a_step_that_hangs(
+    fleet_of: Fleets, orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of(deadline=0.2)
+
+    def slow(order: TrainOrder, config: RunConfig, index: int) -> TrainReport:
+        if order.client == "client-02":
+            time.sleep(1.0)
+        return perform(order, config, index)
+
+    monkeypatch.setattr(client_module, "perform", slow)
+    monkeypatch.setattr(client_module.within, "__defaults__", (0.1,))
+    start = time.monotonic()
+    reports, failures = outcome(fleet, orders)
+    assert time.monotonic() - start < 0.9 + sum(report.seconds for report in reports.values())
+    assert len(reports) == 3 and "hung: no end 0.1 seconds after the deadline of 0.2 seconds" in failures["client-02"]
+
+
+def test_within_passes_results_and_errors_on() -> None:
+    assert client_module.within(1.0, lambda: 3) == 3
+    with pytest.raises(TimeoutError, match="my own"):
+        client_module.within(1.0, lambda: (_ for _ in ()).throw(TimeoutError("my own")))
+
+
+def test_open_fleet_waits_for_nobody_once_all_are_there(fleet_of: Fleets, config: RunConfig) -> None:
+    fleet = open_fleet(fleet_of().grid, config, pytest.fail)  # type: ignore[attr-defined]
+    assert len(fleet.clients()) == 4
+    fleet.close()

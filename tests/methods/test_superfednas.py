@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from contracts.method import CLIENTS, plan, replies
+from contracts.samples import supernet_of, toy_space
+from fednas_core.aggregation.weightings import MaxNet
+from fednas_core.methods.fedavg import SupernetAveraging
+from fednas_core.methods.superfednas import TrackingSandwich
+from fednas_core.protocol import TrainSettings
+from fednas_core.values import Arch
+
+SPACE = toy_space()
+NAMES = [client.name for client in CLIENTS]
+MIDDLE = SPACE.arch({"d": [1, 0], "e": [0.5] * 4, "w": [1, 0, 1]})
+
+
+def sandwich(between: Arch = MIDDLE) -> TrackingSandwich:
+    return TrackingSandwich(SPACE.largest, lambda rng: SPACE.smallest, lambda rng: between)
+
+
+def uniform() -> TrackingSandwich:
+    return TrackingSandwich(SPACE.largest, lambda rng: SPACE.smallest, SPACE.sample)
+
+
+def counts(sampler: TrackingSandwich, key: str) -> list[int]:
+    state = sampler.state()[key]
+    return [state.get(name, 0) for name in NAMES]
+
+
+def test_every_round_has_one_largest_and_one_smallest() -> None:
+    sampler, rng = sandwich(), np.random.default_rng(1)
+    for _ in range(12):
+        chosen = sampler.assign(NAMES, rng)
+        assert list(sorted(chosen)) == NAMES
+        assert Counter(a.role for a in chosen.values()) == {"largest": 1, "smallest": 1, "between": 3}
+        for assignment in chosen.values():
+            wanted = {"largest": SPACE.largest, "smallest": SPACE.smallest, "between": MIDDLE}[assignment.role]
+            assert assignment.arch == wanted
+        for name, assignment in chosen.items():
+            sampler.trained(name, assignment)
+
+
+@pytest.mark.parametrize("rounds", [1, 4, 5, 17, 40])
+def test_trackers_are_fair_under_full_participation(rounds: int) -> None:
+    sampler, rng = sandwich(), np.random.default_rng(1)
+    for _ in range(rounds):
+        for name, assignment in sampler.assign(NAMES, rng).items():
+            sampler.trained(name, assignment)
+    for key, spread in (("largest_rounds", 1), ("smallest_rounds", 2)):  # whoever has the largest cannot catch up
+        found = counts(sampler, key)
+        assert max(found) - min(found) <= spread and sum(found) == rounds
+
+
+def test_trackers_are_fair_under_changing_cohorts() -> None:
+    sampler, rng = sandwich(), np.random.default_rng(2)
+    for _ in range(200):
+        cohort = sorted(rng.choice(NAMES, 3, replace=False).tolist())
+        chosen = sampler.assign(cohort, rng)
+        top = next(name for name, assignment in chosen.items() if assignment.role == "largest")
+        before = sampler.state()["largest_rounds"]
+        assert all(before.get(top, 0) <= before.get(name, 0) for name in cohort)
+        for name, assignment in chosen.items():
+            sampler.trained(name, assignment)
+    found = counts(sampler, "largest_rounds")
+    assert max(found) - min(found) <= 2
+
+
+def test_whoever_fails_with_the_largest_gets_it_again() -> None:
+    method = SupernetAveraging(SPACE, supernet_of(SPACE), sandwich(), MaxNet(0.9, 0, 4), lambda round: TrainSettings(), 9, seed=1)
+    orders = plan(method, 0)
+    failed = next(name for name, order in orders.items() if order.arch == SPACE.largest)
+    method.absorb(0, [reply for reply in replies(orders) if reply.client != failed])
+    assert counts(method.sampler, "largest_rounds") == [0] * 5  # type: ignore[arg-type]
+    assert sum(counts(method.sampler, "smallest_rounds")) == 1  # type: ignore[arg-type]
+    again = plan(method, 1)
+    assert next(name for name, order in again.items() if order.arch == SPACE.largest) == failed
+
+
+def test_a_draw_that_happens_to_be_the_largest_counts() -> None:
+    sampler, rng = sandwich(between=SPACE.largest), np.random.default_rng(1)
+    chosen = sampler.assign(NAMES, rng)
+    assert Counter(a.role for a in chosen.values()) == {"largest": 4, "smallest": 1}
+    for name, assignment in chosen.items():
+        sampler.trained(name, assignment)
+    assert sum(counts(sampler, "largest_rounds")) == 4
+    sampler = sandwich(between=SPACE.smallest)
+    chosen = sampler.assign(NAMES, rng)
+    assert Counter(a.role for a in chosen.values()) == {"largest": 1, "smallest": 4}
+
+
+def test_only_the_tracked_largest_has_the_weight_of_max_net() -> None:
+    sampler = sandwich(between=SPACE.largest)
+    method = SupernetAveraging(SPACE, supernet_of(SPACE), sampler, MaxNet(0.8, 0.8, 1), lambda round: TrainSettings(), 9, seed=1)
+    orders = plan(method, 0)
+    answers = replies(orders)
+    method.absorb(0, answers)
+    region = (0, slice(16, 24))  # the smallest network does not cover it
+    shares = {name: 0.05 for name in orders} | {"client-00": 0.8}
+    owners = [reply for reply in answers if reply.arch == SPACE.largest]
+    total = sum(shares[reply.client] for reply in owners)
+    wanted = sum(shares[r.client] * r.tensors["head.weight"][region].double() for r in owners) / total
+    np.testing.assert_allclose(method.weights()["head.weight"][region].numpy(), wanted.numpy(), rtol=1e-5)
+
+
+def test_two_clients_train_the_largest_and_the_smallest_and_one_the_largest() -> None:
+    chosen = sandwich().assign(["a", "b"], np.random.default_rng(1))
+    assert sorted(a.role for a in chosen.values()) == ["largest", "smallest"]
+    assert [a.role for a in sandwich().assign(["a"], np.random.default_rng(1)).values()] == ["largest"]
+
+
+def test_draws_are_uniform_over_genes() -> None:
+    sampler, rng = uniform(), np.random.default_rng(5)
+    archs = [a.arch for _ in range(300) for a in sampler.assign(NAMES, rng).values() if a.role == "between"]
+    for gene, choices in (("d", 2), ("w", 2)):
+        for i in range(len(SPACE.largest[gene])):
+            share = sum(arch[gene][i] == choices - 1 for arch in archs) / len(archs)
+            assert 0.42 < share < 0.58
+
+
+def test_the_sampler_continues_from_its_state() -> None:
+    one, two = uniform(), uniform()
+    rng = np.random.default_rng(3)
+    for _ in range(7):
+        for name, assignment in one.assign(NAMES, rng).items():
+            one.trained(name, assignment)
+    two.restore(one.state())
+    for seed in range(5):
+        assert one.assign(NAMES, np.random.default_rng(seed)) == two.assign(NAMES, np.random.default_rng(seed))
+    assert one.state() == two.state()

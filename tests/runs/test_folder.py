@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fednas_core.config import RunConfig, read
+from fednas_core.errors import RunError
+from fednas_core.protocol import State
+from fednas_core.runs import folder as module
+from fednas_core.runs.folder import RunFolder, all_runs, create, find, output_folder, write_atomically
+
+
+def config(root: Path, **pairs: Any) -> RunConfig:
+    return read({"output": str(root), **pairs})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return create(config(tmp_path / "runs"))
+
+
+def state(value: float) -> State:
+    return State({"a": torch.full((2, 3), value), "b": torch.arange(3.0)}, {"sampler": {"n": {"c": 2}}})
+
+
+# -- making and finding --------------------------------------------------------------------------------------------
+
+
+def test_create_writes_settings_and_versions(tmp_path: Path) -> None:
+    settings = config(tmp_path / "deep" / "runs", rounds=7, method="fedavg")
+    run = create(settings)
+    assert run.id.endswith("-fedavg") and run.config() == settings
+    text = (run.path / "config.toml").read_text()
+    assert "[versions]" in text and f'torch = "{version("torch")}"' in text and "numpy" in text
+    assert run.events() == []
+
+
+def test_runs_of_the_same_second_have_names_of_their_own(tmp_path: Path) -> None:
+    runs = [create(config(tmp_path)) for _ in range(5)]
+    assert len({run.id for run in runs}) == 5
+    assert {run.id for run in all_runs(tmp_path)} == {run.id for run in runs}
+
+
+def test_latest_is_the_last_run_and_no_run_of_its_own(tmp_path: Path) -> None:
+    first, second = create(config(tmp_path)), create(config(tmp_path))
+    assert find(tmp_path, "latest").id == second.id
+    assert (tmp_path / "latest").is_symlink() and os.readlink(tmp_path / "latest") == second.id
+    assert len(all_runs(tmp_path)) == 2
+    assert find(tmp_path, first.id) == first
+
+
+def test_a_file_system_without_links_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: object, target_is_directory: bool = False) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    run = create(config(tmp_path))
+    assert not (tmp_path / "latest").exists() and find(tmp_path, run.id) == run
+
+
+def test_folders_that_are_no_runs_are_passed_over(tmp_path: Path) -> None:
+    assert all_runs(tmp_path / "nowhere") == []
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "file").write_text("x")
+    run = create(config(tmp_path))
+    assert all_runs(tmp_path) == [run]
+
+
+@pytest.mark.parametrize("run_id", ["nothing", "", ".", "..", "../runs", "a/b", "/etc", "-x", "x" * 101, "a\n", "ü"])
+def test_an_id_that_is_no_run_is_refused_naming_those_there_are(tmp_path: Path, run_id: str) -> None:
+    run = create(config(tmp_path / "runs"))
+    create(config(tmp_path / "a"))
+    with pytest.raises(RunError, match=f"(?s)there is no run .* the latest there: {run.id}"):
+        find(tmp_path / "runs", run_id)
+
+
+def test_a_path_out_of_the_folder_is_refused_even_if_a_run_is_there(tmp_path: Path) -> None:
+    other = create(config(tmp_path / "other"))
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(RunError, match="the latest there: none"):
+        find(tmp_path / "runs", f"../other/{other.id}")
+
+
+def test_a_latest_that_dangles_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latest").symlink_to("gone")
+    with pytest.raises(RunError, match="there is no run 'latest'"):
+        find(tmp_path, "latest")
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="setting 'output': runs cannot be written to .*file"):
+        create(config(tmp_path / "file"))
+    with pytest.raises(RunError, match="setting 'output': runs cannot be written to .*file/runs"):
+        create(config(tmp_path / "file" / "runs"))
+
+
+def test_output_is_runs_here_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert output_folder(RunConfig()) == tmp_path / "runs"
+    assert output_folder(read({"output": "~/there"})) == tmp_path / "home" / "there"
+
+
+@pytest.mark.parametrize("text", ["", "settings = 3", "[settings]\nrounds = ", "\x00", "[other]\n"])
+def test_damaged_settings_are_refused_naming_the_file(run: RunFolder, text: str) -> None:
+    (run.path / "config.toml").write_text(text)
+    with pytest.raises(RunError, match=r"its settings cannot be read from .*config\.toml"):
+        run.config()
+
+
+# -- events --------------------------------------------------------------------------------------------------------
+
+
+def test_events_are_appended_and_read_in_order(run: RunFolder) -> None:
+    events = [{"round": i, "loss": 1 / i, "clients": [{"client": "ü\u2028"}]} for i in range(1, 4)]
+    for event in events:
+        run.append_event(event)
+    assert run.events() == events
+    assert len((run.path / "events.jsonl").read_bytes().split(b"\n")) == 4
+
+
+@pytest.mark.parametrize("torn", ['{"round": 3, "lo', "{", "5\n", "null\n", '{"loss": 1}\n', "\xff\xfe", '{"round": "3"}\n'])
+def test_a_last_line_cut_short_by_a_kill_is_ignored(run: RunFolder, torn: str) -> None:
+    for i in (1, 2):
+        run.append_event({"round": i})
+    path = run.path / "events.jsonl"
+    path.write_bytes(path.read_bytes() + torn.encode("latin-1"))
+    assert run.events() == [{"round": 1}, {"round": 2}]
+    run.forget_events_after(2)
+    run.append_event({"round": 3})
+    assert [event["round"] for event in run.events()] == [1, 2, 3]
+
+
+def test_events_of_rounds_to_be_lived_again_are_dropped(run: RunFolder) -> None:
+    for i in range(1, 6):
+        run.append_event({"round": i})
+    run.forget_events_after(3)
+    assert [event["round"] for event in run.events()] == [1, 2, 3]
+    run.forget_events_after(0)
+    assert run.events() == []
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def same(one: State, two: State) -> bool:
+    return (
+        list(one.tensors) == list(two.tensors)
+        and all(torch.equal(one.tensors[n], two.tensors[n]) for n in one.tensors)
+        and one.data == two.data
+    )
+
+
+def test_a_checkpoint_comes_back_as_it_was(run: RunFolder) -> None:
+    for round in (1, 2, 3):
+        run.save_checkpoint(round, state(round / 3))
+    done, found = run.load_checkpoint()
+    assert done == 3 and same(found, state(1.0))
+    names = sorted(path.name for path in (run.path / "checkpoint").iterdir())
+    assert names == ["state.json", "supernet-000003.safetensors"]
+
+
+def test_views_and_channels_last_tensors_are_saved_by_value(run: RunFolder) -> None:
+    whole = torch.arange(24.0).reshape(1, 2, 3, 4)
+    tensors = {"view": whole[..., ::2], "last": whole.to(memory_format=torch.channels_last), "whole": whole}
+    run.save_checkpoint(1, State(tensors))
+    assert all(torch.equal(run.load_checkpoint()[1].tensors[n], t) for n, t in tensors.items())
+
+
+@pytest.mark.parametrize("killed_at", ["tensors", "state", "rename"])
+def test_a_kill_while_saving_leaves_the_checkpoint_before(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    run.save_checkpoint(1, state(1.0))
+
+    def killed(*_: object, **__: object) -> None:
+        raise OSError("killed")
+
+    def torn(tensors: object, path: str) -> None:
+        Path(path).write_bytes(b"\x10\x00")
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        if killed_at == "tensors":
+            patch.setattr(module, "save_file", torn)
+        elif killed_at == "state":
+            patch.setattr(module.json, "dumps", killed)
+        else:
+            patch.setattr(Path, "replace", killed)
+        with pytest.raises(OSError, match="killed"):
+            run.save_checkpoint(2, state(2.0))
+    done, found = run.load_checkpoint()
+    assert done == 1 and same(found, state(1.0))
+    run.save_checkpoint(2, state(2.0))
+    assert run.load_checkpoint()[0] == 2
+    assert len(list((run.path / "checkpoint").glob("*.safetensors"))) == 1
+
+
+def test_a_kill_before_the_old_tensors_are_removed_is_harmless(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.save_checkpoint(1, state(1.0))
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(OSError, match="killed"):
+            run.save_checkpoint(2, state(2.0))
+    done, found = run.load_checkpoint()
+    assert done == 2 and same(found, state(2.0))
+
+
+def test_no_checkpoint_is_said_so(run: RunFolder) -> None:
+    with pytest.raises(RunError, match=f"run '{run.id}' has no checkpoint to continue from .*start it anew"):
+        run.load_checkpoint()
+
+
+def test_missing_tensors_are_said_so(run: RunFolder) -> None:
+    run.save_checkpoint(1, state(1.0))
+    (run.path / "checkpoint" / "supernet-000001.safetensors").unlink()
+    with pytest.raises(RunError, match=r"is damaged .*supernet-000001\.safetensors"):
+        run.load_checkpoint()
+
+
+@pytest.mark.parametrize("keep", [0, 4, 30, -5])
+def test_truncated_tensors_are_said_so(run: RunFolder, keep: int) -> None:
+    run.save_checkpoint(1, state(1.0))
+    path = run.path / "checkpoint" / "supernet-000001.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(RunError, match="checkpoint in .* is damaged"):
+        run.load_checkpoint()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"round": 1, "tensors": "x"}',
+        '{"round": "one", "tensors": "supernet-000001.safetensors", "data": {}}',
+        '{"round": -1, "tensors": "supernet-000001.safetensors", "data": {}}',
+        '{"round": 1, "tensors": "supernet-000001.safetensors", "data": []}',
+    ],
+)
+def test_a_damaged_state_is_said_so(run: RunFolder, text: str) -> None:
+    run.save_checkpoint(1, state(1.0))
+    (run.path / "checkpoint" / "state.json").write_text(text)
+    with pytest.raises(RunError, match="checkpoint in .* is damaged"):
+        run.load_checkpoint()
+
+
+def test_a_state_cannot_name_tensors_elsewhere(run: RunFolder, tmp_path: Path) -> None:
+    run.save_checkpoint(1, state(1.0))
+    outside = tmp_path / "supernet.safetensors"
+    (run.path / "checkpoint" / "supernet-000001.safetensors").rename(outside)
+    text = json.dumps({"round": 1, "tensors": str(outside), "data": {}})
+    (run.path / "checkpoint" / "state.json").write_text(text)
+    with pytest.raises(RunError, match="is damaged"):
+        run.load_checkpoint()
+
+
+# -- results -------------------------------------------------------------------------------------------------------
+
+
+def test_results_come_back(run: RunFolder) -> None:
+    run.write_json("result.json", {"models": [1.5, "ü"]})
+    assert run.read_json("result.json") == {"models": [1.5, "ü"]}
+
+
+def test_missing_and_damaged_results_are_said_so(run: RunFolder) -> None:
+    with pytest.raises(RunError, match=r"has no result\.json: the run did not finish; resume it"):
+        run.read_json("result.json")
+    (run.path / "result.json").write_text("{")
+    with pytest.raises(RunError, match=r"result\.json is damaged"):
+        run.read_json("result.json")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.txt"
+    write_atomically(path, "old")
+
+    def killed(self: Path, target: object) -> Path:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(OSError, match="killed"):
+            write_atomically(path, "new")
+    assert path.read_text() == "old"
+    write_atomically(path, "new")
+    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["file.txt"]

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from fednas_core.config import read
+from fednas_core.errors import ConfigError
+from fednas_core.tasks import bench
+from fednas_core.tasks.bench import (
+    client_images,
+    client_names,
+    dataset_of,
+    device_of,
+    precision_of,
+    preprocessing_of,
+    space_of,
+    split_of,
+    validation_images,
+)
+
+
+def test_the_space_fits_the_images(tiny_pairs: dict[str, Any]) -> None:
+    config = read({**tiny_pairs, "space.name": "deepfednas-cifar", "space.norm": "none"})
+    space = space_of(config)
+    assert (space.image_size, space.in_channels, space.classes, space.norm) == (8, 1, 10, "none")
+    assert space_of(config) is space
+
+
+def test_clients_and_validation_share_no_image(tiny_pairs: dict[str, Any]) -> None:
+    config = read(tiny_pairs)
+    parts = split_of(config)
+    everything = [*parts.validation.tolist(), *(i for part in parts.clients for i in part.tolist())]
+    assert sorted(everything) == list(range(200))
+    for index, part in enumerate(parts.clients):
+        images = client_images(config, index)
+        assert torch.equal(images.x, dataset_of(config).train.x[torch.from_numpy(part)])
+        assert len(images.y) == len(part)
+    assert len(validation_images(config).y) == len(parts.validation) == 20
+
+
+@pytest.mark.parametrize(("count", "first", "last"), [(4, "client-00", "client-03"), (120, "client-000", "client-119")])
+def test_names_sort_as_numbers_do(tiny_pairs: dict[str, Any], count: int, first: str, last: str) -> None:
+    names = client_names(read({**tiny_pairs, "data.clients": count, "data.examples": 1400, "data.partition": "iid"}))
+    assert (names[0], names[-1], len(names)) == (first, last, count) and names == sorted(names)
+
+
+def test_preprocessing_is_that_of_the_data_set(tiny_pairs: dict[str, Any]) -> None:
+    x = preprocessing_of(read(tiny_pairs))(dataset_of(read(tiny_pairs)).train.x)
+    assert x.dtype == torch.float32 and abs(float(x.mean())) < 0.1 and abs(float(x.std()) - 1) < 0.1
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of(read({})) == torch.device("cpu") == device_of(read({"device": "cpu"}))
+    with pytest.raises(ConfigError, match="'device' = 'cuda', but .* allowed here are auto and cpu"):
+        device_of(read({"device": "cuda"}))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of(read({})) == torch.device("cuda") == device_of(read({"device": "cuda"}))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bf16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    monkeypatch.setattr(bench, "native_bf16", lambda device: native)
+    cpu = torch.device("cpu")
+    assert precision_of("auto", cpu) == ("bf16" if native else "fp32")
+    assert (precision_of("fp32", cpu), precision_of("bf16", cpu)) == ("fp32", "bf16")
