@@ -54,6 +54,7 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
         raise InfeasibleError(f"device '{budgets[0].device}': {error}") from error
     references = _references(config, budgets, path)
     method = make(config, space, path, supernet)
+    split_of(config)  # data that cannot be split is refused before there is a folder
     done = 0
     if run is None:
         run = create(config)

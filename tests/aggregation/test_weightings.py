@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from fednas_core.aggregation.weightings import ByExamples, MaxNet
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fednas_core.aggregation.weightings import ByExamples, MaxNet
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "beta_schedule.json").read_text())
 POINTS = [
@@ -37,7 +38,9 @@ def test_an_end_of_zero_means_one_over_the_cohort() -> None:
     assert all(weight == pytest.approx(0.2) for weight in weights.values())
 
 
-@given(examples=cohorts, round=st.integers(0, 100), by_examples=st.booleans(), start=st.floats(0, 1), end=st.floats(0, 1))
+@given(
+    examples=cohorts, round=st.integers(0, 100), by_examples=st.booleans(), start=st.floats(0, 1), end=st.floats(0, 1)
+)
 def test_weights_are_positive_and_sum_to_one(
     examples: dict[str, int], round: int, by_examples: bool, start: float, end: float
 ) -> None:

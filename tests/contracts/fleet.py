@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+
 from fednas_core.protocol import Failure, Fleet, TrainOrder, TrainReport
 from fednas_core.subnets.packing import shapes
 from fednas_core.values import Arch
@@ -70,15 +71,13 @@ class FleetContract:
         assert list(fleet.train({})) == []
 
 
-def orders_for(archs: Mapping[str, Arch], plan: Mapping[str, Mapping[str, tuple[slice, ...]]], order: TrainOrder) -> (
-    dict[str, TrainOrder]
-):
+def orders_for(
+    archs: Mapping[str, Arch], plan: Mapping[str, Mapping[str, tuple[slice, ...]]], order: TrainOrder
+) -> dict[str, TrainOrder]:
     """One order per client, like `order`, for its architecture; initial values are drawn from the client's number."""
     out = {}
     for i, (client, arch) in enumerate(archs.items()):
         generator = torch.Generator().manual_seed(i)
-        tensors = {
-            name: 0.2 * torch.randn(shape, generator=generator) for name, shape in shapes(plan[client]).items()
-        }
+        tensors = {name: 0.2 * torch.randn(shape, generator=generator) for name, shape in shapes(plan[client]).items()}
         out[client] = replace(order, client=client, arch=arch, tensors=tensors, seed=100 + i)
     return out

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+
 from fednas_core.protocol import ClientInfo, Failure, Fleet, TrainOrder, TrainReport
 
 Answer = TrainReport | Failure
@@ -33,7 +34,9 @@ class Around:
 class Stopping(Around):
     """Is stopped (Ctrl-C) in one round, after some answers."""
 
-    def __init__(self, inner: Fleet, round: int, answers: int = 2, stop: type[BaseException] = KeyboardInterrupt) -> None:
+    def __init__(
+        self, inner: Fleet, round: int, answers: int = 2, stop: type[BaseException] = KeyboardInterrupt
+    ) -> None:
         super().__init__(inner)
         self.round, self.answers, self.stop = round, answers, stop
 
@@ -77,7 +80,9 @@ class Hostile(Around):
 # -- how a client may spoil its answer -----------------------------------------------------------------------------
 
 
-def with_tensor(report: TrainReport, change: Callable[[torch.Tensor], torch.Tensor], name: str = "head.weight") -> TrainReport:
+def with_tensor(
+    report: TrainReport, change: Callable[[torch.Tensor], torch.Tensor], name: str = "head.weight"
+) -> TrainReport:
     return replace(report, tensors={**report.tensors, name: change(report.tensors[name].clone())})
 
 

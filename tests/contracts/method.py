@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from contracts.samples import answer
+
 from fednas_core.protocol import ClientInfo, Method, State, TrainOrder, TrainReport
 from fednas_core.seeding import stream
 from fednas_core.subnets.packing import shapes

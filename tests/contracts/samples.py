@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from fednas_core.protocol import TrainOrder, TrainReport
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.packing import shapes
 from fednas_core.values import Plan
-from torch import Tensor
 
 TINY: dict[str, Any] = {
     "method": "deepfednas",

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
 from fednas_core.errors import ArchError
 from fednas_core.subnets.packing import shapes
 from fednas_core.values import Arch, Cost
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 SAMPLES = 1000
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from contracts.samples import TINY
+
 from fednas_core.config import read
 from fednas_core.local import LocalFleet
 

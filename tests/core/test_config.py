@@ -3,11 +3,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fednas_core.config import RunConfig, describe, flatten, read
 from fednas_core.errors import ConfigError
 from fednas_core.protocol import TrainSettings
-from hypothesis import given
-from hypothesis import strategies as st
 
 DEFAULTS = flatten(RunConfig())
 
@@ -60,7 +61,9 @@ def test_every_setting_refuses_another_type_naming_itself(key: str) -> None:
         read({key: wrong})
 
 
-@pytest.mark.parametrize(("key", "near"), [("round", "rounds"), ("train.learning-rate", "train.lr"), ("data.alhpa", "data.alpha")])
+@pytest.mark.parametrize(
+    ("key", "near"), [("round", "rounds"), ("train.learning-rate", "train.lr"), ("data.alhpa", "data.alpha")]
+)
 def test_an_unknown_setting_names_its_neighbour(key: str, near: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown setting '{key}'") as caught:
         read({key: 1})

@@ -12,6 +12,7 @@ import pytest
 import torch
 from contracts import fleets
 from contracts.fleets import Around, Hostile, Shuffled, Stopping
+
 from fednas_core import experiment
 from fednas_core.config import RunConfig, read
 from fednas_core.errors import FednasError, InfeasibleError, RunError
@@ -123,7 +124,10 @@ def test_the_result_of_a_run(finished: tuple[RunFolder, list[str], RunConfig]) -
         assert result[key] == sum(event[key] for event in events) > 0
     assert {"fednas", "flwr", "torch"} <= set(result["versions"])
     largest = space.cost(space.largest).macs
-    assert [(m["device"], m["budget"]) for m in result["models"]] == [("phone", round(0.3 * largest)), ("server", largest)]
+    assert [(m["device"], m["budget"]) for m in result["models"]] == [
+        ("phone", round(0.3 * largest)),
+        ("server", largest),
+    ]
     for model in result["models"]:
         assert set(model) >= MODEL_KEYS
         cost = space.cost(space.arch(model["arch"]))
@@ -175,7 +179,14 @@ def test_the_events_of_a_run(finished: tuple[RunFolder, list[str], RunConfig]) -
 def test_what_the_terminal_shows(finished: tuple[RunFolder, list[str], RunConfig]) -> None:
     run, said, _ = finished
     text = "\n".join(said)
-    for words in ("normalisation 'group'", "Dirichlet α = 1", "round   3/3", "validation", "export error", str(run.path)):
+    for words in (
+        "normalisation 'group'",
+        "Dirichlet α = 1",
+        "round   3/3",
+        "validation",
+        "export error",
+        str(run.path),
+    ):
         assert words in text
     assert "report.html" in text
 
@@ -215,7 +226,9 @@ def test_worker_processes_give_the_same_history(pairs: dict[str, Any], reference
     same_run(reference, run(pairs, pool))
 
 
-@pytest.mark.parametrize("key", [str, lambda name: name[::-1], lambda name: -int(name[-2:])], ids=["up", "back", "down"])
+@pytest.mark.parametrize(
+    "key", [str, lambda name: name[::-1], lambda name: -int(name[-2:])], ids=["up", "back", "down"]
+)
 def test_the_order_of_arrival_changes_no_bit(
     pairs: dict[str, Any], reference: RunFolder, key: Callable[[str], object]
 ) -> None:
@@ -380,7 +393,9 @@ def test_an_answer_for_another_architecture_is_refused(pairs: dict[str, Any], li
     assert failure["client"] == "client-00" and "another architecture or round" in failure["reason"]
 
 
-def test_a_round_in_which_nobody_answers_ends_the_run_and_can_be_resumed(pairs: dict[str, Any], reference: RunFolder) -> None:
+def test_a_round_in_which_nobody_answers_ends_the_run_and_can_be_resumed(
+    pairs: dict[str, Any], reference: RunFolder
+) -> None:
     class Gone(Hostile):
         def train(self, orders: Any) -> Any:
             if next(iter(orders.values())).round < 2:
@@ -441,7 +456,9 @@ def test_runs_of_other_settings(pairs: dict[str, Any], light: None, changes: dic
 def test_fedavg_delivers_the_one_network_it_trained(pairs: dict[str, Any], light: None) -> None:
     said: list[str] = []
     space = space_of(read(pairs))
-    config = read({**pairs, "method": "fedavg", "rounds": 1, "sample.arch": str(space.largest), "budgets": "phone=30%,server=max"})
+    config = read(
+        {**pairs, "method": "fedavg", "rounds": 1, "sample.arch": str(space.largest), "budgets": "phone=30%,server=max"}
+    )
     done = conduct(config, LocalFleet(config), said.append)
     result = done.read_json("result.json")
     assert [(m["device"], m["arch"]) for m in result["models"]] == [("server", space.largest.to_json())]
@@ -451,7 +468,9 @@ def test_fedavg_delivers_the_one_network_it_trained(pairs: dict[str, Any], light
 
 
 def test_a_budget_that_nothing_meets_ends_before_any_training(pairs: dict[str, Any]) -> None:
-    with pytest.raises(InfeasibleError, match=r"device 'watch': .* has at most 10 MACs; the cheapest has 101,968") as caught:
+    with pytest.raises(
+        InfeasibleError, match=r"device 'watch': .* has at most 10 MACs; the cheapest has 101,968"
+    ) as caught:
         run({**pairs, "budgets": "watch=10,server=max"})
     assert isinstance(caught.value, FednasError)
     assert not Path(pairs["output"]).exists()

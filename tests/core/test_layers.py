@@ -28,7 +28,16 @@ def test_the_core_imports_neither_flower_nor_ray() -> None:
 
 def test_heavy_packages_are_imported_where_they_are_used() -> None:
     loaded = {name.partition(".")[0] for name in modules_after("import fednas_core.experiment, fednas_core.local")}
-    assert not loaded & {"pymoo", "onnx", "onnxruntime", "matplotlib", "flwr_datasets", "tensorboard", "sklearn", "torchvision"}
+    assert not loaded & {
+        "pymoo",
+        "onnx",
+        "onnxruntime",
+        "matplotlib",
+        "flwr_datasets",
+        "tensorboard",
+        "sklearn",
+        "torchvision",
+    }
 
 
 def test_the_settings_need_no_torch_network() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from contracts.fleet import FleetContract, orders_for, reports
+
 from fednas_core import local
 from fednas_core.config import RunConfig, read
 from fednas_core.errors import RunError

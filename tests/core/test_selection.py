@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from fednas_core.config import RunConfig, read
 from fednas_core.devices.budgets import Budget
 from fednas_core.errors import InfeasibleError

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fednas_core import errors
 from fednas_core.errors import ArchError, FednasError, MissingExtraError
 from fednas_core.protocol import ClientInfo, Failure, Profile, RoundSummary, State, TrainSettings
 from fednas_core.seeding import derive, stream
 from fednas_core.values import Arch, Cost, region_shape
-from hypothesis import given
-from hypothesis import strategies as st
 
 parts = st.lists(st.one_of(st.integers(), st.text()), max_size=4)
 
@@ -49,7 +50,7 @@ ARCH = Arch((("d", (0, 1)), ("e", (0.5, 1.0))))
 
 
 def test_an_architecture_is_a_hashable_value() -> None:
-    assert ARCH == Arch((("d", (0, 1)), ("e", (0.5, 1.0)))) and len({ARCH, ARCH}) == 1
+    assert Arch((("d", (0, 1)), ("e", (0.5, 1.0)))) == ARCH and len({ARCH, ARCH}) == 1
     assert ARCH["e"] == (0.5, 1.0) and ARCH.to_json() == {"d": [0, 1], "e": [0.5, 1.0]}
     assert str(ARCH) == '{"d":[0,1],"e":[0.5,1.0]}'
     with pytest.raises(AttributeError):
@@ -77,7 +78,9 @@ def test_the_values_of_the_protocol_are_frozen() -> None:
 
 
 def test_every_error_is_one_that_is_shown_without_traceback() -> None:
-    kinds = [value for value in vars(errors).values() if isinstance(value, type) and value.__module__ == errors.__name__]
+    kinds = [
+        value for value in vars(errors).values() if isinstance(value, type) and value.__module__ == errors.__name__
+    ]
     assert len(kinds) >= 9 and all(issubclass(kind, FednasError) and kind.__doc__ for kind in kinds)
 
 

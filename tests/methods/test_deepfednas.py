@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+
 from fednas_core.config import SampleConfig
 from fednas_core.methods.deepfednas import MATCH_TOLERANCE, curriculum
 from fednas_core.methods.fedavg import Assignment

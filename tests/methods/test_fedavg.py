@@ -5,6 +5,7 @@ import pytest
 import torch
 from contracts.method import CLIENTS, plan, replies
 from contracts.samples import answer, supernet_of, toy_space
+
 from fednas_core.aggregation.weightings import ByExamples, MaxNet
 from fednas_core.errors import RunError
 from fednas_core.methods.fedavg import Assignment, Everyone, SupernetAveraging
@@ -16,7 +17,9 @@ SPACE = toy_space()
 
 def averaging(weighting: ByExamples | MaxNet | None = None) -> SupernetAveraging:
     weighting = weighting or ByExamples()
-    return SupernetAveraging(SPACE, supernet_of(SPACE), Everyone(SPACE.largest), weighting, lambda round: TrainSettings(), 3, seed=7)
+    return SupernetAveraging(
+        SPACE, supernet_of(SPACE), Everyone(SPACE.largest), weighting, lambda round: TrainSettings(), 3, seed=7
+    )
 
 
 def test_a_full_plan_is_federated_averaging_by_hand() -> None:
@@ -63,7 +66,9 @@ def test_seeds_of_clients_come_from_run_round_and_name() -> None:
 
 def test_the_supernet_is_trained_in_place() -> None:
     supernet = supernet_of(SPACE)
-    method = SupernetAveraging(SPACE, supernet, Everyone(SPACE.smallest), ByExamples(), lambda round: TrainSettings(), 3, seed=7)
+    method = SupernetAveraging(
+        SPACE, supernet, Everyone(SPACE.smallest), ByExamples(), lambda round: TrainSettings(), 3, seed=7
+    )
     orders = plan(method, 0, CLIENTS[:1])
     ones = {name: torch.ones_like(tensor) for name, tensor in next(iter(orders.values())).tensors.items()}
     method.absorb(0, [answer(next(iter(orders.values())), ones)])

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from contracts.method import MethodContract
 from contracts.samples import supernet_of, toy_space
+
 from fednas_core.aggregation.weightings import ByExamples, MaxNet
 from fednas_core.config import RunConfig, TrainConfig, read
 from fednas_core.errors import ArchError, ConfigError
@@ -54,7 +55,9 @@ def test_weightings_of_the_methods() -> None:
     assert isinstance(method_of(method="deepfednas").sampler, TrackingSandwich)
 
 
-@pytest.mark.parametrize(("rounds", "share", "decay"), [(1500, 0.8, 1200), (2000, 0.8, 1600), (1, 0.01, 1), (10, 1.0, 10)])
+@pytest.mark.parametrize(
+    ("rounds", "share", "decay"), [(1500, 0.8, 1200), (2000, 0.8, 1600), (1, 0.01, 1), (10, 1.0, 10)]
+)
 def test_decay_is_a_share_of_all_rounds(rounds: int, share: float, decay: int) -> None:
     rule = max_net(read({"rounds": rounds, "sample.beta-decay": share, "sample.beta-end": 0.1}))
     assert rule == MaxNet(0.9, 0.1, decay, False)

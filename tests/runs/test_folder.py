@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from fednas_core.config import RunConfig, read
 from fednas_core.errors import RunError
 from fednas_core.protocol import State
@@ -125,7 +126,9 @@ def test_events_are_appended_and_read_in_order(run: RunFolder) -> None:
     assert len((run.path / "events.jsonl").read_bytes().split(b"\n")) == 4
 
 
-@pytest.mark.parametrize("torn", ['{"round": 3, "lo', "{", "5\n", "null\n", '{"loss": 1}\n', "\xff\xfe", '{"round": "3"}\n'])
+@pytest.mark.parametrize(
+    "torn", ['{"round": 3, "lo', "{", "5\n", "null\n", '{"loss": 1}\n', "\xff\xfe", '{"round": "3"}\n']
+)
 def test_a_last_line_cut_short_by_a_kill_is_ignored(run: RunFolder, torn: str) -> None:
     for i in (1, 2):
         run.append_event({"round": i})

@@ -11,6 +11,7 @@ import pytest
 import torch
 from contracts.method import CLIENTS, plan, replies
 from contracts.samples import supernet_of, toy_space
+
 from fednas_core.aggregation.weightings import ByExamples
 from fednas_core.methods.fedavg import SupernetAveraging
 from fednas_core.methods.superfednas import TrackingSandwich

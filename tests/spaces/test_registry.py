@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from fednas_core.errors import ConfigError
 from fednas_core.spaces.registry import load, names
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from contracts.samples import toy_space
 from contracts.space import SearchSpaceContract, real_cost
+
 from fednas_core.errors import ArchError, ConfigError
 from fednas_core.spaces.registry import from_table, load, names
 from fednas_core.spaces.resnet import ResNetSpace, initial_weights, make_divisible

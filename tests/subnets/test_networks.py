@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 from contracts.samples import supernet_of, toy_space
+from torch import nn
+
 from fednas_core.spaces.resnet import initial_weights
 from fednas_core.subnets.networks import calibrate, has_batch_norm, network, subnet
 from fednas_core.subnets.packing import extract
-from torch import nn
 
 
 def images(n: int = 12, seed: int = 1) -> torch.Tensor:

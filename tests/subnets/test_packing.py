@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 from contracts.samples import random_tensors, supernet_of, toy_space
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import functional_call
+
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.merge import Merge
 from fednas_core.subnets.networks import subnet
 from fednas_core.subnets.packing import extract, pack, shapes, unpack, views
 from fednas_core.values import Arch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.func import functional_call
 
 SPACES = {norm: toy_space(norm=norm) for norm in ("none", "group")}
 genes = st.tuples(*(st.integers(0, n - 1) for n in SPACES["group"].gene_choices.tolist()))

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from fednas_core.config import read
 from fednas_core.errors import ConfigError
 from fednas_core.tasks import bench

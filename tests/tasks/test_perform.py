@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from fednas_core.config import RunConfig, read
 from fednas_core.errors import ConfigError, DeadlineError
 from fednas_core.protocol import TrainOrder, TrainReport, TrainSettings

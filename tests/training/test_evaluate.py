@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 from contracts.samples import toy_space
+from torch import nn
+
 from fednas_core.spaces.resnet import initial_weights
 from fednas_core.subnets.networks import calibrate, subnet
 from fednas_core.training.evaluate import EVAL_BATCH, evaluate, folded
-from torch import nn
 
 
 def images(n: int = 40) -> torch.Tensor:

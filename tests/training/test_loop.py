@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 from contracts.samples import toy_space
+from torch import nn
+
 from fednas_core.errors import DeadlineError
 from fednas_core.protocol import TrainSettings
 from fednas_core.spaces.resnet import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.training.loop import Batch, autocast, to_images, train
-from torch import nn
 
 
 def problem(n: int = 48, batch: int = 16) -> list[Batch]:
