@@ -47,6 +47,15 @@ def pixels(count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], str]
     return rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, count), "random"
 
 
+def npz(folder: Path) -> tuple[Path, str]:
+    """Return the path of CIFAR-10, or of random images of its shape written to `folder`, and which of the two it is."""
+    if CIFAR10.is_file():
+        return CIFAR10, "cifar10"
+    x, y, source = pixels(20_000)
+    np.savez(folder / "random.npz", x_train=x, y_train=y, x_test=x[:1000], y_test=y[:1000])
+    return folder / "random.npz", source
+
+
 def space(name: str, norm: NormKind = "none") -> ResNetSpace:
     """Return a preset with this normalisation."""
     return replace(load(name), norm=norm)

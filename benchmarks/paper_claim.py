@@ -5,7 +5,7 @@ train differs. Every supernet is then judged on the same architectures: those of
 path, and random ones of the same MACs (off the path), all on test images that nothing was chosen by. Differences are
 paired by seed.
 
-    python benchmarks/paper_claim.py --data cifar10.npz --seeds 8 --out claim.jsonl   # trains; an interrupted one goes on
+    python benchmarks/paper_claim.py --data cifar10.npz --seeds 8 --out claim.jsonl   # trains, or trains on
     python benchmarks/paper_claim.py --out claim.jsonl --summary                      # the table
 """
 
@@ -30,7 +30,7 @@ from fednas_core.methods.registry import make
 from fednas_core.search.path import mac_matched, pareto_path
 from fednas_core.seeding import derive, stream
 from fednas_core.selection import prepared
-from fednas_core.spaces.resnet import initial_weights
+from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of
 from fednas_core.training.evaluate import evaluate
@@ -99,9 +99,7 @@ def run(arm: str, seed: int, data: str, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     config = settings(arm, seed, data, rounds)
     space, supernet = space_of(config), initial_weights(space_of(config), derive(seed, "weights"))
-    path = pareto_path(
-        space, ROWS, how=config.sample.path, stratify=config.sample.stratify, seed=derive(seed, "path")
-    )
+    path = pareto_path(space, ROWS, how=config.sample.path, stratify=config.sample.stratify, seed=derive(seed, "path"))
     method, fleet = make(config, space, path, supernet), LocalFleet(config)
     events = [run_round(config, method, fleet, index) for index in range(rounds)]
     test = dataset_of(config).test
@@ -133,7 +131,9 @@ def summary(rows: list[dict[str, Any]]) -> str:
         return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
     lines = [f"{len(seeds)} seeds, {rows[0]['rounds']} rounds; accuracy in %, mean ± SD over seeds", ""]
-    lines += ["| trained with | on the published path | on the exact path | off the path | upload, M parameters | client TMACs |"]
+    lines += [
+        "| trained with | on the published path | on the exact path | off the path | upload, M parameters | client TMACs |"
+    ]
     lines += ["|---|---|---|---|---|---|"]
     for arm in arms:
         cells = [spread([mean(arm, s, kind) for s in seeds]) for kind in ("published", "exact", "off")]

@@ -87,7 +87,9 @@ def within(deadline_s: float, work: Callable[[], Result], grace_s: float = GRACE
     future = executor.submit(work)
     executor.shutdown(wait=False)
     if not wait([future], deadline_s + grace_s).done:
-        raise DeadlineError(f"hung: no end {grace_s:g} seconds after the deadline of {deadline_s:g} seconds")
+        raise DeadlineError(
+            f"no end {grace_s:g} seconds after the deadline of {deadline_s:g} seconds: a step hangs or is too slow"
+        )
     return future.result()
 
 

@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fednas_core.errors import ConfigError
 from fednas_core.protocol import TrainSettings
@@ -49,7 +49,7 @@ class SpaceConfig:
     """Which networks exist."""
 
     name: str = _setting("small", "a preset's name or the path of a TOML file")
-    norm: str = _setting("group", "normalisation", choices=("none", "group", "batch"))
+    norm: Literal["none", "group", "batch"] = _setting("group", "normalisation", choices=("none", "group", "batch"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,12 @@ class SampleConfig:
         "what clients train that hold neither the largest nor the smallest network; auto: the method's own",
         choices=("auto", "path", "uniform", "range-matched", "mac-matched"),
     )
-    arch: str = _setting("", "fedavg: the architecture as JSON, e.g. {\"d\":[…],\"e\":[…],\"w\":[…]} ('' : the largest)")
-    path: str = _setting("exact", "how the path is found (evolved: as published, needs the extra 'search')", choices=("exact", "evolved"))
+    arch: str = _setting("", 'fedavg: the architecture as JSON, {"d":[…],"e":[…],"w":[…]} (empty: the largest)')
+    path: Literal["exact", "evolved"] = _setting(
+        "exact",
+        "how the path is found (evolved: as published, needs the extra 'search')",
+        choices=("exact", "evolved"),
+    )
     budgets: int = _setting(60, "architectures on the path, one for each MAC budget", low=2, high=1000)
     stratify: bool = _setting(False, "ours: spread the path over depths instead of full depth only")
     range_share: float = _setting(0.0, "ours: share of clients that train range-matched networks", low=0.0, high=1.0)
@@ -99,7 +103,9 @@ class SampleConfig:
 class RunConfig:
     """Everything that decides a run. `read` makes one of flat pairs, `flatten` turns it back."""
 
-    method: str = _setting("deepfednas", "which published system trains", choices=("fedavg", "superfednas", "deepfednas"))
+    method: str = _setting(
+        "deepfednas", "which published system trains", choices=("fedavg", "superfednas", "deepfednas")
+    )
     rounds: int = _setting(30, "rounds of training", low=1, high=1_000_000)
     cohort: int = _setting(0, "clients a round (0: all)", low=0)
     seed: int = _setting(1, "seed of every random stream", low=0)
@@ -110,7 +116,9 @@ class RunConfig:
     evaluate_every: int = _setting(5, "rounds between evaluations on the validation split", low=1)
     deadline: float = _setting(600.0, "seconds a client may take for one round", low=0.1, high=1e6)
     device: str = _setting("auto", "where networks run", choices=("auto", "cpu", "cuda"))
-    workers: int = _setting(0, "processes of the in-process backend (0: one a core; 1: in this process)", low=0, high=1024)
+    workers: int = _setting(
+        0, "processes of the in-process backend (0: one a core; 1: in this process)", low=0, high=1024
+    )
     output: str = _setting("", "folder that receives the runs ('' : runs/ in the project)")
     tensorboard: bool = _setting(False, "also write the events for TensorBoard (extra 'tensorboard')")
     resume: str = _setting("", "id of a run to continue")
@@ -139,17 +147,18 @@ def read(pairs: Mapping[str, Scalar]) -> RunConfig:
 
 def _read(kind: type[Any], pairs: Mapping[str, Scalar], prefix: str) -> Any:
     values: dict[str, Any] = {}
+    defaults = kind()
     for item in fields(kind):
-        key = prefix + item.name.replace("_", "-")
-        if "help" not in item.metadata:
-            values[item.name] = _read(type(item.default_factory()), pairs, key + ".")  # type: ignore[misc]
+        key, default = prefix + item.name.replace("_", "-"), getattr(defaults, item.name)
+        if is_dataclass(default):
+            values[item.name] = _read(type(default), pairs, key + ".")
         elif key in pairs:
-            values[item.name] = _checked(key, pairs[key], item.default, item.metadata)
+            values[item.name] = _checked(key, pairs[key], default, item.metadata)
     return kind(**values)
 
 
-def _checked(key: str, value: object, default: Scalar, rule: Mapping[str, Any]) -> Scalar:
-    wanted = type(default)
+def _checked(key: str, value: Any, default: Scalar, rule: Mapping[str, Any]) -> Scalar:
+    wanted: type[Scalar] = type(default)
     names = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -158,11 +167,11 @@ def _checked(key: str, value: object, default: Scalar, rule: Mapping[str, Any]) 
     if "choices" in rule and value not in rule["choices"]:
         raise ConfigError(f"setting '{key}' = {value!r}: allowed are {', '.join(rule['choices'])}")
     low, high = rule.get("low"), rule.get("high")
-    if (low is not None and value < low) or (high is not None and value > high):  # type: ignore[operator]
+    if (low is not None and value < low) or (high is not None and value > high):
         span = f"from {low} to {high}" if low is not None and high is not None else f"at least {low}"
         raise ConfigError(f"setting '{key}' = {value!r}: allowed is {span}")
-    assert isinstance(value, (str, int, float, bool))
-    return value
+    checked: Scalar = value
+    return checked
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fednas_core.config import RunConfig
 from fednas_core.devices.budgets import Budget, parse_budgets
-from fednas_core.errors import InfeasibleError, ReplyError, RunError
+from fednas_core.errors import ReplyError, RunError
 from fednas_core.methods.registry import METHODS, make, path_of
 from fednas_core.protocol import ClientId, ClientInfo, Failure, Fleet, Method, TrainOrder, TrainReport
 from fednas_core.report.write import write as write_report
@@ -24,7 +23,7 @@ from fednas_core.runs.tensorboard import write_scalars
 from fednas_core.search.path import PathRow
 from fednas_core.seeding import derive, stream
 from fednas_core.selection import Judge, best_within, candidates, deliver, frontier, judge_all, trained_archs
-from fednas_core.spaces.resnet import initial_weights
+from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.merge import check_tensors, largest_allowed
 from fednas_core.tasks.bench import dataset_of, space_of, split_of
 from fednas_core.values import Arch
@@ -48,10 +47,7 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     run = find(output_folder(config), config.resume) if config.resume else None
     space, supernet = space_of(config), initial_weights(space_of(config), derive(config.seed, "weights"))
     budgets = parse_budgets(config.budgets, space.cost(space.largest).macs)
-    try:
-        path = path_of(config, space, budgets[0].macs)
-    except InfeasibleError as error:
-        raise InfeasibleError(f"device '{budgets[0].device}': {error}") from error
+    path = path_of(config, space, budgets[0].macs)
     references = _references(config, budgets, path)
     method = make(config, space, path, supernet)
     split_of(config)  # data that cannot be split is refused before there is a folder
@@ -225,7 +221,10 @@ def _greeting(config: RunConfig, run: RunFolder, done: int) -> str:
     data, space, parts = dataset_of(config), space_of(config), split_of(config)
     cost = space.cost(space.largest)
     sizes = [len(part) for part in parts.clients]
-    spread = {"dirichlet": f"Dirichlet α = {config.data.alpha:g}", "classes": f"{config.data.classes_per_client} classes each"}
+    spread = {
+        "dirichlet": f"Dirichlet α = {config.data.alpha:g}",
+        "classes": f"{config.data.classes_per_client} classes each",
+    }
     lines = [
         f"run {run.id}" + (f", resumed after round {done}" if done else ""),
         f"method    {config.method}: {METHODS[config.method].title} ({METHODS[config.method].source})",
@@ -269,6 +268,11 @@ def table(models: Sequence[Mapping[str, Any]]) -> str:
         for m in models
     ]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in [head, *rows]]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [head, *rows]
+    ]
     lines.insert(1, "  ".join("-" * w for w in widths))
     return "\n" + "\n".join(lines)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from torch import Tensor
 
 from fednas_core.values import Arch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ClientId = str
 """A client's stable name: its partition in simulation, its own name in deployment; never a node id."""

@@ -18,7 +18,8 @@ from fednas_core.devices.latency import measure
 from fednas_core.errors import InfeasibleError
 from fednas_core.export.bundle import ExportInput, Facts, export
 from fednas_core.search.exact import exact_search
-from fednas_core.search.fitness import Fitness, evaluate as score
+from fednas_core.search.fitness import Fitness
+from fednas_core.search.fitness import evaluate as score
 from fednas_core.search.path import PathRow
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.networks import calibrate, subnet
@@ -78,9 +79,8 @@ class Judge:
 
 def prepared(images: Images, prepare: Preprocessing) -> list[tuple[Tensor, Tensor]]:
     """Return images in batches of normalised float32, for evaluation."""
-    return [
-        (prepare(x), y) for x, y in zip(images.x.split(EVAL_BATCH), images.y.split(EVAL_BATCH), strict=True)
-    ]
+    starts = range(0, len(images.y), EVAL_BATCH)
+    return [(prepare(images.x[i : i + EVAL_BATCH]), images.y[i : i + EVAL_BATCH]) for i in starts]
 
 
 def candidates(config: RunConfig, budgets: Sequence[Budget], path: Sequence[PathRow]) -> tuple[Arch, ...]:

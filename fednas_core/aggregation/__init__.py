@@ -1,0 +1,1 @@
+"""How replies are weighed against each other."""

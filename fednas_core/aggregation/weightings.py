@@ -44,7 +44,8 @@ class MaxNet:
     def beta(self, round: int, cohort: int) -> float:
         """Return β_t for round t (from 0) of a cohort of K clients."""
         end = self.end or 1 / cohort
-        return end + (self.start - end) * 0.5 * (1 + math.cos(math.pi * min(round, self.decay_rounds) / self.decay_rounds))
+        passed = min(round, self.decay_rounds) / self.decay_rounds
+        return end + (self.start - end) * 0.5 * (1 + math.cos(math.pi * passed))
 
     def weights(self, round: int, examples: Mapping[ClientId, int], largest: ClientId | None) -> dict[ClientId, float]:
         """See `Weighting.weights`."""

@@ -41,8 +41,8 @@ def parse_budgets(text: str, largest: int) -> tuple[Budget, ...]:
         name, equals, value = (part.strip() for part in entry.partition("="))
         if not equals or not _NAME.fullmatch(name):
             raise ConfigError(
-                f"setting 'budgets': entry {entry.strip()!r} is not name=budget; an example: phone=2M,tablet=30%,server=max "
-                "(names of letters, digits, - and _)"
+                f"setting 'budgets': entry {entry.strip()!r} is not name=budget (names of letters, digits, - and _); "
+                "an example: phone=2M,tablet=30%,server=max"
             )
         if name in budgets:
             raise ConfigError(f"setting 'budgets': device '{name}' is named twice")

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from fednas_core.aggregation.weightings import ByExamples, MaxNet
+from fednas_core.aggregation.weightings import ByExamples, MaxNet, Weighting
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
 from fednas_core.methods.deepfednas import curriculum
-from fednas_core.methods.fedavg import ArchSampler, Everyone, SupernetAveraging, Weighting
+from fednas_core.methods.fedavg import ArchSampler, Everyone, SupernetAveraging
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.protocol import TrainSettings
 from fednas_core.search.fitness import Fitness

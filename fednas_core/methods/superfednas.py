@@ -21,7 +21,7 @@ Draw = Callable[[np.random.Generator], Arch]
 
 
 class TrackingSandwich:
-    """The sampler ``TS_all_random`` of SuperFedNAS; with draws from a Pareto path, ``TS_optimal_path`` of DeepFedNAS."""
+    """Sampler ``TS_all_random`` of SuperFedNAS; with draws from a Pareto path, ``TS_optimal_path`` of DeepFedNAS."""
 
     def __init__(self, largest: Arch, smallest: Draw, between: Draw) -> None:
         self._largest, self._smallest, self._between = largest, smallest, between

@@ -111,7 +111,8 @@ class RunFolder:
                 raise ValueError(f"{path.name} holds round {done} and data of type {type(data).__name__}")
             return done, State(load_file(str(tensors)), data)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise RunError(f"run '{self.id}': its checkpoint in {path.parent} is damaged ({error}): start it anew") from error
+            damage = f"run '{self.id}': its checkpoint in {path.parent} is damaged ({error}): start it anew"
+            raise RunError(damage) from error
 
     # -- results ---------------------------------------------------------------------------------------------------
 

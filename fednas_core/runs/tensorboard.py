@@ -17,10 +17,10 @@ def write_scalars(run: Path, event: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtraError("tensorboard", "tensorboard", "setting 'tensorboard'") from error
-    writer = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(run / "tensorboard"))
     for name in SCALARS:
-        writer.add_scalar(f"round/{name}", event[name], event["round"])  # type: ignore[no-untyped-call]
-    writer.add_scalar("round/failures", len(event["failures"]), event["round"])  # type: ignore[no-untyped-call]
+        writer.add_scalar(f"round/{name}", event[name], event["round"])
+    writer.add_scalar("round/failures", len(event["failures"]), event["round"])
     for row in event["evaluation"] or []:
-        writer.add_scalar(f"validation/{row['name']}", row["accuracy"], event["round"])  # type: ignore[no-untyped-call]
-    writer.close()  # type: ignore[no-untyped-call]
+        writer.add_scalar(f"validation/{row['name']}", row["accuracy"], event["round"])
+    writer.close()

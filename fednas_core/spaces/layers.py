@@ -8,28 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
-
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn import functional
+from typing import TYPE_CHECKING, Literal
 
 from fednas_core.values import Cost, Plan, Region, region_shape
+
+if TYPE_CHECKING:
+    from torch import nn
 
 NormKind = Literal["none", "group", "batch"]
 NORMS: tuple[NormKind, ...] = ("none", "group", "batch")
 CHANNELS_PER_GROUP = 8
 """Channels of one normalisation group: a divisor of every width, so that a slice cuts between groups, never in one."""
 BYTES_PER_PARAMETER = 4
-
-
-class GroupNorm(nn.GroupNorm):
-    """Group normalisation computed in float32: under bf16 torch's own backward pass is four times slower on a CPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, s, s) to the same shape and dtype."""
-        weight, bias = self.weight.float(), self.bias.float()
-        return functional.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 def first(size: int) -> slice:
@@ -60,6 +50,8 @@ class Conv:
 
     def module(self) -> nn.Module:
         """Return the layer's `nn.Conv2d`."""
+        from torch import nn
+
         return nn.Conv2d(self.c_in, self.c_out, self.kernel, self.stride, self.kernel // 2, bias=False)
 
 
@@ -84,6 +76,10 @@ class Norm:
 
     def module(self) -> nn.Module:
         """Return the layer's module; batch statistics are buffers of the extracted network, not of the supernet."""
+        from torch import nn
+
+        from fednas_core.spaces.modules import GroupNorm
+
         if self.kind == "group":
             return GroupNorm(self.channels // CHANNELS_PER_GROUP, self.channels)
         if self.kind == "batch":
@@ -113,6 +109,8 @@ class Linear:
 
     def module(self) -> nn.Module:
         """Return the layer's `nn.Linear`."""
+        from torch import nn
+
         return nn.Linear(self.c_in, self.c_out)
 
 

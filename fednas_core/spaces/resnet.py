@@ -12,16 +12,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 from fednas_core.errors import ArchError, ConfigError
 from fednas_core.spaces.layers import NORMS, Conv, Layer, Linear, Norm, NormKind, cost_of, plan_of
 from fednas_core.values import Arch, Cost, Plan
+
+if TYPE_CHECKING:
+    from torch import nn
 
 DIVISOR = 8
 
@@ -66,44 +66,6 @@ class ResNetSpec:
             for block in blocks:
                 yield from block.layers()
         yield self.head
-
-
-class Block(nn.Module):
-    """conv–norm–ReLU–conv–norm plus shortcut, then ReLU; a strided shortcut averages before it projects."""
-
-    def __init__(self, spec: BlockSpec) -> None:
-        super().__init__()
-        self.stride = spec.conv1.stride
-        self.conv1, self.norm1 = spec.conv1.module(), spec.norm1.module()
-        self.conv2, self.norm2 = spec.conv2.module(), spec.norm2.module()
-        self.shortcut = spec.shortcut.module() if spec.shortcut else nn.Identity()
-        self.shortcut_norm = spec.shortcut_norm.module() if spec.shortcut_norm else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, c_in, s, s) to (batch, c_out, ⌈s/stride⌉, ⌈s/stride⌉)."""
-        y = functional.relu(self.norm1(self.conv1(x)))
-        y = self.norm2(self.conv2(y))
-        if self.stride > 1:
-            x = functional.avg_pool2d(x, self.stride, ceil_mode=True)
-        return functional.relu(y + self.shortcut_norm(self.shortcut(x)))
-
-
-class ResNet(nn.Module):
-    """A static network of the space: tensor names are the supernet's."""
-
-    def __init__(self, spec: ResNetSpec) -> None:
-        super().__init__()
-        self.stem, self.stem_norm = spec.stem.module(), spec.stem_norm.module()
-        self.stages = nn.ModuleList(nn.Sequential(*map(Block, blocks)) for blocks in spec.stages)
-        self.head = spec.head.module()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, size, size) to logits (batch, classes)."""
-        x = functional.relu(self.stem_norm(self.stem(x)))
-        for stage in self.stages:
-            x = stage(x)
-        logits: Tensor = self.head(x.mean((2, 3)))
-        return logits
 
 
 @dataclass(frozen=True)
@@ -204,7 +166,9 @@ class ResNetSpace:
 
     def _gene_list(self, gene: str, values: object, length: int) -> Sequence[Any]:
         if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != length:
-            raise ArchError(f"gene {gene} of space '{self.name}': found {values!r}, needed is a list of {length} numbers")
+            raise ArchError(
+                f"gene {gene} of space '{self.name}': found {values!r}, needed is a list of {length} numbers"
+            )
         return values
 
     def _integers(self, gene: str, values: object, length: int, largest: int) -> tuple[int, ...]:
@@ -274,6 +238,8 @@ class ResNetSpace:
 
     def build(self, arch: Arch) -> nn.Module:
         """Return the static network of `arch` (see `SearchSpace.build`)."""
+        from fednas_core.spaces.modules import ResNet
+
         return ResNet(self.spec(arch))
 
     def plan(self, arch: Arch) -> Plan:
@@ -319,11 +285,3 @@ def _block(name: str, widths: tuple[int, int, int], stride: int, size: int, norm
         shortcut=Conv(f"{name}.shortcut", c_in, c_out, 1, 1, size) if projects else None,
         shortcut_norm=Norm(f"{name}.shortcut_norm", c_out, norm) if projects else None,
     )
-
-
-def initial_weights(space: ResNetSpace, seed: int) -> dict[str, Tensor]:
-    """Return the supernet's tensors at their initial values, drawn from `seed` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        parameters = dict(space.build(space.largest).named_parameters())
-    return {name: parameter.detach() for name, parameter in parameters.items()}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from torch import nn
 
 from fednas_core.values import Arch, Cost, Plan
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class SearchSpace(Protocol):

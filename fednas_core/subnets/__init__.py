@@ -1,0 +1,1 @@
+"""Subnets of a supernet: taken out (extract, views), put back (merge), made to run (networks)."""

@@ -23,7 +23,7 @@ def network(
         if isinstance(child, nn.BatchNorm2d):
             child.reset_running_stats()
     module.load_state_dict(dict(tensors), strict=not has_batch_norm(module))
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return module.to(memory_format=torch.channels_last)
 
 
 def subnet(

@@ -72,7 +72,7 @@ def validation_images(config: RunConfig) -> Images:
 def device_of(config: RunConfig) -> torch.device:
     """Return where networks run; raise `ConfigError` if that is not there."""
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("setting 'device' = 'cuda', but this machine has no usable GPU: allowed here are auto and cpu")
+        raise ConfigError("setting 'device' = 'cuda', but this machine has no usable GPU: allowed are auto and cpu")
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(config.device)

@@ -34,7 +34,7 @@ def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precis
     """
     device = next(module.parameters()).device
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    network = folded(module).to(dtype=dtype, memory_format=torch.channels_last)
+    network = folded(module).to(dtype).to(memory_format=torch.channels_last)
     loss = correct = torch.zeros((), device=device)
     images = 0
     for x, y in batches:

@@ -27,7 +27,7 @@ TINY: dict[str, Any] = {
     "sample.budgets": 5,
     "sample.fitness-lambda": 0.0,
 }
-"""Settings of a run of seconds: 200 digits, four clients, two rounds; the space comes from fixture `tiny_space_file`."""
+"""Settings of a run of seconds: 200 digits, four clients; the space comes from fixture `tiny_space_file`."""
 
 
 def toy_space(**changes: Any) -> ResNetSpace:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from fednas_core.errors import ArchError
@@ -18,11 +21,14 @@ from fednas_core.values import Arch, Cost
 SAMPLES = 1000
 
 
-def empty_network(space: Any, arch: Arch) -> nn.Module:
-    """The real network without initial values: memory is reserved but never touched."""
-    with torch.device("meta"):
-        network: nn.Module = space.build(arch)
-    return network.to_empty(device="cpu")
+@contextmanager
+def uninitialised() -> Iterator[None]:
+    """Networks built inside hold whatever lies in memory: drawing initial values takes most of the time of a build."""
+    kinds: tuple[Any, ...] = (nn.Conv2d, nn.Linear, nn.GroupNorm)
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in kinds:
+            patch.setattr(kind, "reset_parameters", lambda self: None)
+        yield
 
 
 def counted_macs(network: nn.Module, space: Any) -> int:
@@ -36,17 +42,19 @@ def counted_macs(network: nn.Module, space: Any) -> int:
         elif isinstance(module, nn.Linear):
             total += module.weight.numel()
 
-    hooks = [module.register_forward_hook(note) for module in network.modules()]
-    with torch.inference_mode():
-        network(torch.empty(0, space.in_channels, space.image_size, space.image_size))
-    for hook in hooks:
+    hook = register_module_forward_hook(note)
+    try:
+        with torch.inference_mode():
+            network(torch.empty(0, space.in_channels, space.image_size, space.image_size))
+    finally:
         hook.remove()
     return total
 
 
 def real_cost(space: Any, arch: Arch) -> tuple[Cost, dict[str, tuple[int, ...]]]:
     """Cost and tensor shapes counted on the network itself."""
-    network = empty_network(space, arch).eval()
+    with uninitialised():
+        network = space.build(arch).eval()
     parameters = dict(network.named_parameters())
     size = sum(parameter.numel() for parameter in parameters.values())
     bytes_ = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())

@@ -1,14 +1,16 @@
-"""Fleets for the tests of whole runs."""
+"""What the tests of whole runs share: a fleet of two processes, and an end without export."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contracts.samples import TINY
 
-from fednas_core.config import read
+from fednas_core import experiment
+from fednas_core.config import RunConfig, read
 from fednas_core.local import LocalFleet
 
 
@@ -18,3 +20,18 @@ def pool(tiny_space_file: Path) -> Iterator[LocalFleet]:
     fleet = LocalFleet(read({**TINY, "space.name": str(tiny_space_file), "workers": 2}))
     yield fleet
     fleet.close()
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """End runs without measuring, export and report: what is chosen is noted with its accuracies."""
+
+    def deliver(config: RunConfig, judge: Any, budget: Any, chosen: Any, folder: Path) -> dict[str, Any]:
+        return {
+            "device": budget.device, "budget": budget.macs, "arch": chosen.arch.to_json(), "macs": chosen.macs,
+            "params": chosen.params, "bytes": chosen.bytes, "latency_ms": 0.0, "export_max_abs_error": 0.0,
+            "validation_accuracy": chosen.validation_accuracy, "test_accuracy": judge.test(chosen.arch).accuracy,
+        }  # fmt: skip
+
+    monkeypatch.setattr(experiment, "deliver", deliver)
+    monkeypatch.setattr(experiment, "write_report", lambda folder: folder)

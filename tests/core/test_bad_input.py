@@ -149,7 +149,7 @@ def test_an_output_that_is_a_file(tiny_pairs: dict[str, Any], tmp_path: Path) ->
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(errors.ConfigError, match="'device' = 'cuda'.*allowed here are auto and cpu"):
+    with pytest.raises(errors.ConfigError, match="'device' = 'cuda'.*allowed are auto and cpu"):
         device_of(read({"device": "cuda"}))
 
 

@@ -1,3 +1,5 @@
+"""The core runs without Flower and Ray, and imports heavy packages only where it uses them."""
+
 from __future__ import annotations
 
 import json
@@ -5,40 +7,38 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CORE = Path(__file__).parents[2] / "fednas_core"
+HEAVY = {"matplotlib", "onnx", "onnxruntime", "pymoo", "flwr_datasets", "sklearn", "tensorboard", "torchvision"}
+NAMES = sorted(
+    ".".join(path.relative_to(CORE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in CORE.rglob("*.py")
+)
+PROGRAM = f"""
+import importlib, json, sys
+import fednas_core.experiment, fednas_core.local
+some = sorted(sys.modules)
+for name in {NAMES}:
+    importlib.import_module(name)
+print(json.dumps([some, sorted(sys.modules)]))
+"""
 
 
-def modules_after(statement: str) -> set[str]:
-    code = f"import sys, json; {statement}; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CORE.parent, timeout=120
-    )
-    return set(json.loads(done.stdout))
+@pytest.fixture(scope="module")
+def loaded() -> tuple[set[str], set[str]]:
+    """Modules there after the imports that a run in process needs, and after importing every module of the core."""
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=CORE.parent, timeout=300)
+    some, every = json.loads(done.stdout.splitlines()[-1])
+    return set(some), set(every)
 
 
-def test_the_core_imports_neither_flower_nor_ray() -> None:
-    names = [".".join(path.relative_to(CORE.parent).with_suffix("").parts) for path in CORE.rglob("*.py")]
-    names = sorted(name.removesuffix(".__init__") for name in names)
-    assert "fednas_core.experiment" in names and "fednas_core.local" in names
-    loaded = modules_after("import importlib; [importlib.import_module(n) for n in " + repr(names) + "]")
-    assert set(names) <= loaded
-    roots = {name.partition(".")[0] for name in loaded}
-    assert not roots & {"flwr", "ray", "client_app", "server_app"}
+def test_the_core_imports_neither_flower_nor_ray(loaded: tuple[set[str], set[str]]) -> None:
+    some, every = loaded
+    assert {"fednas_core.experiment", "fednas_core.local"} <= some and set(NAMES) <= every
+    assert not {name.partition(".")[0] for name in every} & {"flwr", "ray", "client_app", "server_app"}
 
 
-def test_heavy_packages_are_imported_where_they_are_used() -> None:
-    loaded = {name.partition(".")[0] for name in modules_after("import fednas_core.experiment, fednas_core.local")}
-    assert not loaded & {
-        "pymoo",
-        "onnx",
-        "onnxruntime",
-        "matplotlib",
-        "flwr_datasets",
-        "tensorboard",
-        "sklearn",
-        "torchvision",
-    }
-
-
-def test_the_settings_need_no_torch_network() -> None:
-    assert "torchvision" not in modules_after("import fednas_core.config")
+def test_heavy_packages_are_imported_where_they_are_used(loaded: tuple[set[str], set[str]]) -> None:
+    assert not {name.partition(".")[0] for name in loaded[0]} & HEAVY

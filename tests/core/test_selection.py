@@ -20,7 +20,7 @@ from fednas_core.selection import (
     prepared,
     trained_archs,
 )
-from fednas_core.spaces.resnet import initial_weights
+from fednas_core.spaces.modules import initial_weights
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of, validation_images
 from fednas_core.training.evaluate import evaluate
 
@@ -49,7 +49,7 @@ def test_candidates_fit_every_budget_and_span_the_path(config: RunConfig) -> Non
 
 
 def test_a_budget_that_nothing_meets_names_the_device(config: RunConfig) -> None:
-    path = path_of(config, space_of(config), None)
+    path = path_of(config, space_of(config), 10)
     with pytest.raises(InfeasibleError, match="device 'watch': .* at most 10 MACs; the cheapest has"):
         candidates(config, [Budget("watch", 10)], path)
 

@@ -14,7 +14,6 @@ from client_app.app import app as client
 from fednas_core.config import RunConfig, read
 from fednas_core.protocol import ClientInfo, TrainOrder
 from fednas_core.tasks.bench import client_names, space_of
-from fednas_core.wire import pack_report
 from server_app.roster import Roster
 from server_app.rounds import GridFleet
 
@@ -61,6 +60,3 @@ def fleet_of(config: RunConfig) -> Callable[..., GridFleet]:
         return fleet
 
     return make
-
-
-__all__ = ["pack_report"]

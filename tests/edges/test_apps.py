@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,13 @@ from safetensors.torch import load_file
 import fednas_core.experiment as experiment
 from client_app.app import app as client
 from fednas_core.config import read
+from fednas_core.devices.profile import available_cores
 from fednas_core.errors import ConfigError, RunError
 from fednas_core.local import LocalFleet
 from server_app.app import PlainErrors
 from server_app.app import app as server
+
+ROOT = Path(__file__).parents[2]
 
 
 def flower_run(pairs: dict[str, Any], nodes: int = 2) -> None:
@@ -87,3 +92,12 @@ def logged(error: Exception) -> str:
 def test_errors_for_people_are_logged_without_a_traceback() -> None:
     assert logged(RunError("the disk is full: make room")) == "fednas: the disk is full: make room"
     assert "Traceback" in logged(ZeroDivisionError("a bug"))
+
+
+@pytest.mark.parametrize("given", [None, '{"CPU": 3}'])
+def test_ray_is_offered_two_cpus_a_core_unless_told_otherwise(given: str | None) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_OVERRIDE_RESOURCES"}
+    environment |= {"RAY_OVERRIDE_RESOURCES": given} if given else {}
+    code = "import os, client_app.app; print(os.environ['RAY_OVERRIDE_RESOURCES'])"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert json.loads(shown.stdout) == json.loads(given or f'{{"CPU": {2 * available_cores()}}}')

@@ -18,7 +18,7 @@ SPACE = toy_space(widths=(0.5, 1.0, 1.5), expansions=(0.25, 0.5, 1.0))
 
 def method_of(**pairs: Any) -> SupernetAveraging:
     config = read({"rounds": 6, "sample.budgets": 8, **{key.replace("__", "."): v for key, v in pairs.items()}})
-    return make(config, SPACE, path_of(config, SPACE, None), supernet_of(SPACE, 1))
+    return make(config, SPACE, path_of(config, SPACE, SPACE.cost(SPACE.largest).macs), supernet_of(SPACE, 1))
 
 
 class TestEveryMethod(MethodContract):

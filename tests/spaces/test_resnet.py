@@ -12,8 +12,9 @@ from contracts.samples import toy_space
 from contracts.space import SearchSpaceContract, real_cost
 
 from fednas_core.errors import ArchError, ConfigError
+from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.registry import from_table, load, names
-from fednas_core.spaces.resnet import ResNetSpace, initial_weights, make_divisible
+from fednas_core.spaces.resnet import ResNetSpace, make_divisible
 from fednas_core.subnets.packing import shapes
 
 GOLDENS = json.loads((Path(__file__).parent.parent / "golden" / "deepfednas_golden.json").read_text())

@@ -5,7 +5,7 @@ import torch
 from contracts.samples import supernet_of, toy_space
 from torch import nn
 
-from fednas_core.spaces.resnet import initial_weights
+from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import calibrate, has_batch_norm, network, subnet
 from fednas_core.subnets.packing import extract
 

@@ -54,7 +54,7 @@ def test_preprocessing_is_that_of_the_data_set(tiny_pairs: dict[str, Any]) -> No
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_of(read({})) == torch.device("cpu") == device_of(read({"device": "cpu"}))
-    with pytest.raises(ConfigError, match="'device' = 'cuda', but .* allowed here are auto and cpu"):
+    with pytest.raises(ConfigError, match="'device' = 'cuda', but .* allowed are auto and cpu"):
         device_of(read({"device": "cuda"}))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_of(read({})) == torch.device("cuda") == device_of(read({"device": "cuda"}))

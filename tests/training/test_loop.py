@@ -10,7 +10,7 @@ from torch import nn
 
 from fednas_core.errors import DeadlineError
 from fednas_core.protocol import TrainSettings
-from fednas_core.spaces.resnet import initial_weights
+from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.training.loop import Batch, autocast, to_images, train
 
