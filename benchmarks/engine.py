@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import npz, options, show
+from common import CLIENTS, cohort, npz, options, show
 
 from fednas_core.config import RunConfig, read
 from fednas_core.experiment import run_round
@@ -36,30 +36,6 @@ from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import extract
 from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.registry import index_of, perform
-
-CLIENTS = 20
-
-
-def settings(chosen: Any, data: Path) -> RunConfig:
-    return read(
-        {
-            "method": "superfednas",
-            "rounds": 1000,
-            "workers": 1 if chosen.device == "cuda" else chosen.workers,
-            "device": chosen.device,
-            "space.name": "cifar-quarter",
-            "space.norm": chosen.norm,
-            "data.source": "npz",
-            "data.path": str(data),
-            "data.examples": int(chosen.examples * CLIENTS / 0.9),
-            "data.partition": "iid",
-            "data.clients": CLIENTS,
-            "train.epochs": 1,
-            "train.batch": 64,
-            "train.lr": 0.01,
-            "train.augment": "crop-flip-cutout",
-        }
-    )
 
 
 def bare(config: RunConfig, orders: Sequence[TrainOrder]) -> float:
@@ -103,7 +79,9 @@ def measure(config: RunConfig, turns: int) -> dict[str, Any]:
             if config.workers == 1:
                 alone = [bare(config, shares(config, list(orders.values()), 1)[0])]
             else:
-                alone = list(pool.map(bare, [config] * config.workers, shares(config, list(orders.values()), config.workers)))
+                alone = list(
+                    pool.map(bare, [config] * config.workers, shares(config, list(orders.values()), config.workers))
+                )
             if turn:
                 times["round"].append(seconds)
                 times["floor"].append(sum(alone) / config.workers)
@@ -132,7 +110,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         data, source = npz(Path(folder))
-        config = settings(chosen, data)
+        workers = 1 if chosen.device == "cuda" else chosen.workers
+        pairs = cohort(data, chosen.norm, chosen.examples)
+        config = read({**pairs, "rounds": 1000, "workers": workers, "device": chosen.device})
         result = measure(config, 2 if chosen.quick else 7)
     show({"benchmark": "engine", "device": chosen.device, "workers": config.workers, "data": source, **result})
 

@@ -40,16 +40,21 @@ ROWS = 12
 JUDGED = (0, 4, 8, 11)
 OFF_PATH_PER_BUDGET = 3
 TEST_IMAGES = 3000
-ARMS: dict[str, dict[str, Any]] = {
-    "published path": {"sample.path": "evolved"},
-    "exact path": {"sample.path": "exact"},
-    "exact, depth-stratified": {"sample.stratify": True},
-    "exact, 25 % range-matched": {"sample.range-share": 0.25},
+CONTROLS: dict[str, dict[str, Any]] = {
     "uniform": {"sample.between": "uniform"},
     "range-matched": {"sample.between": "range-matched"},
     "MAC-matched": {"sample.between": "mac-matched"},
 }
-CONTROLS = ("uniform", "range-matched", "MAC-matched")
+OURS: dict[str, dict[str, Any]] = {
+    "exact, depth-stratified": {"sample.stratify": True},
+    "exact, 25 % range-matched": {"sample.range-share": 0.25},
+}
+ARMS: dict[str, dict[str, Any]] = {
+    "published path": {"sample.path": "evolved"},
+    "exact path": {"sample.path": "exact"},
+    **CONTROLS,
+    **OURS,
+}
 
 
 def settings(arm: str, seed: int, data: str, rounds: int) -> RunConfig:
@@ -163,7 +168,8 @@ def main() -> None:
     options = parser.parse_args()
     rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     done = {(row["arm"], row["seed"]) for row in rows}
-    missing = [(arm, seed) for seed in range(options.seeds) for arm in ARMS if (arm, seed) not in done]
+    wanted = [(arm, s) for arms in (ARMS.keys() - OURS.keys(), OURS) for s in range(options.seeds) for arm in sorted(arms)]
+    missing = [job for job in wanted if job not in done]
     if not options.summary and missing:
         with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
             futures = [pool.submit(run, arm, seed, options.data, options.rounds) for arm, seed in missing]

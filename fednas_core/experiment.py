@@ -50,7 +50,7 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     path = path_of(config, space, budgets[0].macs)
     references = _references(config, budgets, path)
     method = make(config, space, path, supernet)
-    split_of(config)  # data that cannot be split is refused before there is a folder
+    fleet.clients()  # data that cannot be split, or clients that do not come, are noticed before there is a folder
     done = 0
     if run is None:
         run = create(config)
@@ -84,8 +84,11 @@ def run_round(config: RunConfig, method: Method, fleet: Fleet, index: int) -> di
     cohort = _cohort(config, everyone, index)
     orders = method.plan(index, cohort, stream(config.seed, index, "plan"))
     space = space_of(config)
-    largest_first = sorted(orders.values(), key=lambda order: (-space.cost(order.arch).macs, order.client))
-    orders = {order.client: order for order in largest_first}
+    examples = {client.name: client.examples for client in cohort}
+    longest_first = sorted(
+        orders.values(), key=lambda order: (-space.cost(order.arch).macs * examples[order.client], order.client)
+    )
+    orders = {order.client: order for order in longest_first}
     failures: list[Failure] = []
     summary = method.absorb(index, _accepted(config, method, fleet, orders, failures))
     if not summary.clients:

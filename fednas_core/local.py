@@ -6,72 +6,93 @@ this process. Either way the numbers are those of a run through Flower.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import shutil
 import signal
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from typing import Any
+from math import prod
+from pathlib import Path
 
-import numpy as np
 import torch
+from torch import Tensor, multiprocessing
 
 from fednas_core.config import RunConfig
 from fednas_core.errors import FednasError, RunError
 from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
-from fednas_core.subnets.packing import pack, shapes, unpack
-from fednas_core.tasks.bench import device_of, space_of
+from fednas_core.subnets.packing import copy_into, shapes, unpack
+from fednas_core.tasks.bench import device_of, space_of, split_of
 from fednas_core.tasks.registry import clients_of, index_of, perform
+
+Answer = TrainReport | Failure
 
 
 class LocalFleet:
-    """A `Fleet` of every client of a run, in this process or in a pool of them."""
+    """A `Fleet` of every client of a run, in this process or in a pool of them.
+
+    Tensors travel through slots of shared memory: an order's go in, the trained ones come out at the same place. One
+    slot more than workers keeps the next order at hand while this process merges.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         workers = config.workers or (1 if device_of(config).type == "cuda" else len(os.sched_getaffinity(0)))
-        self._pool = None
+        self._pool, self._slots = None, list[Tensor]()
         if workers > 1:
+            space = space_of(config)
+            self._slots = _shared(workers + 1, space.cost(space.largest).params)
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(config,))
+            given = (config, self._slots)
+            self._pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=given)
+            for _ in range(workers):  # they start and read the data while this process prepares
+                self._pool.submit(split_of, config)
 
     def clients(self) -> Sequence[ClientInfo]:
         """See `Fleet.clients`."""
         return clients_of(self._config)
 
-    def train(self, orders: Mapping[ClientId, TrainOrder]) -> Iterator[TrainReport | Failure]:
+    def train(self, orders: Mapping[ClientId, TrainOrder]) -> Iterator[Answer]:
         """See `Fleet.train`; orders are started in the mapping's order."""
         if self._pool is None:
-            yield from (self._here(order) for order in orders.values())
-            return
-        futures: dict[Future[Any], TrainOrder] = {}
+            yield from (_performed(order, self._config) for order in orders.values())
+        else:
+            yield from self._through(self._pool, deque(orders.values()))
+
+    def _through(self, pool: ProcessPoolExecutor, waiting: deque[TrainOrder]) -> Iterator[Answer]:
+        free = list(range(len(self._slots)))
+        running: dict[Future[Answer], int] = {}
+
+        def start() -> None:
+            while waiting and free:
+                order, slot = waiting.popleft(), free.pop()
+                copy_into(self._slots[slot], order.tensors)
+                running[pool.submit(_there, replace(order, tensors={}), slot)] = slot
+
         try:
-            for order in orders.values():
-                flat = pack(order.tensors).numpy()
-                futures[self._pool.submit(_there, replace(order, tensors={}), flat)] = order
-            for future in as_completed(futures):
-                yield self._report(futures.pop(future), future)
+            start()
+            while running:
+                done = wait(running, return_when=FIRST_COMPLETED).done
+                answers = [self._received(future.result(), self._slots[running[future]]) for future in done]
+                free += [running.pop(future) for future in done]
+                start()
+                yield from answers
         except BrokenProcessPool as error:
             raise RunError(
                 "a worker process of the in-process backend was killed (often: out of memory). The rounds before this "
                 "one are safe; resume the run, with fewer 'workers' if memory is short"
             ) from error
+        finally:
+            wait(running)  # until then workers write to the slots
 
-    def _here(self, order: TrainOrder) -> TrainReport | Failure:
-        try:
-            return perform(order, self._config, index_of(order.client))
-        except FednasError as error:
-            return Failure(order.client, str(error))
-
-    def _report(self, order: TrainOrder, future: Future[Any]) -> TrainReport | Failure:
-        answer, flat = future.result()
+    def _received(self, answer: Answer, slot: Tensor) -> Answer:
         if isinstance(answer, Failure):
             return answer
-        wanted = shapes(space_of(self._config).plan(order.arch))
-        return replace(answer, tensors=unpack(torch.from_numpy(flat), wanted))  # type: ignore[no-any-return]
+        wanted = shapes(space_of(self._config).plan(answer.arch))
+        return replace(answer, tensors=unpack(_front(slot, wanted).clone(), wanted))
 
     def close(self) -> None:
         """End the worker processes."""
@@ -79,23 +100,47 @@ class LocalFleet:
             self._pool.shutdown(cancel_futures=True)
 
 
-_config: RunConfig | None = None
+def _shared(count: int, values: int) -> list[Tensor]:
+    """Return flat float32 tensors in shared memory; raise `RunError` if there is too little of it."""
+    needed, memory = 4 * count * values, Path("/dev/shm")
+    free = shutil.disk_usage(memory).free if memory.is_dir() else needed
+    if needed > free:
+        raise RunError(
+            f"{count - 1} workers need {needed / 1e6:.0f} MB of shared memory, {memory} has {free / 1e6:.0f} MB: set "
+            "'workers' to 1, or give the machine more (a container: docker run --shm-size)"
+        )
+    return [torch.empty(values).share_memory_() for _ in range(count)]  # type: ignore[no-untyped-call]
 
 
-def _start_worker(config: RunConfig) -> None:
-    global _config
-    _config = config
+_given: tuple[RunConfig, list[Tensor]] | None = None
+
+
+def _start_worker(config: RunConfig, slots: list[Tensor]) -> None:
+    global _given
+    _given = config, slots
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, lambda number, frame: sys.exit(128 + number))  # Ctrl-C: end without a traceback
 
 
-def _there(order: TrainOrder, flat: np.ndarray[Any, Any]) -> tuple[TrainReport | Failure, Any]:
-    """In a worker: train, and return the report with its tensors packed."""
-    assert _config is not None
-    wanted = shapes(space_of(_config).plan(order.arch))
-    order = replace(order, tensors=unpack(torch.from_numpy(flat), wanted))
+def _there(order: TrainOrder, slot: int) -> Answer:
+    """In a worker: train what lies in the slot, leave the trained tensors there and return the report without them."""
+    assert _given is not None
+    config, slots = _given
+    wanted = shapes(space_of(config).plan(order.arch))
+    answer = _performed(replace(order, tensors=unpack(_front(slots[slot], wanted), wanted)), config)
+    if isinstance(answer, Failure):
+        return answer
+    copy_into(slots[slot], {name: answer.tensors[name] for name in wanted})
+    return replace(answer, tensors={})
+
+
+def _front(slot: Tensor, wanted: Mapping[str, tuple[int, ...]]) -> Tensor:
+    """Return the part of a slot that tensors of these shapes fill."""
+    return slot[: sum(map(prod, wanted.values()))]
+
+
+def _performed(order: TrainOrder, config: RunConfig) -> Answer:
     try:
-        report = perform(order, _config, index_of(order.client))
+        return perform(order, config, index_of(order.client))
     except FednasError as error:
-        return Failure(order.client, str(error)), None
-    return replace(report, tensors={}), pack(report.tensors).numpy()
+        return Failure(order.client, str(error))

@@ -6,11 +6,12 @@ any moment resumes from the last round that was completely written.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -69,8 +70,8 @@ class RunFolder:
         return events
 
     def append_event(self, event: Mapping[str, Any]) -> None:
-        """Add one line to ``events.jsonl``."""
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+        """Add one line to ``events.jsonl``; raise `RunError` if it cannot be written."""
+        with self._writing(), (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
             file.flush()
 
@@ -82,18 +83,21 @@ class RunFolder:
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, round: int, state: State) -> None:
-        """Save the state after `round` rounds; the one before it stays valid until this one is complete."""
+        """Save the state after `round` rounds; the one before it stays valid until this one is complete.
+
+        Raises `RunError` if it cannot be written.
+        """
         folder = self.path / "checkpoint"
-        folder.mkdir(exist_ok=True)
         tensors = folder / f"supernet-{round:06d}.safetensors"
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}, str(tensors))
-        _sync(tensors)
-        write_atomically(
-            folder / "state.json", json.dumps({"round": round, "tensors": tensors.name, "data": state.data}) + "\n"
-        )
-        for old in folder.glob("supernet-*.safetensors"):
-            if old != tensors:
-                old.unlink()
+        content = {"round": round, "tensors": tensors.name, "data": state.data}
+        with self._writing():
+            folder.mkdir(exist_ok=True)
+            save_file({n: tensor.detach().cpu().contiguous() for n, tensor in state.tensors.items()}, str(tensors))
+            _sync(tensors)
+            write_atomically(folder / "state.json", json.dumps(content) + "\n")
+            for old in folder.glob("supernet-*.safetensors"):
+                if old != tensors:
+                    old.unlink()
 
     def load_checkpoint(self) -> tuple[int, State]:
         """Return the number of rounds done and the state after them.
@@ -117,8 +121,9 @@ class RunFolder:
     # -- results ---------------------------------------------------------------------------------------------------
 
     def write_json(self, name: str, content: object) -> None:
-        """Write a result file such as ``result.json``, atomically."""
-        write_atomically(self.path / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        """Write a result file such as ``result.json``, atomically; raise `RunError` if it cannot be written."""
+        with self._writing():
+            write_atomically(self.path / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> Any:
         """Return the content of a result file; raise `RunError` if it is missing or damaged."""
@@ -128,6 +133,16 @@ class RunFolder:
             raise RunError(f"run '{self.id}' has no {name}: the run did not finish; resume it") from error
         except (OSError, ValueError) as error:
             raise RunError(f"run '{self.id}': {name} is damaged ({error})") from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"run '{self.id}' cannot be written to {self.path} ({error}): the rounds before are safe; make room or "
+                "mend the disk, then resume the run"
+            ) from error
 
 
 def output_folder(config: RunConfig) -> Path:
@@ -148,12 +163,11 @@ def create(config: RunConfig) -> RunFolder:
                 break
             except FileExistsError:
                 continue
+        write_atomically(path / "config.toml", tomli_w.dumps({"settings": flatten(config), "versions": versions()}))
     except OSError as error:
         raise RunError(f"setting 'output': runs cannot be written to {root} ({error.strerror or error})") from error
-    folder = RunFolder(path)
-    write_atomically(path / "config.toml", tomli_w.dumps({"settings": flatten(config), "versions": versions()}))
     _point_latest(path)
-    return folder
+    return RunFolder(path)
 
 
 def find(root: Path, run_id: str) -> RunFolder:

@@ -8,29 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.subnets.packing import extract
+from fednas_core.subnets.packing import unpack, views
 from fednas_core.values import Arch
 
 
 def network(
     space: SearchSpace, arch: Arch, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu"
 ) -> nn.Module:
-    """Return the static network of `arch` holding a copy of `tensors`, on `device` in channels-last order."""
+    """Return the static network of `arch` holding a copy of `tensors`, consecutive in one flat buffer on `device`.
+
+    Weights stay in their own order: for convolutions only the images need to be channels-last.
+    """
     with torch.device("meta"):
         module = space.build(arch)
     module.to_empty(device=device)
     for child in module.modules():
         if isinstance(child, nn.BatchNorm2d):
             child.reset_running_stats()
-    module.load_state_dict(dict(tensors), strict=not has_batch_norm(module))
-    return module.to(memory_format=torch.channels_last)
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors.values()]).to(device)
+    copies = unpack(flat, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    module.load_state_dict(copies, strict=not has_batch_norm(module), assign=True)
+    return module
 
 
 def subnet(
     space: SearchSpace, arch: Arch, supernet: Mapping[str, Tensor], device: torch.device | str = "cpu"
 ) -> nn.Module:
     """Return the static network of `arch` with its tensors extracted from the supernet."""
-    return network(space, arch, extract(supernet, space.plan(arch)), device)
+    return network(space, arch, views(supernet, space.plan(arch)), device)
 
 
 def has_batch_norm(module: nn.Module) -> bool:

@@ -25,22 +25,28 @@ def extract(supernet: Mapping[str, Tensor], plan: Plan, out: Tensor | None = Non
     `out` is an optional flat buffer of at least the subnet's size to reuse: above 32 MB the first touch of fresh memory
     costs more than the copy.
     """
-    sources = list(views(supernet, plan).values())
-    total = sum(source.numel() for source in sources)
-    like = sources[0]
-    flat = like.new_empty(total) if out is None else out[:total]
-    parts = unpack(flat, {name: region_shape(region) for name, region in plan.items()})
+    sources = views(supernet, plan)
+    flat = next(iter(sources.values())).new_empty(sum(map(Tensor.numel, sources.values()))) if out is None else out
+    return copy_into(flat, sources)
+
+
+def copy_into(flat: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy the tensors to the beginning of a flat buffer, one after the other; return them as views of it."""
+    sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    copies = unpack(flat[: sum(map(prod, sizes.values()))], sizes)
     with torch.no_grad():
-        torch._foreach_copy_(list(parts.values()), sources)
-    return parts
+        torch._foreach_copy_(list(copies.values()), list(tensors.values()))
+    return copies
 
 
 def pack(tensors: Mapping[str, Tensor]) -> Tensor:
     """Return all tensors of one dtype as one flat tensor, in the mapping's order; no copy if they lie so already."""
     parts = list(tensors.values())
     first, expected = parts[0], parts[0].data_ptr()
+    storage = first.untyped_storage().data_ptr()
     for part in parts:
-        if not part.is_contiguous() or part.data_ptr() != expected:
+        adjacent = part.data_ptr() == expected and part.untyped_storage().data_ptr() == storage
+        if not adjacent or not part.is_contiguous():
             return torch.cat([p.detach().reshape(-1) for p in parts])
         expected += part.numel() * part.element_size()
     return first.detach().as_strided((sum(part.numel() for part in parts),), (1,))

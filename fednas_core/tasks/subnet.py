@@ -12,6 +12,7 @@ from fednas_core.config import RunConfig
 from fednas_core.data.augment import augment, batches
 from fednas_core.protocol import TrainOrder
 from fednas_core.subnets.networks import network
+from fednas_core.subnets.packing import pack, unpack
 from fednas_core.tasks.bench import client_images, device_of, precision_of, preprocessing_of, space_of
 from fednas_core.training.loop import Batch, train
 
@@ -35,8 +36,9 @@ def train_subnet(order: TrainOrder, config: RunConfig, index: int, until: float)
     module = network(space, order.arch, order.tensors, device)
     precision = precision_of(order.settings.precision, device)
     outcome = train(module, _epochs(order, config, index), order.settings, precision, until)
+    trained = dict(module.named_parameters())
     return Work(
-        tensors={name: parameter.detach().cpu() for name, parameter in module.named_parameters()},
+        tensors=unpack(pack(trained).cpu(), {name: tuple(tensor.shape) for name, tensor in trained.items()}),
         loss=outcome.loss,
         accuracy=outcome.accuracy,
         macs=TRAINING_FACTOR * outcome.images * space.cost(order.arch).macs,

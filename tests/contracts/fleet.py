@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 
 import torch
@@ -55,6 +55,29 @@ class FleetContract:
             a, b = one[name], two[name]
             assert isinstance(a, TrainReport) and isinstance(b, TrainReport)
             assert (a.loss, a.accuracy, a.macs) == (b.loss, b.accuracy, b.macs)
+            assert all(torch.equal(a.tensors[n], b.tensors[n]) for n in a.tensors)
+
+    def test_an_answer_does_not_change_when_others_arrive(self, fleet: Fleet, orders: Mapping[str, TrainOrder]) -> None:
+        kept = []
+        for answer in fleet.train(orders):
+            assert isinstance(answer, TrainReport)
+            kept.append((answer, {name: tensor.clone() for name, tensor in answer.tensors.items()}))
+        reports(fleet, dict(reversed(orders.items())))
+        for answer, tensors in kept:
+            assert all(torch.equal(answer.tensors[name], tensor) for name, tensor in tensors.items())
+
+    def test_a_round_that_was_given_up_does_not_spoil_the_next(
+        self, fleet: Fleet, orders: Mapping[str, TrainOrder]
+    ) -> None:
+        whole = reports(fleet, orders)
+        answers = fleet.train(orders)
+        next(answers)
+        if isinstance(answers, Generator):
+            answers.close()
+        again = reports(fleet, dict(reversed(orders.items())))
+        for name in orders:
+            a, b = whole[name], again[name]
+            assert isinstance(a, TrainReport) and isinstance(b, TrainReport)
             assert all(torch.equal(a.tensors[n], b.tensors[n]) for n in a.tensors)
 
     def test_an_order_that_cannot_be_carried_out_is_a_failure_with_its_reason(

@@ -425,7 +425,7 @@ def test_a_client_too_slow_is_a_failure_of_its_own(pairs: dict[str, Any], light:
         {"sample.stratify": True, "space.norm": "batch", "evaluate-every": 2},
         {"data.partition": "iid", "data.clients": 1},
         {"data.partition": "classes", "data.clients": 5, "data.classes-per-client": 6, "train.augment": "crop"},
-        {"train.precision": "bf16", "train.schedule": "cosine"},
+        {"train.precision": "bf16", "train.schedule": "cosine", "tensorboard": True},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),
 )
@@ -434,6 +434,7 @@ def test_runs_of_other_settings(pairs: dict[str, Any], light: None, changes: dic
     events = done.events()
     assert len(events) == 3 and len(done.read_json("result.json")["models"]) == 2
     assert all(np.isfinite(event["loss"]) for event in events)
+    assert (done.path / "tensorboard").exists() == changes.get("tensorboard", False)
     every = changes.get("evaluate-every", 1)
     assert [event["evaluation"] is not None for event in events] == [(i % every == 0) or i == 3 for i in (1, 2, 3)]
 

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import torch
 from contracts.fleet import FleetContract, orders_for, reports
 
 from fednas_core import local
@@ -21,7 +24,7 @@ from fednas_core.tasks.bench import client_names, space_of
 
 def orders_of(config: RunConfig) -> dict[str, TrainOrder]:
     space = space_of(config)
-    archs = dict(zip(client_names(config), [space.largest, space.smallest, space.largest], strict=False))
+    archs = dict(zip(client_names(config), [space.largest, space.smallest] * 2, strict=True))
     like = TrainOrder("", 3, "subnet", space.largest, {}, config.train.settings(), 0)
     return orders_for(archs, {client: space.plan(arch) for client, arch in archs.items()}, like)
 
@@ -58,18 +61,35 @@ class TestInAPool(FleetContract):
             assert isinstance(a, TrainReport) and isinstance(b, TrainReport)
             assert a.loss == b.loss and all((a.tensors[n] == b.tensors[n]).all() for n in a.tensors)
 
+    def test_a_round_that_is_given_up_leaves_the_next_one_alone(
+        self, fleet: LocalFleet, config: RunConfig, orders: dict[str, TrainOrder]
+    ) -> None:
+        wanted = reports(fleet, orders)
+        for _ in fleet.train(orders):
+            break
+        for name, answer in reports(fleet, orders).items():
+            before = wanted[name]
+            assert isinstance(answer, TrainReport) and isinstance(before, TrainReport)
+            assert all(torch.equal(answer.tensors[n], before.tensors[n]) for n in before.tensors)
+
+
+def test_too_little_shared_memory_is_said_with_advice(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(RunError, match=r"2 workers need .* MB of shared memory.*set 'workers' to 1.*--shm-size"):
+        LocalFleet(replace(config, workers=2))
+
 
 class DyingPool:
     """A pool whose workers are killed at their second order."""
 
-    def __init__(self, fleet: LocalFleet) -> None:
-        self.fleet, self.orders = fleet, 0
+    def __init__(self) -> None:
+        self.orders = 0
 
-    def submit(self, work: Any, order: TrainOrder, flat: Any) -> Future[Any]:
+    def submit(self, work: Any, order: TrainOrder, slot: int) -> Future[Any]:
         future: Future[Any] = Future()
         self.orders += 1
         if self.orders == 1:
-            future.set_result((Failure(order.client, "tired"), None))
+            future.set_result(Failure(order.client, "tired"))
         else:
             future.set_exception(BrokenProcessPool("killed"))
         return future
@@ -79,11 +99,19 @@ class DyingPool:
 
 
 def test_a_worker_that_dies_ends_the_round_with_advice(config: RunConfig, orders: dict[str, TrainOrder]) -> None:
-    fleet = LocalFleet(config)
-    fleet._pool = DyingPool(fleet)  # type: ignore[assignment]
+    fleet = LocalFleet(replace(config, workers=2))
+    fleet.close()
+    fleet._pool = DyingPool()  # type: ignore[assignment]
     with pytest.raises(RunError, match="a worker process .* was killed .*resume the run"):
         list(fleet.train(orders))
-    fleet.close()
+
+
+def test_too_little_shared_memory_is_said_before_it_is_taken(
+    monkeypatch: pytest.MonkeyPatch, config: RunConfig
+) -> None:
+    monkeypatch.setattr(local.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(RunError, match=r"7 workers need \d+ MB of shared memory, .* has 0 MB: set 'workers' to 1"):
+        LocalFleet(replace(config, workers=7))
 
 
 def test_a_deadline_that_passes_is_a_failure(config: RunConfig, orders: dict[str, TrainOrder]) -> None:
@@ -100,11 +128,11 @@ def test_one_worker_starts_no_process(config: RunConfig) -> None:
 
 def test_zero_workers_are_one_for_each_core(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    monkeypatch.setattr(local, "ProcessPoolExecutor", lambda n, *a, **k: started.append(n))
+    monkeypatch.setattr(local, "ProcessPoolExecutor", lambda n, *a, **k: started.append(n) or Mock())
     cores = len(os.sched_getaffinity(0))
     LocalFleet(replace(config, workers=0))
     assert started == ([cores] if cores > 1 else [])
 
 
 def test_workers_know_nothing_but_the_settings() -> None:
-    assert local._config is None and "fednas_core.local" in sys.modules
+    assert local._given is None and "fednas_core.local" in sys.modules

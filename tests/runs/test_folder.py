@@ -177,17 +177,18 @@ def test_views_and_channels_last_tensors_are_saved_by_value(run: RunFolder) -> N
 
 
 @pytest.mark.parametrize("killed_at", ["tensors", "state", "rename"])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
 def test_a_kill_while_saving_leaves_the_checkpoint_before(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch, killed_at: str
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, killed_at: str, kind: type[BaseException]
 ) -> None:
     run.save_checkpoint(1, state(1.0))
 
     def killed(*_: object, **__: object) -> None:
-        raise OSError("killed")
+        raise kind("killed")
 
     def torn(tensors: object, path: str) -> None:
         Path(path).write_bytes(b"\x10\x00")
-        raise OSError("killed")
+        raise kind("killed")
 
     with monkeypatch.context() as patch:
         if killed_at == "tensors":
@@ -196,7 +197,7 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(
             patch.setattr(module.json, "dumps", killed)
         else:
             patch.setattr(Path, "replace", killed)
-        with pytest.raises(OSError, match="killed"):
+        with pytest.raises((KeyboardInterrupt, RunError), match="killed"):
             run.save_checkpoint(2, state(2.0))
     done, found = run.load_checkpoint()
     assert done == 1 and same(found, state(1.0))
@@ -205,15 +206,17 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(
     assert len(list((run.path / "checkpoint").glob("*.safetensors"))) == 1
 
 
-def test_a_kill_before_the_old_tensors_are_removed_is_harmless(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_before_the_old_tensors_are_removed_is_harmless(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException] = KeyboardInterrupt
+) -> None:
     run.save_checkpoint(1, state(1.0))
 
     def killed(self: Path, missing_ok: bool = False) -> None:
-        raise OSError("killed")
+        raise kind("killed")
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", killed)
-        with pytest.raises(OSError, match="killed"):
+        with pytest.raises((KeyboardInterrupt, RunError), match="killed"):
             run.save_checkpoint(2, state(2.0))
     done, found = run.load_checkpoint()
     assert done == 2 and same(found, state(2.0))
@@ -285,6 +288,21 @@ def test_missing_and_damaged_results_are_said_so(run: RunFolder) -> None:
     (run.path / "result.json").write_text("{")
     with pytest.raises(RunError, match=r"result\.json is damaged"):
         run.read_json("result.json")
+
+
+def test_a_full_disk_is_said_so(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    words = r"cannot be written to .*No space left on device.*make room .* then resume the run"
+    with pytest.raises(RunError, match=words):
+        run.save_checkpoint(1, state(1.0))
+    with pytest.raises(RunError, match=words):
+        run.write_json("result.json", {})
+    (run.path / "events.jsonl").mkdir()
+    with pytest.raises(RunError, match="cannot be written to .*resume the run"):
+        run.append_event({"round": 1})
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

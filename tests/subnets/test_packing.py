@@ -11,7 +11,7 @@ from torch.func import functional_call
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.merge import Merge
 from fednas_core.subnets.networks import subnet
-from fednas_core.subnets.packing import extract, pack, shapes, unpack, views
+from fednas_core.subnets.packing import copy_into, extract, pack, shapes, unpack, views
 from fednas_core.values import Arch
 
 SPACES = {norm: toy_space(norm=norm) for norm in ("none", "group")}
@@ -123,3 +123,16 @@ def test_a_buffer_is_reused() -> None:
 def test_sizes_that_do_not_add_up_are_refused() -> None:
     with pytest.raises(ValueError, match="5 values cannot fill shapes of 6 values"):
         unpack(torch.zeros(5), {"a": (2, 3)})
+
+
+def test_neighbours_in_memory_that_share_no_storage_are_copied() -> None:
+    buffer = np.arange(6, dtype=np.float32)
+    parts = {"a": torch.from_numpy(buffer[:4]), "b": torch.from_numpy(buffer[4:])}
+    assert pack(parts).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_copying_into_a_buffer_leaves_what_lies_behind() -> None:
+    buffer = torch.full((8,), 9.0)
+    copies = copy_into(buffer, {"a": torch.zeros(3, 2).T, "b": torch.ones(1)})
+    assert buffer.tolist() == [0, 0, 0, 0, 0, 0, 1, 9]
+    assert copies["a"].shape == (2, 3) and copies["b"].data_ptr() == buffer[6:].data_ptr()

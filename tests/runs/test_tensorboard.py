@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fednas_core.errors import MissingExtraError
+from fednas_core.runs.tensorboard import SCALARS, write_scalars
+
+
+def event(round: int, evaluation: list[dict[str, Any]] | None) -> dict[str, Any]:
+    failures = [{"client": "c", "reason": "x"}] * round
+    return {**{name: float(round + i) for i, name in enumerate(SCALARS)}, "round": round, "failures": failures,
+            "evaluation": evaluation}  # fmt: skip
+
+
+def test_the_numbers_of_each_round_can_be_read_back(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    write_scalars(tmp_path, event(1, None))
+    write_scalars(tmp_path, event(2, [{"name": "phone", "accuracy": 0.75}]))
+    reader = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    reader.Reload()
+    for i, name in enumerate(SCALARS):
+        assert [(point.step, point.value) for point in reader.Scalars(f"round/{name}")] == [(1, 1.0 + i), (2, 2.0 + i)]
+    assert [point.value for point in reader.Scalars("round/failures")] == [1.0, 2.0]
+    assert [(point.step, point.value) for point in reader.Scalars("validation/phone")] == [(2, 0.75)]
+
+
+def test_without_the_extra_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'fednas\[tensorboard\]'"):
+        write_scalars(tmp_path, event(1, None))
