@@ -56,16 +56,16 @@ class SpaceConfig:
 class TrainConfig:
     """How clients train (see `TrainSettings`)."""
 
-    epochs: int = _setting(2, "local epochs", low=1)
+    epochs: int = _setting(5, "local epochs", low=1)
     batch: int = _setting(16, "batch size", low=1)
-    lr: float = _setting(0.1, "learning rate", low=0.0, high=100.0)
+    lr: float = _setting(0.03, "learning rate", low=0.0, high=100.0)
     schedule: str = _setting(
-        "constant", "learning rate over the rounds; cosine: down to nothing", choices=("constant", "cosine")
+        "cosine", "learning rate over the rounds; cosine: down to nothing", choices=("constant", "cosine")
     )
-    momentum: float = _setting(0.0, "SGD momentum", low=0.0, high=0.9999)
-    weight_decay: float = _setting(5e-4, "weight decay", low=0.0, high=10.0)
+    momentum: float = _setting(0.9, "SGD momentum", low=0.0, high=0.9999)
+    weight_decay: float = _setting(5e-3, "weight decay", low=0.0, high=10.0)
     clip: float = _setting(10.0, "largest gradient norm (0: unclipped)", low=0.0)
-    label_smoothing: float = _setting(0.0, "label smoothing", low=0.0, high=0.99)
+    label_smoothing: float = _setting(0.1, "label smoothing", low=0.0, high=0.99)
     precision: str = _setting("auto", "arithmetic of training", choices=("auto", "fp32", "bf16"))
     augment: str = _setting("none", "augmentation recipe", choices=("none", "crop", "crop-flip", "crop-flip-cutout"))
 
@@ -93,7 +93,7 @@ class SampleConfig:
     stratify: bool = _setting(False, "ours: spread the path over depths instead of full depth only")
     range_share: float = _setting(0.0, "ours: share of clients that train range-matched networks", low=0.0, high=1.0)
     fitness_lambda: float = _setting(1000.0, "λ of the fitness: weight of effectiveness", low=0.0)
-    beta_start: float = _setting(0.9, "MaxNet: weight of the largest network in the first round", low=0.0, high=1.0)
+    beta_start: float = _setting(0.2, "MaxNet: weight of the largest network in the first round", low=0.0, high=1.0)
     beta_end: float = _setting(0.0, "MaxNet: its weight in the end (0: one over the cohort's size)", low=0.0, high=1.0)
     beta_decay: float = _setting(0.8, "MaxNet: share of the rounds over which it falls", low=0.01, high=1.0)
     weigh_examples: bool = _setting(False, "also weigh each client by its number of examples")
@@ -106,11 +106,11 @@ class RunConfig:
     method: str = _setting(
         "deepfednas", "which published system trains", choices=("fedavg", "superfednas", "deepfednas")
     )
-    rounds: int = _setting(30, "rounds of training", low=1, high=1_000_000)
+    rounds: int = _setting(24, "rounds of training", low=1, high=1_000_000)
     cohort: int = _setting(0, "clients a round (0: all)", low=0)
     seed: int = _setting(1, "seed of every random stream", low=0)
     budgets: str = _setting(
-        "phone=0.5M,tablet=1.5M,workstation=max",
+        "phone=1M,tablet=2M,workstation=max",
         "devices and their MAC budgets: name=number (k, M, G allowed), name=30% (of the largest) or name=max",
     )
     evaluate_every: int = _setting(5, "rounds between evaluations on the validation split", low=1)

@@ -6,6 +6,7 @@ same run. After each round the event is written and the state saved: a run kille
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 
 from fednas_core.config import RunConfig
 from fednas_core.devices.budgets import Budget, parse_budgets
-from fednas_core.errors import ReplyError, RunError
+from fednas_core.errors import InfeasibleError, ReplyError, RunError
 from fednas_core.methods.registry import METHODS, make, path_of
 from fednas_core.protocol import ClientId, ClientInfo, Failure, Fleet, Method, TrainOrder, TrainReport
 from fednas_core.report.write import write as write_report
@@ -132,14 +133,23 @@ def _accepted(
     for answer in in_order(fleet.train(orders), list(orders)):
         if isinstance(answer, TrainReport):
             try:
-                if answer.arch != orders[answer.client].arch or answer.round != orders[answer.client].round:
-                    raise ReplyError(f"client {answer.client}: answered for another architecture or round")
+                _check_report(answer, orders[answer.client])
                 check_tensors(answer.client, space.plan(answer.arch), answer.tensors, limit)
                 yield answer
                 continue
             except ReplyError as error:
                 answer = Failure(answer.client, str(error))
         failures.append(answer)
+
+
+def _check_report(report: TrainReport, order: TrainOrder) -> None:
+    """Raise `ReplyError` unless the report answers the order with plausible numbers."""
+    if report.arch != order.arch or report.round != order.round:
+        raise ReplyError(f"client {report.client}: answered for another architecture or round")
+    for name in ("loss", "accuracy", "seconds"):
+        value = getattr(report, name)
+        if not math.isfinite(value) or value < 0:
+            raise ReplyError(f"client {report.client}: {name}: found {value}, allowed a finite number from 0")
 
 
 # -- evaluation and the end ----------------------------------------------------------------------------------------
@@ -150,6 +160,12 @@ def _references(config: RunConfig, budgets: Sequence[Budget], path: Sequence[Pat
     space = space_of(config)
     only = trained_archs(config, space)
     if only:
+        macs = space.cost(only[0]).macs
+        if macs > budgets[-1].macs:
+            raise InfeasibleError(
+                f"method '{config.method}' trains one network of {macs:,} MACs, and no budget allows that many: raise "
+                "a budget, or set sample.arch to a smaller network"
+            )
         return {"network": only[0]}
     chosen = {}
     for budget in budgets:

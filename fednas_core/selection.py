@@ -46,7 +46,7 @@ class Judged:
 
 
 class Judge:
-    """Evaluates subnets of a supernet on the server's images, each architecture once until the supernet changes."""
+    """Evaluates subnets of a supernet on the server's images: validation to choose by, test at the end."""
 
     def __init__(self, config: RunConfig, supernet: Mapping[str, Tensor]) -> None:
         self._config, self._supernet = config, supernet

@@ -116,7 +116,7 @@ def export(
     chosen = _judged(config, judge, arch) if arch is not None else _best(config, judge, budget)
     if arch is not None:
         budget = replace(budget, macs=space_of(config).cost(chosen.arch).macs)
-    folder = (to.expanduser().resolve() if to else run.path / "models")
+    folder = to.expanduser().resolve() if to else run.path / "models"
     model = deliver(replace(config, rounds=done), judge, budget, chosen, folder)
     if as_json:
         print_json({**model, "run": run.id, "folder": str(folder / device)})

@@ -27,7 +27,7 @@ def network(
             child.reset_running_stats()
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors.values()]).to(device)
     copies = unpack(flat, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    module.load_state_dict(copies, strict=not has_batch_norm(module), assign=True)
+    module.load_state_dict({**dict(module.named_buffers()), **copies}, assign=True)
     return module
 
 

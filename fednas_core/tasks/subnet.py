@@ -35,7 +35,7 @@ def train_subnet(order: TrainOrder, config: RunConfig, index: int, until: float)
     space, device = space_of(config), device_of(config)
     module = network(space, order.arch, order.tensors, device)
     precision = precision_of(order.settings.precision, device)
-    outcome = train(module, _epochs(order, config, index), order.settings, precision, until)
+    outcome = train(module, _epochs(order, config, index, device), order.settings, precision, until)
     trained = dict(module.named_parameters())
     return Work(
         tensors=unpack(pack(trained).cpu(), {name: tuple(tensor.shape) for name, tensor in trained.items()}),
@@ -45,11 +45,12 @@ def train_subnet(order: TrainOrder, config: RunConfig, index: int, until: float)
     )
 
 
-def _epochs(order: TrainOrder, config: RunConfig, index: int) -> Iterator[Iterator[Batch]]:
+def _epochs(order: TrainOrder, config: RunConfig, index: int, device: torch.device) -> Iterator[Iterator[Batch]]:
     images, prepare = client_images(config, index), preprocessing_of(config)
+    x, y = images.x.to(device), images.y.to(device)
     generator = torch.Generator().manual_seed(order.seed)
     for _ in range(order.settings.epochs):
         yield (
-            (prepare(augment(images.x[rows], order.settings.augment, generator)), images.y[rows])
-            for rows in batches(len(images.y), order.settings.batch, generator)
+            (prepare(augment(x[rows], order.settings.augment, generator)), y[rows])
+            for rows in batches(len(y), order.settings.batch, generator)
         )

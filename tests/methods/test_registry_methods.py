@@ -51,7 +51,7 @@ def test_every_choice_of_the_settings_is_a_method_with_a_source() -> None:
 
 def test_weightings_of_the_methods() -> None:
     assert isinstance(method_of(method="fedavg").weighting, ByExamples)
-    assert method_of(method="superfednas").weighting == MaxNet(0.9, 0.0, 5)
+    assert method_of(method="superfednas", **{"sample.beta-start": 0.9}).weighting == MaxNet(0.9, 0.0, 5)
     assert isinstance(method_of(method="deepfednas").sampler, TrackingSandwich)
 
 
@@ -59,12 +59,14 @@ def test_weightings_of_the_methods() -> None:
     ("rounds", "share", "decay"), [(1500, 0.8, 1200), (2000, 0.8, 1600), (1, 0.01, 1), (10, 1.0, 10)]
 )
 def test_decay_is_a_share_of_all_rounds(rounds: int, share: float, decay: int) -> None:
-    rule = max_net(read({"rounds": rounds, "sample.beta-decay": share, "sample.beta-end": 0.1}))
+    rule = max_net(
+        read({"rounds": rounds, "sample.beta-decay": share, "sample.beta-start": 0.9, "sample.beta-end": 0.1})
+    )
     assert rule == MaxNet(0.9, 0.1, decay, False)
 
 
 def test_the_learning_rate_is_constant_or_falls_along_half_a_cosine() -> None:
-    constant = scheduled(read({"train.lr": 0.2, "rounds": 8}))
+    constant = scheduled(read({"train.lr": 0.2, "rounds": 8, "train.schedule": "constant"}))
     assert constant(0) == constant(7) == RunConfig(train=TrainConfig(lr=0.2)).train.settings()
     falling = scheduled(read({"train.lr": 0.2, "rounds": 8, "train.schedule": "cosine", "train.batch": 5}))
     rates = [falling(round).lr for round in range(8)]
