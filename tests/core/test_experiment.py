@@ -395,7 +395,7 @@ def test_a_round_in_which_nobody_answers_ends_the_run_and_can_be_resumed(
 
 def test_training_that_diverges_ends_with_the_reason(pairs: dict[str, Any], light: None) -> None:
     wild = {**pairs, "train.lr": 100.0, "train.clip": 0.0, "train.weight-decay": 10.0, "train.epochs": 5}
-    with pytest.raises(RunError, match=r"round 1: none of the 4 clients .*tensor '.*': found values"):
+    with pytest.raises(RunError, match=r"round 1: none of the 4 clients .*found (nan|values)"):
         run(wild)
 
 
