@@ -11,8 +11,8 @@ from fednas_core.report.panel import DASHES, MARKERS, SERIES, SOFT, Panel, finit
 
 Event = Mapping[str, Any]
 LAST_ROUNDS = 5
-MOST_NAMES = 12
-"""Up to so many clients are named in a plot."""
+NAMED = 3
+"""So many clients, those of least accuracy, are named in a plot."""
 
 
 def accuracy_against(cost: str, points: Sequence[Event], models: Sequence[Event]) -> str:
@@ -133,12 +133,13 @@ def spread_over_clients(rounds: Sequence[Event]) -> str:
     if not seen:
         return ""
     panel = Panel("spread-clients")
+    worst = sorted(seen, key=lambda name: float(np.mean([accuracy for _, accuracy in seen[name]])))[:NAMED]
     for name, values in sorted(seen.items()):
         examples, accuracies = values[-1][0], [accuracy for _, accuracy in values]
         mean = float(np.mean(accuracies))
         panel.axes.vlines(examples, min(accuracies), max(accuracies), color=SERIES[0], alpha=0.35, linewidth=2)
         panel.axes.plot(examples, mean, "o", color=SERIES[0], markersize=4, alpha=0.9)
-        if len(seen) <= MOST_NAMES:
+        if name in worst and mean < 1:
             at = {"xytext": (5, 3), "textcoords": "offset points", "color": SOFT, "size": 7}
             panel.axes.annotate(short(name, 9), (examples, mean), **at)
     span = f"last {LAST_ROUNDS} rounds" if len(rounds) >= LAST_ROUNDS else "all rounds"
