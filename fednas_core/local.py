@@ -10,11 +10,13 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing.connection import wait as wait_for
 from math import prod
 from pathlib import Path
 
@@ -120,6 +122,15 @@ def _start_worker(config: RunConfig, slots: list[Tensor]) -> None:
     _given = config, slots
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, lambda number, frame: sys.exit(128 + number))  # Ctrl-C: end without a traceback
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone, however it ended: a pool does not see to that."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)
 
 
 def _there(order: TrainOrder, slot: int) -> Answer:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from fednas_core.config import read
@@ -73,3 +74,18 @@ def test_killed_in_a_random_round_and_resumed(tiny_pairs: dict[str, Any], tmp_pa
     assert all(torch.equal(one[name], two[name]) for name in two)
     for key in ("models", "bytes_up", "bytes_down", "client_macs", "rounds"):
         assert resumed.read_json("result.json")[key] == whole.read_json("result.json")[key]
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_process_that_started_them(tiny_pairs: dict[str, Any], tmp_path: Path) -> None:
+    program = "import os\nfrom fednas_core.config import read\nfrom fednas_core.local import LocalFleet\n"
+    program += "if __name__ == '__main__':\n    fleet = LocalFleet(read({'workers': 2}))\n"
+    program += "    for process in fleet._pool._processes.values():\n        print(process.pid, flush=True)\n"
+    program += "    fleet._pool.submit(os.getpid).result()\n    os.kill(os.getpid(), 9)\n"
+    (tmp_path / "started.py").write_text(program)
+    done = subprocess.run([sys.executable, tmp_path / "started.py"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    pids, end = [int(line) for line in done.stdout.split()], time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert pids and not any(Path(f"/proc/{pid}").exists() for pid in pids)
