@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing.connection import wait as wait_for
 from math import prod
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 
 import torch
