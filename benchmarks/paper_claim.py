@@ -145,9 +145,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
         return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
     lines = [f"{len(seeds)} seeds, {rows[0]['rounds']} rounds; accuracy in %, mean ± SD over seeds", ""]
-    lines += [
-        "| trained with | published path | exact path | off the path | upload, M parameters | client TMACs |"
-    ]
+    lines += ["| trained with | published path | exact path | off the path | upload, M parameters | client TMACs |"]
     lines += ["|---|---|---|---|---|---|"]
     for arm in arms:
         cells = [spread([mean(arm, s, kind) for s in seeds]) for kind in ("published", "exact", "off")]

@@ -186,15 +186,15 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:
 
 def describe() -> list[tuple[str, Scalar, str]]:
     """Return (key, default, help) of every setting, in order: what documentation and the command line show."""
+    return _described(RunConfig(), "")
 
-    def walk(config: Any, prefix: str) -> list[tuple[str, Scalar, str]]:
-        rows: list[tuple[str, Scalar, str]] = []
-        for item in fields(config):
-            value, key = getattr(config, item.name), prefix + item.name.replace("_", "-")
-            if is_dataclass(value):
-                rows += walk(value, key + ".")
-            else:
-                rows.append((key, value, item.metadata["help"]))
-        return rows
 
-    return walk(RunConfig(), "")
+def _described(config: Any, prefix: str) -> list[tuple[str, Scalar, str]]:
+    rows: list[tuple[str, Scalar, str]] = []
+    for item in fields(config):
+        value, key = getattr(config, item.name), prefix + item.name.replace("_", "-")
+        if is_dataclass(value):
+            rows += _described(value, key + ".")
+        else:
+            rows.append((key, value, item.metadata["help"]))
+    return rows

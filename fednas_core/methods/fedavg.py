@@ -72,6 +72,15 @@ class Everyone:
         """Nothing to remember."""
 
 
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long a method trains and how: number of rounds, the settings of each (from 0), the run's seed."""
+
+    rounds: int
+    settings: Callable[[int], TrainSettings]
+    seed: int
+
+
 class SupernetAveraging:
     """Sample a subnet for each client, train it there, merge what comes back (a `Method`)."""
 
@@ -83,12 +92,10 @@ class SupernetAveraging:
         supernet: dict[str, Tensor],
         sampler: ArchSampler,
         weighting: Weighting,
-        settings: Callable[[int], TrainSettings],
-        rounds: int,
-        seed: int,
+        schedule: Schedule,
     ) -> None:
         self.space, self.sampler, self.weighting = space, sampler, weighting
-        self._supernet, self._settings, self._rounds, self._seed = supernet, settings, rounds, seed
+        self._supernet, self._schedule = supernet, schedule
         self._merge = Merge(supernet)
         self._open: dict[ClientId, tuple[Assignment, float]] = {}
 
@@ -100,7 +107,7 @@ class SupernetAveraging:
         largest = next((name for name, chosen in assignments.items() if chosen.role == "largest"), None)
         weights = self.weighting.weights(round, {client.name: client.examples for client in clients}, largest)
         self._open = {name: (chosen, weights[name]) for name, chosen in assignments.items()}
-        settings = self._settings(round)
+        settings = self._schedule.settings(round)
         return {
             name: TrainOrder(
                 client=name,
@@ -109,7 +116,7 @@ class SupernetAveraging:
                 arch=chosen.arch,
                 tensors=views(self._supernet, self.space.plan(chosen.arch)),
                 settings=settings,
-                seed=derive(self._seed, round, name, "train"),
+                seed=derive(self._schedule.seed, round, name, "train"),
             )
             for name, chosen in assignments.items()
         }
@@ -140,7 +147,7 @@ class SupernetAveraging:
 
     def done(self, round: int) -> bool:
         """See `Method.done`."""
-        return round >= self._rounds
+        return round >= self._schedule.rounds
 
     def weights(self) -> Mapping[str, Tensor]:
         """See `Method.weights`."""

@@ -13,7 +13,7 @@ from fednas_core.aggregation.weightings import ByExamples, MaxNet, Weighting
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
 from fednas_core.methods.deepfednas import curriculum
-from fednas_core.methods.fedavg import ArchSampler, Everyone, SupernetAveraging
+from fednas_core.methods.fedavg import ArchSampler, Everyone, Schedule, SupernetAveraging
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.protocol import TrainSettings
 from fednas_core.search.fitness import Fitness
@@ -90,7 +90,8 @@ def make(
 ) -> SupernetAveraging:
     """Return the method that the settings name; `supernet` is trained in place."""
     sampler, weighting = METHODS[config.method].parts(config, space, path)
-    return SupernetAveraging(space, supernet, sampler, weighting, scheduled(config), config.rounds, config.seed)
+    schedule = Schedule(config.rounds, scheduled(config), config.seed)
+    return SupernetAveraging(space, supernet, sampler, weighting, schedule)
 
 
 def scheduled(config: RunConfig) -> Callable[[int], TrainSettings]:

@@ -123,15 +123,15 @@ def _best_of(problem: Problem, vectors: Ints, limits: Ints, cheapest: Ints, grid
     lead = (upper.max(axis=1) - upper.max(axis=(0, 1))).max(axis=1, initial=-np.inf)
     for i in np.argsort(-lead, kind="stable"):
         open_ = upper[i] > best + TIE
-        todo = np.flatnonzero(open_.any(axis=0))
-        if not len(todo):
+        left = np.flatnonzero(open_.any(axis=0))
+        if not len(left):
             continue
         intervals = np.flatnonzero(open_.any(axis=1))
-        prices = grid.finer(totals[i][1][upper[i].argmax(axis=0), np.arange(len(limits))][todo])
+        prices = grid.finer(totals[i][1][upper[i].argmax(axis=0), np.arange(len(limits))][left])
         spans = np.stack([edges[intervals], edges[intervals + 1]], axis=1)
-        found, rows = _solve(problem, tuple(vectors[i].tolist()), spans, prices, limits[todo], best[todo])
-        better = found > best[todo] + TIE
-        best[todo[better]], genes[todo[better]] = found[better], rows[better]
+        found, rows = _solve(problem, tuple(vectors[i].tolist()), spans, prices, limits[left], best[left])
+        better = found > best[left] + TIE
+        best[left[better]], genes[left[better]] = found[better], rows[better]
     return genes
 
 

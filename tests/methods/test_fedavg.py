@@ -8,7 +8,7 @@ from contracts.samples import answer, supernet_of, toy_space
 
 from fednas_core.aggregation.weightings import ByExamples, MaxNet
 from fednas_core.errors import RunError
-from fednas_core.methods.fedavg import Assignment, Everyone, SupernetAveraging
+from fednas_core.methods.fedavg import Assignment, Everyone, Schedule, SupernetAveraging
 from fednas_core.protocol import State, TrainSettings
 from fednas_core.seeding import derive
 
@@ -18,7 +18,7 @@ SPACE = toy_space()
 def averaging(weighting: ByExamples | MaxNet | None = None) -> SupernetAveraging:
     weighting = weighting or ByExamples()
     return SupernetAveraging(
-        SPACE, supernet_of(SPACE), Everyone(SPACE.largest), weighting, lambda round: TrainSettings(), 3, seed=7
+        SPACE, supernet_of(SPACE), Everyone(SPACE.largest), weighting, Schedule(3, lambda round: TrainSettings(), 7)
     )
 
 
@@ -67,7 +67,7 @@ def test_seeds_of_clients_come_from_run_round_and_name() -> None:
 def test_the_supernet_is_trained_in_place() -> None:
     supernet = supernet_of(SPACE)
     method = SupernetAveraging(
-        SPACE, supernet, Everyone(SPACE.smallest), ByExamples(), lambda round: TrainSettings(), 3, seed=7
+        SPACE, supernet, Everyone(SPACE.smallest), ByExamples(), Schedule(3, lambda round: TrainSettings(), 7)
     )
     orders = plan(method, 0, CLIENTS[:1])
     ones = {name: torch.ones_like(tensor) for name, tensor in next(iter(orders.values())).tensors.items()}

@@ -8,7 +8,7 @@ from contracts.method import CLIENTS, plan, replies
 from contracts.samples import supernet_of, toy_space
 
 from fednas_core.aggregation.weightings import MaxNet
-from fednas_core.methods.fedavg import SupernetAveraging
+from fednas_core.methods.fedavg import Schedule, SupernetAveraging
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.protocol import TrainSettings
 from fednas_core.values import Arch
@@ -71,7 +71,7 @@ def test_trackers_are_fair_under_changing_cohorts() -> None:
 
 def test_whoever_fails_with_the_largest_gets_it_again() -> None:
     method = SupernetAveraging(
-        SPACE, supernet_of(SPACE), sandwich(), MaxNet(0.9, 0, 4), lambda round: TrainSettings(), 9, seed=1
+        SPACE, supernet_of(SPACE), sandwich(), MaxNet(0.9, 0, 4), Schedule(9, lambda round: TrainSettings(), 1)
     )
     orders = plan(method, 0)
     failed = next(name for name, order in orders.items() if order.arch == SPACE.largest)
@@ -97,7 +97,7 @@ def test_a_draw_that_happens_to_be_the_largest_counts() -> None:
 def test_only_the_tracked_largest_has_the_weight_of_max_net() -> None:
     sampler = sandwich(between=SPACE.largest)
     method = SupernetAveraging(
-        SPACE, supernet_of(SPACE), sampler, MaxNet(0.8, 0.8, 1), lambda round: TrainSettings(), 9, seed=1
+        SPACE, supernet_of(SPACE), sampler, MaxNet(0.8, 0.8, 1), Schedule(9, lambda round: TrainSettings(), 1)
     )
     orders = plan(method, 0)
     answers = replies(orders)

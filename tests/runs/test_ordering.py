@@ -13,7 +13,7 @@ from contracts.method import CLIENTS, plan, replies
 from contracts.samples import supernet_of, toy_space
 
 from fednas_core.aggregation.weightings import ByExamples
-from fednas_core.methods.fedavg import SupernetAveraging
+from fednas_core.methods.fedavg import Schedule, SupernetAveraging
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.protocol import Failure, TrainReport, TrainSettings
 from fednas_core.runs import ordering
@@ -25,7 +25,9 @@ SPACE = toy_space()
 
 def method() -> SupernetAveraging:
     sampler = TrackingSandwich(SPACE.largest, lambda rng: SPACE.smallest, SPACE.sample)
-    return SupernetAveraging(SPACE, supernet_of(SPACE), sampler, ByExamples(), lambda round: TrainSettings(), 3, seed=7)
+    return SupernetAveraging(
+        SPACE, supernet_of(SPACE), sampler, ByExamples(), Schedule(3, lambda round: TrainSettings(), 7)
+    )
 
 
 def answers() -> tuple[list[str], list[TrainReport]]:
