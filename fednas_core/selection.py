@@ -35,7 +35,7 @@ EXPORT_SAMPLES = 64
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One candidate: its costs, fitness, and accuracy (0 to 1) on the server's validation images."""
+    """One candidate: its costs, its fitness, and its accuracy (0 to 1) and loss on the server's validation images."""
 
     arch: Arch
     macs: int
@@ -43,6 +43,7 @@ class Judged:
     bytes: int
     fitness: float
     validation_accuracy: float
+    validation_loss: float
 
 
 class Judge:
@@ -107,14 +108,18 @@ def judge_all(config: RunConfig, judge: Judge, archs: Sequence[Arch]) -> tuple[J
     judged = []
     for arch, value in zip(archs, fitness, strict=True):
         cost = space.cost(arch)
-        judged.append(Judged(arch, cost.macs, cost.params, cost.bytes, float(value), judge.validate(arch).accuracy))
+        found = judge.validate(arch)
+        judged.append(Judged(arch, cost.macs, cost.params, cost.bytes, float(value), found.accuracy, found.loss))
     return tuple(judged)
 
 
 def best_within(judged: Sequence[Judged], macs: int) -> Judged | None:
-    """Return the most accurate candidate within a budget, the cheaper of equals; None if nothing fits."""
+    """Return the most accurate candidate within a budget, of equals that of least loss; None if nothing fits.
+
+    A few hundred images cannot tell apart networks that differ by a fraction of a point; their loss often can.
+    """
     fitting = [row for row in judged if row.macs <= macs]
-    return max(fitting, key=lambda row: (row.validation_accuracy, -row.macs), default=None)
+    return max(fitting, key=lambda row: (row.validation_accuracy, -row.validation_loss), default=None)
 
 
 def frontier(judged: Sequence[Judged]) -> list[dict[str, Any]]:

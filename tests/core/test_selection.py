@@ -30,8 +30,8 @@ def config(tiny_pairs: dict[str, Any]) -> RunConfig:
     return read({**tiny_pairs, "sample.budgets": 60})
 
 
-def judged(macs: int, accuracy: float) -> Judged:
-    return Judged(space_of(read({})).smallest, macs, macs, macs, 0.0, accuracy)
+def judged(macs: int, accuracy: float, loss: float = 1.0) -> Judged:
+    return Judged(space_of(read({})).smallest, macs, macs, macs, 0.0, accuracy, loss)
 
 
 def test_candidates_fit_every_budget_and_span_the_path(config: RunConfig) -> None:
@@ -54,9 +54,10 @@ def test_a_budget_that_nothing_meets_names_the_device(config: RunConfig) -> None
         candidates(config, [Budget("watch", 10)], path)
 
 
-def test_the_best_within_a_budget_is_the_cheaper_of_equals() -> None:
-    rows = [judged(10, 0.5), judged(20, 0.9), judged(30, 0.9), judged(40, 0.95)]
-    assert best_within(rows, 35) is rows[1]
+def test_the_best_within_a_budget_is_of_equals_that_of_least_loss() -> None:
+    rows = [judged(10, 0.5, 0.1), judged(20, 0.9, 0.5), judged(30, 0.9, 0.4), judged(40, 0.95)]
+    assert best_within(rows, 25) is rows[1]
+    assert best_within(rows, 35) is rows[2]
     assert best_within(rows, 40) is rows[3]
     assert best_within(rows, 10) is rows[0]
     assert best_within(rows, 9) is None and best_within([], 9) is None
