@@ -106,7 +106,7 @@ class RunConfig:
     method: str = _setting(
         "deepfednas", "which published system trains", choices=("fedavg", "superfednas", "deepfednas")
     )
-    rounds: int = _setting(24, "rounds of training", low=1, high=1_000_000)
+    rounds: int = _setting(40, "rounds of training", low=1, high=1_000_000)
     cohort: int = _setting(0, "clients a round (0: all)", low=0)
     seed: int = _setting(1, "seed of every random stream", low=0)
     budgets: str = _setting(
