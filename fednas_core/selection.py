@@ -17,6 +17,7 @@ from fednas_core.devices.budgets import Budget
 from fednas_core.devices.latency import measure
 from fednas_core.errors import InfeasibleError
 from fednas_core.export.bundle import ExportInput, Facts, export
+from fednas_core.methods.registry import fixed_arch
 from fednas_core.search.exact import exact_search
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.fitness import evaluate as score
@@ -179,6 +180,4 @@ def deliver(config: RunConfig, judge: Judge, budget: Budget, chosen: Judged, fol
 
 def trained_archs(config: RunConfig, space: ResNetSpace) -> tuple[Arch, ...] | None:
     """Return the only architectures that the method trains; None if any subnet of the supernet may be used."""
-    from fednas_core.methods.registry import fixed_arch
-
     return (fixed_arch(config, space),) if config.method == "fedavg" else None
