@@ -42,6 +42,9 @@ class DataConfig:
     column: str = _setting("", "for partition 'column': the array of an npz file whose values name the client")
     clients: int = _setting(10, "number of partitions, one for each simulated client", low=1, high=100_000)
     validation: float = _setting(0.1, "share of the training examples the server keeps to validate", low=0.01, high=0.5)
+    holdout: float = _setting(
+        0.0, "share of each client's examples kept to test models on the device, never trained on", low=0.0, high=0.9
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,49 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MergeConfig:
+    """How replies are judged and merged."""
+
+    rule: str = _setting(
+        "mean",
+        "how replies are merged; trimmed: coordinate-wise trimmed mean over coverage",
+        choices=("mean", "trimmed"),
+    )
+    trim: float = _setting(
+        0.25, "for rule 'trimmed': share of values left out at each end of a coordinate", low=0.0, high=0.49
+    )
+    clip: float = _setting(
+        0.0, "norm clipping: updates are shortened to this many times the cohort's median norm (0: not)", low=0.0
+    )
+    outlier: float = _setting(
+        100.0, "replies whose update is this many times the cohort's median norm are refused (0: none)", low=0.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WireConfig:
+    """How tensors travel: less than 32 bits a value saves bytes."""
+
+    down: str = _setting("fp32", "weights sent to clients", choices=("fp32", "fp16", "bf16", "int8"))
+    up: str = _setting(
+        "fp32",
+        "what clients send back; fp32: weights, all others: the change of the weights (topk: its largest entries)",
+        choices=("fp32", "fp16", "bf16", "int8", "topk"),
+    )
+    keep: float = _setting(0.1, "for up 'topk': share of the entries that is sent", low=1e-4, high=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class StaleConfig:
+    """For loop 'async': how replies of different age are absorbed."""
+
+    power: float = _setting(0.5, "weight (1 + s)^(-power) of a reply that s replies overtook", low=0.0, high=10.0)
+    rate: float = _setting(0.5, "share of the way that one fresh reply moves the weights it covers", low=1e-3, high=1.0)
+    limit: int = _setting(0, "replies overtaken by more than this many others are dropped (0: none)", low=0)
+    batch: int = _setting(0, "idle clients that get new orders together (0: a quarter of the cohort)", low=0)
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """Everything that decides a run. `read` makes one of flat pairs, `flatten` turns it back."""
 
@@ -111,7 +157,20 @@ class RunConfig:
     seed: int = _setting(1, "seed of every random stream", low=0)
     budgets: str = _setting(
         "phone=1M,tablet=2M,workstation=max",
-        "devices and their MAC budgets: name=number (k, M, G allowed), name=30% (of the largest) or name=max",
+        "devices and their budgets: name=2M (MACs; k, M, G allowed), 30% (of the largest network's MACs), max, "
+        "1.5Mparams, 8MB or 20ms; several joined by + hold together",
+    )
+    client_budgets: str = _setting(
+        "",
+        "budgets of clients whose device names none, dealt in turn: names of 'budgets' or budgets, e.g. phone,2M,20ms "
+        "('' : no limit)",
+    )
+    loop: str = _setting("sync", "sync: rounds; async: each reply is absorbed as it arrives", choices=("sync", "async"))
+    install: bool = _setting(True, "whether every client gets a model within its own budget after training")
+    calibrate: str = _setting(
+        "server",
+        "whose images set a delivered model's batch statistics (norm 'batch')",
+        choices=("server", "client"),
     )
     evaluate_every: int = _setting(5, "rounds between evaluations on the validation split", low=1)
     deadline: float = _setting(600.0, "seconds a client may take for one round", low=0.1, high=1e6)
@@ -126,6 +185,9 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)
+    wire: WireConfig = field(default_factory=WireConfig)
+    stale: StaleConfig = field(default_factory=StaleConfig)
 
 
 def read(pairs: Mapping[str, Scalar]) -> RunConfig:

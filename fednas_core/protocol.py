@@ -6,6 +6,7 @@ A `Fleet` carries orders to clients and yields their answers as they arrive; it 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,11 +23,30 @@ ClientId = str
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """The latency of one architecture as a device measured it: milliseconds of a forward pass of `batch` images.
+
+    Median, 10th and 90th percentile over `repeats` passes.
+    """
+
+    arch: Arch
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    repeats: int
+    batch: int
+    threads: int
+    torch: str
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """What a device measured of itself.
 
     `macs_per_second` is training throughput (3 × forward MACs of one image, per second, one process);
-    `latency_ms` is the median time of one forward pass, batch of one, of the space's largest network.
+    `latency_ms` is the median time of one forward pass, batch of one, of the space's largest network; `probes` are
+    those of a handful of architectures, from which a latency model is fitted; `threads` is how many a task computes
+    with, `device` what it computes on, e.g. ``cpu``.
     """
 
     cores: int
@@ -34,15 +54,32 @@ class Profile:
     precision: str
     macs_per_second: float
     latency_ms: float
+    threads: int = 1
+    device: str = "cpu"
+    probes: tuple[Probe, ...] = ()
+
+
+class Limit(Protocol):
+    """The most that a network may cost on one device."""
+
+    def allows(self, arch: Arch) -> bool:
+        """Whether the device can be given this architecture."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class ClientInfo:
-    """A client the server may call on: its name, the number of its training examples and, if measured, its profile."""
+    """A client the server may call on: its name, the number of its training examples and, if measured, its profile.
+
+    `budget` is what its device's own configuration allows (the text of a budget, '' if it says nothing); `limit` is
+    what the round loop makes of it, None if there is none.
+    """
 
     name: ClientId
     examples: int
     profile: Profile | None = None
+    budget: str = ""
+    limit: Limit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +103,11 @@ class TrainSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrainOrder:
-    """One client's work in one round. `tensors` are views into the supernet (no copy): exactly those of `arch`."""
+    """One client's work in one round. `tensors` are views into the supernet (no copy): exactly those of `arch`.
+
+    `returns` says whether the answer holds the tensors, changed, or figures only. `budget` is the text of the budget
+    that the client must keep ('' for none), `run` the id of the run, under which a client keeps its private state.
+    """
 
     client: ClientId
     round: int
@@ -75,6 +116,9 @@ class TrainOrder:
     tensors: Mapping[str, Tensor]
     settings: TrainSettings
     seed: int
+    budget: str = ""
+    returns: bool = True
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +126,8 @@ class TrainReport:
     """A client's answer to its order: the trained tensors and what it took.
 
     `loss` and `accuracy` (0 to 1) are means over the client's training examples in the last epoch; `macs` counts
-    multiply-accumulates of forward and backward; `bytes_down` and `bytes_up` the payload on the wire.
+    multiply-accumulates of forward and backward; `bytes_down` and `bytes_up` the payload on the wire. `figures` holds
+    whatever else a task measured, e.g. ``{"latency_ms": 3.1}``; finite numbers by name.
     """
 
     client: ClientId
@@ -96,6 +141,7 @@ class TrainReport:
     seconds: float
     bytes_down: int
     bytes_up: int
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +214,14 @@ class Fleet(Protocol):
         """Return the clients that can be called on now, sorted by name."""
         ...
 
-    def train(self, orders: Mapping[ClientId, TrainOrder]) -> Iterator[TrainReport | Failure]:
-        """Carry out the orders and yield one answer for each, as they arrive."""
+    def train(
+        self, orders: Mapping[ClientId, TrainOrder], more: deque[TrainOrder] | None = None
+    ) -> Iterator[TrainReport | Failure]:
+        """Carry out the orders and yield one answer for each, as they arrive.
+
+        Orders that the caller appends to `more` while it takes the answers are carried out as well; no client may
+        have two orders at a time. The iterator ends when nothing is outstanding and `more` is empty.
+        """
         ...
 
     def close(self) -> None:

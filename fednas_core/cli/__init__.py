@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from fednas_core.cli import catalogue, history, running, scoring, simulate
+from fednas_core.cli import catalogue, deploy, history, profiling, running, scoring, simulate
 
 app = typer.Typer(
     name="fednas",
@@ -19,11 +19,12 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (running.run, simulate.simulate, running.resume),
     "Look": (history.runs, history.report, history.export),
     "Search without training": (scoring.score, scoring.search, scoring.path),
-    "What there is": (catalogue.methods, catalogue.spaces, catalogue.presets, catalogue.settings),
+    "What there is": (profiling.profile, catalogue.methods, catalogue.spaces, catalogue.presets, catalogue.settings),
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
+app.add_typer(deploy.app, rich_help_panel="Train")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -56,8 +57,20 @@ def measure(
             times = _timed(lambda: network(image), max(1, repeats), warmup, limit_s)
     finally:
         torch.set_num_threads(before)
-    p10, p90 = (times[round(share * (len(times) - 1))] for share in (0.1, 0.9))
-    return Latency(statistics.median(times), p10, p90, len(times), 1, threads, torch.__version__, device_name(device))
+    return Latency(*percentiles(times), len(times), 1, threads, torch.__version__, device_name(device))
+
+
+@torch.inference_mode()
+def passes(network: nn.Module, image: torch.Tensor, count: int) -> list[float]:
+    """Return the milliseconds of `count` forward passes of a network as it is."""
+    return _timed(lambda: network(image), count, 0, math.inf)
+
+
+def percentiles(times: Sequence[float]) -> tuple[float, float, float]:
+    """Return median, 10th and 90th percentile of one or more numbers."""
+    ordered = sorted(times)
+    p10, p90 = (ordered[round(share * (len(ordered) - 1))] for share in (0.1, 0.9))
+    return statistics.median(ordered), p10, p90
 
 
 def device_name(device: torch.device) -> str:
@@ -72,7 +85,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def _timed(forward: Callable[[], torch.Tensor], repeats: int, warmup: int, limit_s: float) -> list[float]:
-    """Return the sorted milliseconds of up to `repeats` calls, after up to `warmup` untimed ones."""
+    """Return the milliseconds of up to `repeats` calls, after up to `warmup` untimed ones."""
     end = time.perf_counter() + limit_s
     for _ in range(warmup):
         synchronize(forward().device)
@@ -83,4 +96,4 @@ def _timed(forward: Callable[[], torch.Tensor], repeats: int, warmup: int, limit
         start = time.perf_counter_ns()
         synchronize(forward().device)
         times.append((time.perf_counter_ns() - start) / 1e6)
-    return sorted(times)
+    return times

@@ -1,42 +1,120 @@
-"""What a device measures of itself once, in well under a second, and sends to the server."""
+"""What a device measures of itself once, in a second or two, and sends to the server."""
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
-from fednas_core.devices.latency import measure, synchronize
-from fednas_core.protocol import Profile
+from fednas_core.devices.containers import granted_cores, granted_memory
+from fednas_core.devices.latency import device_name, synchronize
+from fednas_core.devices.probes import blank, measure_probes
+from fednas_core.errors import ArchError
+from fednas_core.protocol import Probe, Profile
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.values import Arch
 
 BATCH = 16
+PROBES_LIMIT = 200
+"""A profile with more probes than this is refused."""
+NAME_LIMIT = 100
+"""Characters of the longest text in a profile, the name of an accelerator."""
 THROUGHPUT_LIMIT_S = 0.3
-LATENCY_LIMIT_S = 0.5
 
 
-def profile(space: ResNetSpace, device: torch.device | str = "cpu") -> Profile:
-    """Measure this machine: cores this process may use, free memory, precision, throughput and latency.
+def profile(space: ResNetSpace, device: torch.device | str = "cpu", threads: int = 1) -> Profile:
+    """Measure this machine: cores and memory that this process may use, precision, throughput and probes.
 
-    The global random state and torch's thread count stay as they are. A pass that has begun is always finished, so a
-    slow device exceeds the limits by at most two training steps and two forward passes.
+    Computes with `threads`; the global random state and torch's number of threads stay as they are. A pass that has
+    begun is always finished, so a slow device exceeds the limits of time, by a few passes of the largest network at
+    most.
     """
-    device = torch.device(device)
-    largest = _network(space, space.largest, device)
-    shape = (space.in_channels, space.image_size, space.image_size)
-    latency = measure(largest, shape, repeats=20, warmup=2, limit_s=LATENCY_LIMIT_S)
+    device, before = torch.device(device), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        probes = measure_probes(space, device)
+        macs_per_second = _macs_per_second(space, device)
+    finally:
+        torch.set_num_threads(before)
     return Profile(
         cores=available_cores(),
         memory_mb=available_memory_mb(),
         precision="bf16" if native_bf16(device) else "fp32",
-        macs_per_second=_macs_per_second(space, device),
-        latency_ms=latency.median_ms,
+        macs_per_second=macs_per_second,
+        latency_ms=next(probe.median_ms for probe in probes if probe.arch == space.largest),
+        threads=threads,
+        device=device_name(device),
+        probes=probes,
     )
+
+
+def to_json(found: Profile) -> dict[str, Any]:
+    """Return a profile as a JSON object; `from_json` is the inverse."""
+    probes = [asdict(probe) | {"arch": probe.arch.to_json()} for probe in found.probes]
+    return asdict(found) | {"probes": probes}
+
+
+def from_json(space: ResNetSpace, told: Mapping[str, Any]) -> Profile:
+    """Return the profile of a JSON object that anybody may have made.
+
+    Raises `ValueError`, `KeyError` or `TypeError` for anything that is not a plausible profile of `space`.
+    """
+    if not isinstance(told["probes"], list) or len(told["probes"]) > PROBES_LIMIT:
+        raise ValueError(f"probes: allowed is a list of at most {PROBES_LIMIT}")
+    return Profile(
+        cores=_whole(told, "cores", 1, 1e6),
+        memory_mb=_whole(told, "memory_mb", 0, 1e9),
+        precision=_text(told, "precision"),
+        macs_per_second=_number(told, "macs_per_second", 1, 1e18),
+        latency_ms=_milliseconds(told, "latency_ms"),
+        threads=_whole(told, "threads", 1, 1e6),
+        device=_text(told, "device"),
+        probes=tuple(_probe(space, probe) for probe in told["probes"]),
+    )
+
+
+def _probe(space: ResNetSpace, told: Mapping[str, Any]) -> Probe:
+    try:
+        arch = space.arch(told["arch"])
+    except (ArchError, OverflowError) as error:
+        raise ValueError(f"a probe's architecture: {error}") from None
+    p10, median, p90 = (_milliseconds(told, key) for key in ("p10_ms", "median_ms", "p90_ms"))
+    if not p10 <= median <= p90:
+        raise ValueError(f"a probe's percentiles are out of order: {p10:g}, {median:g}, {p90:g} ms")
+    repeats, batch, threads = (_whole(told, key, 1, 1e6) for key in ("repeats", "batch", "threads"))
+    return Probe(arch, median, p10, p90, repeats, batch, threads, _text(told, "torch"))
+
+
+def _number(told: Mapping[str, Any], key: str, low: float, high: float) -> float:
+    value = told[key]
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise ValueError(f"{key}: found {str(value)[:NAME_LIMIT]}, allowed is a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def _milliseconds(told: Mapping[str, Any], key: str) -> float:
+    return _number(told, key, 1e-6, 1e8)
+
+
+def _whole(told: Mapping[str, Any], key: str, low: float, high: float) -> int:
+    value = _number(told, key, low, high)
+    if not value.is_integer():
+        raise ValueError(f"{key}: found {value}, allowed is a whole number")
+    return int(value)
+
+
+def _text(told: Mapping[str, Any], key: str) -> str:
+    value = told[key]
+    if not isinstance(value, str) or len(value) > NAME_LIMIT or not value.isprintable():
+        raise ValueError(f"{key}: allowed is a text of at most {NAME_LIMIT} printable characters")
+    return value
 
 
 def native_bf16(device: torch.device | str = "cpu") -> bool:
@@ -48,36 +126,30 @@ def native_bf16(device: torch.device | str = "cpu") -> bool:
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the number of cores that this process may use, by its affinity and the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, granted_cores() or cores)
 
 
 def available_memory_mb(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Return the memory that is free for use in MB (10⁶ bytes); 0 where the system does not tell."""
+    """Return the memory in MB (10⁶ bytes) that is free on the machine and within the limit of this process's container.
+
+    0 where the system does not tell.
+    """
+    free, granted = _free_memory(meminfo), granted_memory()
+    return (free if granted is None else min(free, granted)) // 1_000_000
+
+
+def _free_memory(meminfo: Path) -> int:
     if meminfo.is_file():
         for line in meminfo.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024 // 1_000_000
+                return int(line.split()[1]) * 1024
     try:
         pages = os.sysconf("SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES")
-        return pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000
+        return pages * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 0
-
-
-def _network(space: ResNetSpace, arch: Arch, device: torch.device) -> nn.Module:
-    """Return the network with plain constant weights: no random numbers are drawn, no time is spent on drawing them."""
-    with torch.device("meta"):
-        network = space.build(arch)
-    network = network.to_empty(device=device)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.fill_(1.0 / max(1, parameter[0].numel()))
-        for buffer in network.buffers():
-            buffer.fill_(1)
-    return network.train()
 
 
 def _middle(space: ResNetSpace) -> Arch:
@@ -93,17 +165,16 @@ def _macs_per_second(space: ResNetSpace, device: torch.device) -> float:
         macs = 3 * BATCH * space.cost(arch).macs
         if rate and time.perf_counter() + 2 * macs / rate > end:
             break
-        network = _network(space, arch, device)
-        _step(space, network, device)
-        best, steps = _step(space, network, device), 1
-        while steps < 5 and time.perf_counter() + best < end:
-            best, steps = min(best, _step(space, network, device)), steps + 1
+        best, steps = math.inf, 0
+        while steps < 6 and (steps < 2 or time.perf_counter() + best < end):
+            best, steps = min(best, _step(space, arch, device)), steps + 1
         rate = macs / best
     return rate
 
 
-def _step(space: ResNetSpace, network: nn.Module, device: torch.device) -> float:
+def _step(space: ResNetSpace, arch: Arch, device: torch.device) -> float:
     """Return the seconds of one forward and backward pass of `BATCH` images."""
+    network = blank(space, arch, torch.zeros(space.cost(arch).params, device=device)).train()
     images = torch.full((BATCH, space.in_channels, space.image_size, space.image_size), 0.5, device=device)
     labels = torch.zeros(BATCH, dtype=torch.int64, device=device)
     synchronize(device)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fednas_core.devices.latency import device_name, measure, synchronize
+from fednas_core.devices.latency import device_name, measure, passes, percentiles, synchronize
 
 
 class Sleeper(nn.Module):
@@ -76,3 +76,17 @@ def test_the_cpu_has_a_plain_name_and_needs_no_waiting() -> None:
     cpu = torch.device("cpu")
     synchronize(cpu)
     assert device_name(cpu) == "cpu"
+
+
+def test_passes_are_timed_one_by_one_as_they_come() -> None:
+    found = passes(Sleeper(0.002), torch.zeros(1, 3, 8, 8), 4)
+    assert len(found) == len(Sleeper.calls) == 4 and all(2.0 <= ms < 100 for ms in found)
+    assert Sleeper.calls[0][1] is True, "in inference mode"
+
+
+@pytest.mark.parametrize(
+    ("times", "wanted"),
+    [([3.0], (3.0, 3.0, 3.0)), ([4.0, 2.0], (3.0, 2.0, 4.0)), (list(range(21)), (10, 2, 18))],
+)
+def test_percentiles_of_any_order(times: list[float], wanted: tuple[float, float, float]) -> None:
+    assert percentiles(times) == percentiles(times[::-1]) == wanted

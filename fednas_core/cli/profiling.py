@@ -1,0 +1,175 @@
+"""The command that says what this machine can do: its profile, the latency model of it, and what fits a budget."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from fednas_core.cli.scoring import Space
+from fednas_core.cli.show import Json, guard, millions, print_json, print_table
+from fednas_core.errors import ConfigError, InfeasibleError
+
+if TYPE_CHECKING:
+    import torch
+
+    from fednas_core.devices.latency_model import LatencyModel
+    from fednas_core.protocol import Profile
+    from fednas_core.spaces.resnet import ResNetSpace
+    from fednas_core.values import Arch
+
+PATH_BUDGETS = 120
+"""Architectures to choose from: the fittest within each of so many budgets of MACs, in geometric steps."""
+
+
+@guard
+def profile(
+    space: Space = "small",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where networks run.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 1,
+    budget: Annotated[
+        str | None, typer.Option(help="Also find the fittest network that keeps it: 20ms, 2M, 20ms+8MB.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure this device: cores, memory, throughput, and the latency of a space's networks, which a model predicts."""
+    from fednas_core.config import read
+    from fednas_core.devices import profile as devices
+    from fednas_core.devices.budgets import parse_budget
+    from fednas_core.devices.latency_model import LatencyModel
+    from fednas_core.spaces.registry import load
+    from fednas_core.tasks.bench import device_of
+
+    chosen, where = load(space), device_of(read({"device": device}))
+    if threads > devices.available_cores():
+        raise ConfigError(f"--threads {threads}: allowed are 1 to {devices.available_cores()}, the cores there are")
+    if budget is not None:
+        parse_budget(budget, chosen.cost(chosen.largest).macs)
+    found = devices.profile(chosen, where, threads)
+    model = LatencyModel.fit(chosen, found.probes)
+    row = None if budget is None else _best_within(chosen, model, budget, where, threads)
+    if as_json:
+        about = {"error": model.error, "margin": model.margin, "held_out_ms": list(model.held_out)}
+        more = {} if row is None else {"budget": row}
+        print_json({"space": chosen.name, "profile": devices.to_json(found), "model": about, **more})
+        return
+    _show_device(found)
+    _show_probes(chosen, found, model)
+    if row is not None:
+        _show_within(row)
+
+
+def _best_within(
+    space: ResNetSpace, model: LatencyModel, text: str, device: torch.device, threads: int
+) -> dict[str, Any]:
+    """Return the fittest architecture of a Pareto path that keeps the budget, predicted and measured."""
+    import numpy as np
+    import torch
+
+    from fednas_core.devices.budgets import Allowance, parse_budget
+    from fednas_core.devices.latency import measure
+    from fednas_core.devices.probes import blank
+    from fednas_core.search.exact import exact_search
+    from fednas_core.search.path import rows_of
+
+    budget = parse_budget(text, space.cost(space.largest).macs)
+    limit = Allowance(budget, space, model.upper_ms)
+    least, most = (space.cost(arch).macs for arch in (space.smallest, space.largest))
+    steps = np.geomspace(least, most, PATH_BUDGETS).round().astype(int).tolist()
+    if least <= budget.macs < most:
+        steps.append(int(budget.macs))
+    rows = rows_of(space, [space.smallest, *exact_search(space, steps), space.largest])
+    fitting = [row for row in rows if limit.allows(row.arch)]
+    if not fitting:
+        raise InfeasibleError(
+            f"--budget {text}: no network of space '{space.name}' keeps it here; the smallest takes "
+            f"{model.upper_ms(space.smallest):.3g} ms at most, {millions(least)} MACs and "
+            f"{millions(rows[0].cost.params)} parameters"
+        )
+    best = max(fitting, key=lambda row: (row.fitness, row.cost.macs))
+    network = blank(space, best.arch, torch.zeros(best.cost.params, device=device))
+    measured = measure(network, (space.in_channels, space.image_size, space.image_size), threads=threads)
+    return {
+        "budget": str(budget),
+        "arch": best.arch.to_json(),
+        "network": _short(space, best.arch),
+        **best.cost.to_json(),
+        "predicted_ms": model.predict_ms(best.arch),
+        "upper_ms": model.upper_ms(best.arch),
+        "measured_ms": measured.median_ms,
+        "kept": budget.allows(best.cost, measured.median_ms),
+    }
+
+
+def _show_device(found: Profile) -> None:
+    rows = (
+        ("computes on", found.device),
+        ("cores", str(found.cores)),
+        ("threads used", str(found.threads)),
+        ("free memory", f"{found.memory_mb / 1e3:,.1f} GB"),
+        ("training", f"{found.macs_per_second / 1e9:,.1f} G MACs a second in {found.precision}"),
+        ("torch", found.probes[0].torch),
+    )
+    print_table(("this device", ""), rows)
+
+
+def _show_probes(space: ResNetSpace, found: Profile, model: LatencyModel) -> None:
+    """Print the probes in rising order of MACs, each beside what a model says that never saw it."""
+    held_out: list[float | None] = list(model.held_out) or [None] * len(found.probes)
+    rows = []
+    for probe, predicted in sorted(
+        zip(found.probes, held_out, strict=True), key=lambda pair: space.cost(pair[0].arch).macs
+    ):
+        cost = space.cost(probe.arch)
+        rows.append(
+            (
+                _short(space, probe.arch),
+                millions(cost.macs),
+                millions(cost.params),
+                _ms(probe.median_ms),
+                f"{probe.p10_ms:.2f} – {probe.p90_ms:.2f}",
+                "-" if predicted is None else _ms(predicted),
+                "-" if predicted is None else f"{predicted / probe.median_ms - 1:+.1%}",
+            )
+        )
+    print_table(("network", "MACs", "parameters", "latency", "p10 – p90", "predicted", "error"), rows)
+    repeats = sorted(probe.repeats for probe in found.probes)
+    print(
+        "network: channels of the stem, channels × blocks of each stage, mean expansion e\n"
+        f"latency: one image, median of {repeats[0]} to {repeats[-1]} passes; predicted: by a model of the other probes"
+    )
+    if model.error is None:
+        print("too few probes for a model that could be checked: against a budget, predictions count double")
+    else:
+        print(
+            f"the latency model errs by {model.error:.1%} (median); against a budget, predictions count "
+            f"{model.margin:.0%} more"
+        )
+
+
+def _show_within(row: dict[str, Any]) -> None:
+    print()
+    head = ("best network within", "MACs", "parameters", "size", "predicted", "at most", "measured", "")
+    cells = (
+        f"{row['budget']}: {row['network']}",
+        millions(row["macs"]),
+        millions(row["params"]),
+        f"{row['bytes'] / 1e6:.2f} MB",
+        *(_ms(row[key]) for key in ("predicted_ms", "upper_ms", "measured_ms")),
+        "keeps the budget" if row["kept"] else "exceeds the budget",
+    )
+    print_table(head, [cells])
+    print(f"--arch '{json.dumps(row['arch'], separators=(',', ':'))}'")
+
+
+def _short(space: ResNetSpace, arch: Arch) -> str:
+    """Return the shape of a network: channels of the stem, channels × blocks of each stage, mean expansion."""
+    widths = [int(space.channels[i, int(w)]) for i, w in enumerate(arch["w"])]
+    stages = (f"{width}×{int(d) + 1}" for width, d in zip(widths[1:], arch["d"], strict=True))
+    active = [e for i, e in enumerate(arch["e"]) if i % space.most_blocks <= arch["d"][i // space.most_blocks]]
+    return f"{widths[0]} · {' · '.join(stages)}  e {sum(active) / len(active):.2f}"
+
+
+def _ms(time: float) -> str:
+    return f"{time:.2f} ms"
