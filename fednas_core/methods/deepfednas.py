@@ -17,7 +17,9 @@ import numpy as np
 
 from fednas_core.config import SampleConfig
 from fednas_core.methods.superfednas import Draw, TrackingSandwich
+from fednas_core.protocol import Limit
 from fednas_core.search.path import PathRow, mac_matched, range_matched
+from fednas_core.search.within import within
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.values import Arch
 
@@ -42,6 +44,12 @@ def curriculum(space: ResNetSpace, path: Sequence[PathRow], config: SampleConfig
     def mixed(rng: np.random.Generator) -> Arch:
         return in_range(rng) if rng.random() < config.range_share else on_path(rng)
 
+    def narrow(arch: Arch, limit: Limit) -> Arch | None:
+        """The dearest network of the path that fits and is no dearer; below the path, a narrower first one."""
+        most = space.cost(arch).macs
+        fitting = (row.arch for row in reversed(path) if row.cost.macs <= most and limit.allows(row.arch))
+        return next(fitting, None) or within(space, path[0].arch, limit)
+
     first: Draw = lambda rng: path[0].arch  # noqa: E731
     random_first: Draw = lambda rng: matched(rng, 0)  # noqa: E731
     smallest, between = {
@@ -51,4 +59,4 @@ def curriculum(space: ResNetSpace, path: Sequence[PathRow], config: SampleConfig
         "range-matched": (random_first, in_range),
         "mac-matched": (random_first, matched),
     }[config.between]
-    return TrackingSandwich(path[-1].arch, smallest, between)
+    return TrackingSandwich(path[-1].arch, smallest, between, narrow)

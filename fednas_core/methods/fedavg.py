@@ -18,7 +18,7 @@ from fednas_core.errors import RunError
 from fednas_core.protocol import ClientId, ClientInfo, RoundSummary, State, TrainOrder, TrainReport, TrainSettings
 from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.subnets.merge import Merge
+from fednas_core.subnets.merge import Merge, Merging
 from fednas_core.subnets.packing import views
 from fednas_core.values import Arch
 
@@ -34,8 +34,11 @@ class Assignment:
 class ArchSampler(Protocol):
     """Decides which subnet each client of a cohort trains."""
 
-    def assign(self, clients: Sequence[ClientId], rng: np.random.Generator) -> dict[ClientId, Assignment]:
-        """Return one assignment per client of the cohort (sorted by name)."""
+    def assign(self, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
+        """Return an assignment for each client of the cohort (sorted by name) that has room for one.
+
+        What a client is given keeps its limit; a client for which nothing is small enough is left out.
+        """
         ...
 
     def trained(self, client: ClientId, assignment: Assignment) -> None:
@@ -57,9 +60,10 @@ class Everyone:
 
     arch: Arch
 
-    def assign(self, clients: Sequence[ClientId], rng: np.random.Generator) -> dict[ClientId, Assignment]:
+    def assign(self, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
         """See `ArchSampler.assign`."""
-        return dict.fromkeys(clients, Assignment(self.arch, "largest"))
+        able = [client.name for client in clients if client.limit is None or client.limit.allows(self.arch)]
+        return dict.fromkeys(able, Assignment(self.arch, "largest"))
 
     def trained(self, client: ClientId, assignment: Assignment) -> None:
         """Nothing to remember."""
@@ -93,21 +97,24 @@ class SupernetAveraging:
         sampler: ArchSampler,
         weighting: Weighting,
         schedule: Schedule,
+        merge: Merging | None = None,
     ) -> None:
         self.space, self.sampler, self.weighting = space, sampler, weighting
         self._supernet, self._schedule = supernet, schedule
-        self._merge = Merge(supernet)
-        self._open: dict[ClientId, tuple[Assignment, float]] = {}
+        self._merge = merge or Merge(supernet)
+        self._open: dict[ClientId, tuple[int, Assignment, float]] = {}  # the round of an order, what it was, its weight
 
     def plan(
         self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator
     ) -> Mapping[ClientId, TrainOrder]:
         """See `Method.plan`."""
-        assignments = self.sampler.assign([client.name for client in clients], rng)
+        assignments = self.sampler.assign(clients, rng)
         largest = next((name for name, chosen in assignments.items() if chosen.role == "largest"), None)
-        weights = self.weighting.weights(round, {client.name: client.examples for client in clients}, largest)
-        self._open = {name: (chosen, weights[name]) for name, chosen in assignments.items()}
+        examples = {client.name: client.examples for client in clients if client.name in assignments}
+        weights = self.weighting.weights(round, examples, largest) if examples else {}
+        self._open |= {name: (round, chosen, weights[name]) for name, chosen in assignments.items()}
         settings = self._schedule.settings(round)
+        budgets = {client.name: client.budget for client in clients}
         return {
             name: TrainOrder(
                 client=name,
@@ -117,22 +124,23 @@ class SupernetAveraging:
                 tensors=views(self._supernet, self.space.plan(chosen.arch)),
                 settings=settings,
                 seed=derive(self._schedule.seed, round, name, "train"),
+                budget=budgets[name],
             )
             for name, chosen in assignments.items()
         }
 
     def absorb(self, round: int, reports: Iterable[TrainReport]) -> RoundSummary:
-        """See `Method.absorb`; a client's second report of a round is passed over."""
+        """See `Method.absorb`; a client's second report, and one of another round, is passed over."""
         clients = []
         for report in reports:
-            if report.client not in self._open:
+            asked = self._open[report.client][0] if report.client in self._open else None
+            if not asked == round == report.round:
                 continue
-            assignment, weight = self._open.pop(report.client)
+            _, assignment, weight = self._open.pop(report.client)
             self._merge.add(self.space.plan(assignment.arch), report.tensors, weight)
             self.sampler.trained(report.client, assignment)
             clients.append(_row(report, assignment, self.space))
         self._merge.finish()
-        self._open.clear()
         clients.sort(key=lambda row: str(row["client"]))
         examples = sum(row["examples"] for row in clients) or 1
         return RoundSummary(

@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
+from fednas_core.aggregation.trimmed import TrimmedMerge
 from fednas_core.aggregation.weightings import ByExamples, MaxNet, Weighting
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
@@ -18,6 +20,7 @@ from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.protocol import TrainSettings
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.path import PathRow, budgets, pareto_path
+from fednas_core.search.within import within
 from fednas_core.seeding import derive
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.values import Arch
@@ -51,7 +54,8 @@ def _fedavg(config: RunConfig, space: ResNetSpace, path: Sequence[PathRow]) -> P
 def _superfednas(config: RunConfig, space: ResNetSpace, path: Sequence[PathRow]) -> Parts:
     if config.sample.between not in ("auto", "uniform"):
         return curriculum(space, path, config.sample), max_net(config)
-    return TrackingSandwich(space.largest, lambda rng: space.smallest, space.sample), max_net(config)
+    narrow = partial(within, space)
+    return TrackingSandwich(space.largest, lambda rng: space.smallest, space.sample, narrow), max_net(config)
 
 
 def _deepfednas(config: RunConfig, space: ResNetSpace, path: Sequence[PathRow]) -> Parts:
@@ -91,7 +95,8 @@ def make(
     """Return the method that the settings name; `supernet` is trained in place."""
     sampler, weighting = METHODS[config.method].parts(config, space, path)
     schedule = Schedule(config.rounds, scheduled(config), config.seed)
-    return SupernetAveraging(space, supernet, sampler, weighting, schedule)
+    merge = TrimmedMerge(supernet, config.merge.trim) if config.merge.rule == "trimmed" else None
+    return SupernetAveraging(space, supernet, sampler, weighting, schedule, merge)
 
 
 def scheduled(config: RunConfig) -> Callable[[int], TrainSettings]:

@@ -13,37 +13,62 @@ from typing import Any
 import numpy as np
 
 from fednas_core.methods.fedavg import Assignment
-from fednas_core.protocol import ClientId
+from fednas_core.protocol import ClientId, ClientInfo, Limit
 from fednas_core.values import Arch
 
 Draw = Callable[[np.random.Generator], Arch]
 """A way to draw an architecture from a generator."""
+Narrow = Callable[[Arch, Limit], Arch | None]
+"""A way to make an architecture small enough for a device; None if nothing is."""
+
+DRAWS = 64
+"""Draws until one fits a client's budget; after that the last one is narrowed."""
 
 
 class TrackingSandwich:
-    """Sampler ``TS_all_random`` of SuperFedNAS; with draws from a Pareto path, ``TS_optimal_path`` of DeepFedNAS."""
+    """Sampler ``TS_all_random`` of SuperFedNAS; with draws from a Pareto path, ``TS_optimal_path`` of DeepFedNAS.
 
-    def __init__(self, largest: Arch, smallest: Draw, between: Draw) -> None:
-        self._largest, self._smallest, self._between = largest, smallest, between
+    Where devices have budgets, the largest network goes to a client that can hold it (if none can, narrowed, to one
+    that cannot), the others draw until a network fits, and no client is ever given more than its budget.
+    """
+
+    def __init__(self, largest: Arch, smallest: Draw, between: Draw, narrow: Narrow) -> None:
+        self._largest, self._smallest, self._between, self._narrow = largest, smallest, between, narrow
         self._largest_rounds: Counter[ClientId] = Counter()
         self._smallest_rounds: Counter[ClientId] = Counter()
 
-    def assign(self, clients: Sequence[ClientId], rng: np.random.Generator) -> dict[ClientId, Assignment]:
+    def assign(self, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
         """See `ArchSampler.assign`: the largest first, then the smallest, then the rest in order of names."""
         smallest = self._smallest(rng)
-        rest = sorted(clients)
-        top = min(rest, key=lambda client: self._largest_rounds[client])
-        rest.remove(top)
-        chosen = {top: Assignment(self._largest, "largest")}
-        if rest:
-            bottom = min(rest, key=lambda client: self._smallest_rounds[client])
-            rest.remove(bottom)
-            chosen[bottom] = Assignment(smallest, "smallest")
+        rest = sorted(clients, key=lambda client: client.name)
+        wanted: dict[ClientId, tuple[Arch | None, str]] = {}
+        for arch, role, rounds in (
+            (self._largest, "largest", self._largest_rounds),
+            (smallest, "smallest", self._smallest_rounds),
+        ):
+            able = [client for client in rest if client.limit is None or client.limit.allows(arch)] or rest
+            if able:
+                chosen = min(able, key=lambda client: rounds[client.name])
+                rest.remove(chosen)
+                wanted[chosen.name] = self._fitted(arch, chosen.limit), role
         for client in rest:
+            drawn = self._drawn(client.limit, rng)
+            role = "largest" if drawn == self._largest else "smallest" if drawn == smallest else "between"
+            wanted[client.name] = drawn, role
+        return {name: Assignment(arch, role) for name, (arch, role) in wanted.items() if arch}
+
+    def _fitted(self, arch: Arch, limit: Limit | None) -> Arch | None:
+        return arch if limit is None or limit.allows(arch) else self._narrow(arch, limit)
+
+    def _drawn(self, limit: Limit | None, rng: np.random.Generator) -> Arch | None:
+        arch = self._between(rng)
+        if limit is None:
+            return arch
+        for _ in range(DRAWS):
+            if limit.allows(arch):
+                return arch
             arch = self._between(rng)
-            role = "largest" if arch == self._largest else "smallest" if arch == smallest else "between"
-            chosen[client] = Assignment(arch, role)
-        return chosen
+        return self._fitted(arch, limit)
 
     def trained(self, client: ClientId, assignment: Assignment) -> None:
         """Count it: a random draw that happens to be the largest or smallest counts as well."""

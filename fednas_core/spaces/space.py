@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
 class SearchSpace(Protocol):
     """A set of architectures that share the tensors of one supernet, ``build(largest)``.
 
@@ -41,6 +44,14 @@ class SearchSpace(Protocol):
 
     def sample(self, rng: np.random.Generator) -> Arch:
         """Draw every gene independently and uniformly."""
+        ...
+
+    def encode(self, arch: Arch) -> Ints:
+        """Return the architecture as a vector of indices of choices, of which larger ones cost more."""
+        ...
+
+    def decode(self, row: Ints) -> Arch:
+        """Return the architecture that such a vector means: the inverse of `encode`."""
         ...
 
     def build(self, arch: Arch) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 
@@ -89,6 +90,16 @@ class FleetContract:
         assert isinstance(failure, Failure)
         assert "'dance' is not known" in failure.reason and "\n" not in failure.reason
         assert all(isinstance(answers[name], TrainReport) for name in others)
+
+    def test_orders_added_on_the_way_are_carried_out_too(self, fleet: Fleet, orders: Mapping[str, TrainOrder]) -> None:
+        more: deque[TrainOrder] = deque()
+        first, *others = orders
+        answers = []
+        for answer in fleet.train({first: orders[first]}, more):
+            answers.append(answer.client)
+            if others:
+                more.append(orders[others.pop()])
+        assert sorted(answers) == sorted(orders)
 
     def test_no_orders_no_answers(self, fleet: Fleet) -> None:
         assert list(fleet.train({})) == []

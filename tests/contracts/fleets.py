@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -23,9 +24,9 @@ class Around:
     def clients(self) -> Sequence[ClientInfo]:
         return self.inner.clients()
 
-    def train(self, orders: Mapping[str, TrainOrder]) -> Iterator[Answer]:
+    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
         self.seen.append(dict(orders))
-        yield from self.inner.train(orders)
+        yield from self.inner.train(orders, more)
 
     def close(self) -> None:
         self.inner.close()
@@ -40,8 +41,8 @@ class Stopping(Around):
         super().__init__(inner)
         self.round, self.answers, self.stop = round, answers, stop
 
-    def train(self, orders: Mapping[str, TrainOrder]) -> Iterator[Answer]:
-        for count, answer in enumerate(super().train(orders)):
+    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+        for count, answer in enumerate(super().train(orders, more)):
             if next(iter(orders.values())).round == self.round and count == self.answers:
                 raise self.stop
             yield answer
@@ -54,8 +55,8 @@ class Shuffled(Around):
         super().__init__(inner)
         self.key = key
 
-    def train(self, orders: Mapping[str, TrainOrder]) -> Iterator[Answer]:
-        yield from sorted(super().train(orders), key=lambda answer: self.key(answer.client))  # type: ignore[arg-type]
+    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+        yield from sorted(super().train(orders, more), key=lambda answer: self.key(answer.client))  # type: ignore[arg-type]
 
 
 class Hostile(Around):
@@ -65,9 +66,9 @@ class Hostile(Around):
         super().__init__(inner)
         self.spoil = spoil
 
-    def train(self, orders: Mapping[str, TrainOrder]) -> Iterator[Answer]:
+    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
         late: list[Answer] = []
-        for answer in super().train(orders):
+        for answer in super().train(orders, more):
             assert isinstance(answer, TrainReport)
             if answer.client in self.spoil:
                 late += self.spoil[answer.client](answer)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from contracts.samples import answer
 
+from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.protocol import ClientInfo, Method, State, TrainOrder, TrainReport
 from fednas_core.seeding import stream
 from fednas_core.subnets.packing import shapes
@@ -176,6 +178,32 @@ class MethodContract:
         method.absorb(0, [reply])
         for name, region in method.space.plan(reply.arch).items():  # type: ignore[attr-defined]
             assert torch.equal(method.weights()[name][region], reply.tensors[name])
+
+    def test_500_rounds_of_limited_devices_never_exceed_a_budget(self, make: Make) -> None:
+        """Every kind of budget, devices as slow as they come, cohorts that change."""
+        method, rng = make(), np.random.default_rng(7)
+        space: Any = method.space  # type: ignore[attr-defined]
+        largest = space.cost(space.largest)
+        orders_given = 0
+        for round in range(500):
+            clients = []
+            for i in range(int(rng.integers(1, 5))):
+                kind, share = (
+                    rng.choice(["macs", "params", "bytes", "latency_ms", "none"]),
+                    float(rng.uniform(0.02, 1.1)),
+                )
+                slow = float(rng.uniform(1e-6, 1e-4))  # ms a MAC
+                most = slow * largest.macs if kind == "latency_ms" else getattr(largest, kind, 1.0)
+                budget = Budget("d") if kind == "none" else Budget("d", **{str(kind): share * most})
+                predict = lambda arch, slow=slow: slow * space.cost(arch).macs + 0.001  # noqa: E731
+                clients.append(ClientInfo(f"client-{i:02d}", 10, limit=Allowance(budget, space, predict)))
+            orders = method.plan(round, clients, rng)
+            for client in clients:
+                if client.name in orders:
+                    assert client.limit is not None and client.limit.allows(orders[client.name].arch)
+            method.absorb(round, [])
+            orders_given += len(orders)
+        assert orders_given > 100
 
     def test_done_after_its_rounds(self, make: Make) -> None:
         method = make()

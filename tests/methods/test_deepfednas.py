@@ -8,19 +8,20 @@ import pytest
 from fednas_core.config import SampleConfig
 from fednas_core.methods.deepfednas import MATCH_TOLERANCE, curriculum
 from fednas_core.methods.fedavg import Assignment
+from fednas_core.protocol import ClientInfo
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.path import PathRow, pareto_path
 from fednas_core.spaces.registry import load
 
 SPACE = load("small")
 PATH = pareto_path(SPACE, 12, Fitness(lam=0.0))
-NAMES = [f"client-{i:02d}" for i in range(6)]
+CLIENTS = [ClientInfo(f"client-{i:02d}", 10) for i in range(6)]
 
 
 def drawn(config: SampleConfig, rounds: int = 40, path: tuple[PathRow, ...] = PATH) -> Iterator[Assignment]:
     sampler, rng = curriculum(SPACE, path, config), np.random.default_rng(8)
     for _ in range(rounds):
-        yield from sampler.assign(NAMES, rng).values()
+        yield from sampler.assign(CLIENTS, rng).values()
 
 
 def by_role(config: SampleConfig, role: str) -> list[int]:

@@ -9,7 +9,7 @@ from contracts.samples import answer, supernet_of, toy_space
 from fednas_core.aggregation.weightings import ByExamples, MaxNet
 from fednas_core.errors import RunError
 from fednas_core.methods.fedavg import Assignment, Everyone, Schedule, SupernetAveraging
-from fednas_core.protocol import State, TrainSettings
+from fednas_core.protocol import ClientInfo, State, TrainSettings
 from fednas_core.seeding import derive
 
 SPACE = toy_space()
@@ -78,7 +78,7 @@ def test_the_supernet_is_trained_in_place() -> None:
 
 def test_everyone_trains_the_same() -> None:
     sampler = Everyone(SPACE.smallest)
-    chosen = sampler.assign(["a", "b"], np.random.default_rng(1))
+    chosen = sampler.assign([ClientInfo("a", 1), ClientInfo("b", 1)], np.random.default_rng(1))
     assert chosen == {"a": Assignment(SPACE.smallest, "largest"), "b": Assignment(SPACE.smallest, "largest")}
     sampler.trained("a", chosen["a"])
     assert sampler.state() == {}

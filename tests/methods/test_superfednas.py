@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ from contracts.method import CLIENTS, plan, replies
 from contracts.samples import supernet_of, toy_space
 
 from fednas_core.aggregation.weightings import MaxNet
-from fednas_core.methods.fedavg import Schedule, SupernetAveraging
+from fednas_core.devices.budgets import Allowance, Budget
+from fednas_core.methods.fedavg import Assignment, Schedule, SupernetAveraging
 from fednas_core.methods.superfednas import TrackingSandwich
-from fednas_core.protocol import TrainSettings
+from fednas_core.protocol import ClientInfo, TrainSettings
+from fednas_core.search.within import within
 from fednas_core.values import Arch
 
 SPACE = toy_space()
@@ -19,11 +22,11 @@ MIDDLE = SPACE.arch({"d": [1, 0], "e": [0.5] * 4, "w": [1, 0, 1]})
 
 
 def sandwich(between: Arch = MIDDLE) -> TrackingSandwich:
-    return TrackingSandwich(SPACE.largest, lambda rng: SPACE.smallest, lambda rng: between)
+    return TrackingSandwich(SPACE.largest, lambda rng: SPACE.smallest, lambda rng: between, partial(within, SPACE))
 
 
 def uniform() -> TrackingSandwich:
-    return TrackingSandwich(SPACE.largest, lambda rng: SPACE.smallest, SPACE.sample)
+    return TrackingSandwich(SPACE.largest, lambda rng: SPACE.smallest, SPACE.sample, partial(within, SPACE))
 
 
 def counts(sampler: TrackingSandwich, key: str) -> list[int]:
@@ -34,7 +37,7 @@ def counts(sampler: TrackingSandwich, key: str) -> list[int]:
 def test_every_round_has_one_largest_and_one_smallest() -> None:
     sampler, rng = sandwich(), np.random.default_rng(1)
     for _ in range(12):
-        chosen = sampler.assign(NAMES, rng)
+        chosen = sampler.assign(CLIENTS, rng)
         assert list(sorted(chosen)) == NAMES
         assert Counter(a.role for a in chosen.values()) == {"largest": 1, "smallest": 1, "between": 3}
         for assignment in chosen.values():
@@ -48,7 +51,7 @@ def test_every_round_has_one_largest_and_one_smallest() -> None:
 def test_trackers_are_fair_under_full_participation(rounds: int) -> None:
     sampler, rng = sandwich(), np.random.default_rng(1)
     for _ in range(rounds):
-        for name, assignment in sampler.assign(NAMES, rng).items():
+        for name, assignment in sampler.assign(CLIENTS, rng).items():
             sampler.trained(name, assignment)
     for key, spread in (("largest_rounds", 1), ("smallest_rounds", 2)):  # whoever has the largest cannot catch up
         found = counts(sampler, key)
@@ -59,7 +62,7 @@ def test_trackers_are_fair_under_changing_cohorts() -> None:
     sampler, rng = sandwich(), np.random.default_rng(2)
     for _ in range(200):
         cohort = sorted(rng.choice(NAMES, 3, replace=False).tolist())
-        chosen = sampler.assign(cohort, rng)
+        chosen = sampler.assign([client for client in CLIENTS if client.name in cohort], rng)
         top = next(name for name, assignment in chosen.items() if assignment.role == "largest")
         before = sampler.state()["largest_rounds"]
         assert all(before.get(top, 0) <= before.get(name, 0) for name in cohort)
@@ -84,13 +87,13 @@ def test_whoever_fails_with_the_largest_gets_it_again() -> None:
 
 def test_a_draw_that_happens_to_be_the_largest_counts() -> None:
     sampler, rng = sandwich(between=SPACE.largest), np.random.default_rng(1)
-    chosen = sampler.assign(NAMES, rng)
+    chosen = sampler.assign(CLIENTS, rng)
     assert Counter(a.role for a in chosen.values()) == {"largest": 4, "smallest": 1}
     for name, assignment in chosen.items():
         sampler.trained(name, assignment)
     assert sum(counts(sampler, "largest_rounds")) == 4
     sampler = sandwich(between=SPACE.smallest)
-    chosen = sampler.assign(NAMES, rng)
+    chosen = sampler.assign(CLIENTS, rng)
     assert Counter(a.role for a in chosen.values()) == {"largest": 1, "smallest": 4}
 
 
@@ -111,14 +114,14 @@ def test_only_the_tracked_largest_has_the_weight_of_max_net() -> None:
 
 
 def test_two_clients_train_the_largest_and_the_smallest_and_one_the_largest() -> None:
-    chosen = sandwich().assign(["a", "b"], np.random.default_rng(1))
+    chosen = sandwich().assign([ClientInfo("a", 1), ClientInfo("b", 1)], np.random.default_rng(1))
     assert sorted(a.role for a in chosen.values()) == ["largest", "smallest"]
-    assert [a.role for a in sandwich().assign(["a"], np.random.default_rng(1)).values()] == ["largest"]
+    assert [a.role for a in sandwich().assign([ClientInfo("a", 1)], np.random.default_rng(1)).values()] == ["largest"]
 
 
 def test_draws_are_uniform_over_genes() -> None:
     sampler, rng = uniform(), np.random.default_rng(5)
-    archs = [a.arch for _ in range(300) for a in sampler.assign(NAMES, rng).values() if a.role == "between"]
+    archs = [a.arch for _ in range(300) for a in sampler.assign(CLIENTS, rng).values() if a.role == "between"]
     for gene, choices in (("d", 2), ("w", 2)):
         for i in range(len(SPACE.largest[gene])):
             share = sum(arch[gene][i] == choices - 1 for arch in archs) / len(archs)
@@ -129,9 +132,61 @@ def test_the_sampler_continues_from_its_state() -> None:
     one, two = uniform(), uniform()
     rng = np.random.default_rng(3)
     for _ in range(7):
-        for name, assignment in one.assign(NAMES, rng).items():
+        for name, assignment in one.assign(CLIENTS, rng).items():
             one.trained(name, assignment)
     two.restore(one.state())
     for seed in range(5):
-        assert one.assign(NAMES, np.random.default_rng(seed)) == two.assign(NAMES, np.random.default_rng(seed))
+        assert one.assign(CLIENTS, np.random.default_rng(seed)) == two.assign(CLIENTS, np.random.default_rng(seed))
     assert one.state() == two.state()
+
+
+# -- budgets ---------------------------------------------------------------------------------------------------------
+
+
+def limited(name: str, **limits: float) -> ClientInfo:
+    return ClientInfo(name, 10, limit=Allowance(Budget("d", **limits), SPACE))
+
+
+def test_the_largest_goes_to_a_client_that_can_hold_it() -> None:
+    largest, smallest = SPACE.cost(SPACE.largest), SPACE.cost(SPACE.smallest)
+    clients = [
+        limited("a", macs=smallest.macs),
+        limited("b", bytes=largest.bytes),
+        limited("c", params=smallest.params),
+    ]
+    sampler, rng = uniform(), np.random.default_rng(0)
+    for _ in range(20):
+        chosen = sampler.assign(clients, rng)
+        assert chosen["b"] == Assignment(SPACE.largest, "largest")
+        assert SPACE.cost(chosen["a"].arch).macs == smallest.macs
+        assert SPACE.cost(chosen["c"].arch).params == smallest.params
+        for name, assignment in chosen.items():
+            sampler.trained(name, assignment)
+
+
+def test_if_nobody_can_hold_the_largest_they_take_turns_at_what_they_can() -> None:
+    middle = (SPACE.cost(SPACE.largest).macs + SPACE.cost(SPACE.smallest).macs) // 2
+    clients = [limited(name, macs=middle) for name in "abcd"]
+    sampler, rng, turns = uniform(), np.random.default_rng(0), []
+    for _ in range(8):
+        chosen = sampler.assign(clients, rng)
+        top = next(name for name, assignment in chosen.items() if assignment.role == "largest")
+        assert SPACE.cost(SPACE.smallest).macs < SPACE.cost(chosen[top].arch).macs <= middle
+        turns.append(top)
+        for name, assignment in chosen.items():
+            sampler.trained(name, assignment)
+    assert sorted(turns) == sorted("abcd" * 2)
+
+
+def test_a_client_for_which_nothing_is_small_enough_has_no_order() -> None:
+    clients = [limited("a", macs=10), ClientInfo("b", 10)]
+    assert set(uniform().assign(clients, np.random.default_rng(0))) == {"b"}
+    assert uniform().assign(clients[:1], np.random.default_rng(0)) == {}
+
+
+def test_without_limits_the_draws_are_those_without_budgets() -> None:
+    free = [limited(client.name) for client in CLIENTS]
+    for seed in range(5):
+        one, two = (np.random.default_rng(seed) for _ in range(2))
+        assert uniform().assign(free, one) == uniform().assign(CLIENTS, two)
+        assert one.random() == two.random()
