@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fednas_core.config import RunConfig
 from fednas_core.data.augment import Preprocessing
 from fednas_core.data.sources import Images
-from fednas_core.devices.budgets import Budget
+from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.devices.latency import measure
 from fednas_core.errors import InfeasibleError
 from fednas_core.export.bundle import ExportInput, Facts, export
@@ -22,6 +24,7 @@ from fednas_core.search.exact import exact_search
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.fitness import evaluate as score
 from fednas_core.search.path import PathRow
+from fednas_core.search.within import within
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.networks import calibrate, subnet
 from fednas_core.tasks.bench import dataset_of, device_of, precision_of, preprocessing_of, space_of, validation_images
@@ -29,6 +32,8 @@ from fednas_core.training.evaluate import EVAL_BATCH, Evaluation, evaluate
 from fednas_core.values import Arch
 
 CALIBRATION_IMAGES = 512
+SEARCH_BUDGETS = 48
+"""MAC budgets at which the fittest network is looked at for a device that is limited otherwise."""
 FRONTIER_ROWS = 20
 """Architectures of the path that are judged after training, besides those the budgets ask for."""
 EXPORT_SAMPLES = 64
@@ -51,7 +56,7 @@ class Judge:
     """Evaluates subnets of a supernet on the server's images: validation to choose by, test at the end."""
 
     def __init__(self, config: RunConfig, supernet: Mapping[str, Tensor]) -> None:
-        self._config, self._supernet = config, supernet
+        self._config, self.supernet = config, supernet
         self._space, self._device = space_of(config), device_of(config)
         self._precision = precision_of(config.train.precision, self._device)
         self._prepare = preprocessing_of(config)
@@ -59,7 +64,7 @@ class Judge:
 
     def network(self, arch: Arch) -> torch.nn.Module:
         """Return the extracted network, its batch statistics calibrated on validation images if it has any."""
-        module = subnet(self._space, arch, self._supernet, self._device)
+        module = subnet(self._space, arch, self.supernet, self._device)
         calibrate(module, (x for x, _ in prepared(self._calibration(), self._prepare)))
         return module
 
@@ -85,20 +90,41 @@ def prepared(images: Images, prepare: Preprocessing) -> list[tuple[Tensor, Tenso
     return [(prepare(images.x[i : i + EVAL_BATCH]), images.y[i : i + EVAL_BATCH]) for i in starts]
 
 
-def candidates(config: RunConfig, budgets: Sequence[Budget], path: Sequence[PathRow]) -> tuple[Arch, ...]:
-    """Return the architectures worth judging: an even part of the path, and what fits each budget best by fitness."""
+def candidates(config: RunConfig, allowances: Sequence[Allowance], path: Sequence[PathRow]) -> tuple[Arch, ...]:
+    """Return the architectures worth judging: an even part of the path, and for each device what fits it best.
+
+    Raises `InfeasibleError` naming the device that nothing fits.
+    """
     space = space_of(config)
     step = max(1, len(path) // FRONTIER_ROWS)
     chosen = {row.arch: None for row in [*path[::-step], path[0]]}
-    for budget in budgets:
-        fitting = [row.arch for row in path if row.cost.macs <= budget.macs]
+    for allowance in allowances:
+        fitting = [row.arch for row in path if allowance.allows(row.arch)]
         chosen |= dict.fromkeys(fitting[-3:])
-        try:
-            found = exact_search(space, [budget.macs], Fitness(lam=config.sample.fitness_lambda))
-        except InfeasibleError as error:
-            raise InfeasibleError(f"device '{budget.device}': {error}") from error
-        chosen |= dict.fromkeys(found)
+        chosen |= {_fittest(config, space, allowance): None}
     return tuple(sorted(chosen, key=lambda arch: space.cost(arch).macs))
+
+
+def _fittest(config: RunConfig, space: ResNetSpace, allowance: Allowance) -> Arch:
+    """Return the architecture of highest fitness that a device allows.
+
+    A limit on MACs is met exactly; under others it is the fittest that fits of the best at each of many MAC budgets.
+    """
+    budget, fitness = allowance.budget, Fitness(lam=config.sample.fitness_lambda)
+    least, most = (space.cost(arch).macs for arch in (space.smallest, space.largest))
+    try:
+        if min(budget.params, budget.bytes, budget.latency_ms) == math.inf:
+            return exact_search(space, [int(min(budget.macs, most))], fitness)[0]
+    except InfeasibleError as error:
+        raise InfeasibleError(f"device '{budget.device}': {error}") from error
+    found = exact_search(space, [int(macs) for macs in np.geomspace(least, most, SEARCH_BUDGETS)], fitness)
+    fitting = within(space, found[-1], allowance)
+    if fitting is None:
+        raise InfeasibleError(
+            f"device '{budget.device}': nothing in space '{space.name}' keeps its budget of {budget}: the smallest "
+            f"network takes {least:,} MACs, {space.cost(space.smallest).bytes:,} bytes"
+        )
+    return next((arch for arch in reversed(found) if allowance.allows(arch)), fitting)
 
 
 def judge_all(config: RunConfig, judge: Judge, archs: Sequence[Arch]) -> tuple[Judged, ...]:
@@ -114,12 +140,12 @@ def judge_all(config: RunConfig, judge: Judge, archs: Sequence[Arch]) -> tuple[J
     return tuple(judged)
 
 
-def best_within(judged: Sequence[Judged], macs: int) -> Judged | None:
-    """Return the most accurate candidate within a budget, of equals that of least loss; None if nothing fits.
+def best_within(judged: Sequence[Judged], allows: Callable[[Arch], bool]) -> Judged | None:
+    """Return the most accurate candidate that a device allows, of equals that of least loss; None if nothing fits.
 
     A few hundred images cannot tell apart networks that differ by a fraction of a point; their loss often can.
     """
-    fitting = [row for row in judged if row.macs <= macs]
+    fitting = [row for row in judged if allows(row.arch)]
     return max(fitting, key=lambda row: (row.validation_accuracy, -row.validation_loss), default=None)
 
 
@@ -166,7 +192,8 @@ def deliver(config: RunConfig, judge: Judge, budget: Budget, chosen: Judged, fol
     )
     return {
         "device": budget.device,
-        "budget": budget.macs,
+        "budget": str(budget),
+        "budget_macs": None if budget.macs == math.inf else int(budget.macs),
         "arch": chosen.arch.to_json(),
         "validation_accuracy": chosen.validation_accuracy,
         "test_accuracy": test_accuracy,

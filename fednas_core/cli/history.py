@@ -15,7 +15,7 @@ from fednas_core.errors import ArchError, ConfigError, InfeasibleError, RunError
 
 if TYPE_CHECKING:
     from fednas_core.config import RunConfig
-    from fednas_core.devices.budgets import Budget
+    from fednas_core.devices.budgets import Allowance
     from fednas_core.selection import Judge, Judged
 
 
@@ -96,28 +96,34 @@ def export(
     max_macs: Annotated[
         str | None, typer.Option(help="Take the network of best validation accuracy within 500M, 30% or max.")
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="… or within any budget: 8MB, 1.5Mparams, 20ms on this machine, 2M+8MB.")
+    ] = None,
     arch: Annotated[str | None, typer.Option("--arch", help='Take this one: {"d":[…],"e":[…],"w":[…]}.')] = None,
     to: Annotated[Path | None, typer.Option("--to", help="Folder for the model's folder; default: the run's.")] = None,
     output: Output = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Extract a network from a run's checkpoint, test it and export it as a verified model."""
+    from fednas_core.devices.budgets import Budget
     from fednas_core.runs.folder import RunFolder
     from fednas_core.selection import Judge, deliver
     from fednas_core.tasks.bench import space_of
 
-    if max_macs is not None and arch is not None:
-        raise ConfigError("give --max-macs or --arch, not both")
+    if sum(option is not None for option in (max_macs, budget, arch)) > 1:
+        raise ConfigError("give one of --max-macs, --budget and --arch")
     run = RunFolder(run_folder(output, run_id))
     config = run.config()
     done, state = run.load_checkpoint()
-    budget = _budget(config, device, max_macs or "max")
     judge = Judge(config, state.tensors)
-    chosen = _judged(config, judge, arch) if arch is not None else _best(config, judge, budget)
     if arch is not None:
-        budget = replace(budget, macs=space_of(config).cost(chosen.arch).macs)
+        chosen = _judged(config, judge, arch)
+        limit = Budget(device, macs=space_of(config).cost(chosen.arch).macs)
+    else:
+        allowance = _allowance(config, device, max_macs, budget)
+        chosen, limit = _best(config, judge, allowance), allowance.budget
     folder = to.expanduser().resolve() if to else run.path / "models"
-    model = deliver(replace(config, rounds=done), judge, budget, chosen, folder)
+    model = deliver(replace(config, rounds=done), judge, limit, chosen, folder)
     if as_json:
         print_json({**model, "run": run.id, "folder": str(folder / device)})
         return
@@ -125,12 +131,21 @@ def export(
     print(folder / device)
 
 
-def _budget(config: RunConfig, device: str, macs: str) -> Budget:
-    from fednas_core.devices.budgets import Budget, parse_macs
-    from fednas_core.tasks.bench import space_of
+def _allowance(config: RunConfig, device: str, max_macs: str | None, text: str | None) -> Allowance:
+    """Return what the options allow; milliseconds are predicted from measurements on this machine."""
+    from fednas_core.devices.budgets import Allowance, Budget, parse_budget, parse_macs
+    from fednas_core.devices.latency_model import LatencyModel
+    from fednas_core.devices.profile import profile
+    from fednas_core.tasks.bench import device_of, space_of
 
     space = space_of(config)
-    return Budget(device, parse_macs(macs, space.cost(space.largest).macs))
+    largest = space.cost(space.largest).macs
+    if text is None:
+        return Allowance(Budget(device, macs=parse_macs(max_macs or "max", largest)), space)
+    budget = parse_budget(text, largest, device)
+    if not budget.timed:
+        return Allowance(budget, space)
+    return Allowance(budget, space, LatencyModel.fit(space, profile(space, device_of(config)).probes).upper_ms)
 
 
 def _judged(config: RunConfig, judge: Judge, text: str) -> Judged:
@@ -149,19 +164,21 @@ def _judged(config: RunConfig, judge: Judge, text: str) -> Judged:
     return judge_all(config, judge, [arch])[0]
 
 
-def _best(config: RunConfig, judge: Judge, budget: Budget) -> Judged:
+def _best(config: RunConfig, judge: Judge, allowance: Allowance) -> Judged:
     """Judge what fits the budget and return the most accurate; raise `InfeasibleError` if nothing does."""
     from fednas_core.methods.registry import path_of
     from fednas_core.selection import best_within, candidates, judge_all, trained_archs
     from fednas_core.tasks.bench import space_of
 
     space = space_of(config)
-    archs = trained_archs(config, space) or candidates(config, [budget], path_of(config, space, budget.macs))
-    fitting = [arch for arch in archs if space.cost(arch).macs <= budget.macs]
-    chosen = best_within(judge_all(config, judge, fitting), budget.macs) if fitting else None
+    poorest = int(min(allowance.budget.macs, space.cost(space.largest).macs))
+    archs = trained_archs(config, space) or candidates(config, [allowance], path_of(config, space, poorest))
+    fitting = [arch for arch in archs if allowance.allows(arch)]
+    chosen = best_within(judge_all(config, judge, fitting), allowance.allows) if fitting else None
     if chosen is None:
-        cheapest = min(space.cost(arch).macs for arch in archs)
+        cheapest = min((space.cost(arch) for arch in archs), key=lambda cost: cost.macs)
         raise InfeasibleError(
-            f"--max-macs: no trained network has at most {budget.macs:,} MACs; the cheapest has {cheapest:,}"
+            f"no trained network keeps a budget of {allowance.budget}; the cheapest takes {cheapest.macs:,} MACs, "
+            f"{cheapest.params:,} parameters, {cheapest.bytes:,} bytes"
         )
     return chosen

@@ -42,6 +42,27 @@ def read_npz(path: Path, column: str = "") -> Arrays:
     x: uint8 (n, size, size) or (n, size, size, channels); y: integers (n,) from 0 without gaps. `column` names one
     more array (n_train,) of integers or text, under this name or with ``_train`` behind it. Raises `DataError`.
     """
+    archive = open_npz(path)
+    wanted = ["x_train", "y_train", "x_test", "y_test"]
+    key = column if column in archive else f"{column}_train"
+    missing = [name for name in [*wanted, *([key] if column else [])] if name not in archive]
+    if missing:
+        raise DataError(f"'{path}' lacks {', '.join(missing)}; it holds {', '.join(archive) or 'nothing'}")
+    x_train, y_train, x_test, y_test = (archive[name] for name in wanted)
+    groups = archive[key] if column else None
+    x_train, x_test = npz_images(path, "x_train", x_train), npz_images(path, "x_test", x_test)
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise DataError(f"'{path}': images are {x_train.shape[1:]} in x_train but {x_test.shape[1:]} in x_test")
+    y_train = npz_labels(path, "y_train", y_train, len(x_train))
+    y_test = npz_labels(path, "y_test", y_test, len(x_test))
+    count = _classes(path, y_train, y_test)
+    if groups is not None:
+        groups = _npz_groups(path, key, groups, len(x_train))
+    return Arrays(x_train, y_train, x_test, y_test, tuple(str(label) for label in range(count)), groups)
+
+
+def open_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """Return all arrays of an ``.npz`` file; raise `DataError` if it is none."""
     if not path.is_file():
         raise DataError(f"data.path '{path}' is not a file: for data.source 'npz' it names the .npz file")
     try:
@@ -49,30 +70,15 @@ def read_npz(path: Path, column: str = "") -> Arrays:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise DataError(f"'{path}' holds a single array: write it with numpy.savez(path, x_train=…, y_train=…, …)")
         with archive:
-            wanted = ["x_train", "y_train", "x_test", "y_test"]
-            key = column if column in archive.files else f"{column}_train"
-            missing = [name for name in [*wanted, *([key] if column else [])] if name not in archive.files]
-            if missing:
-                held = ", ".join(archive.files) or "nothing"
-                raise DataError(f"'{path}' lacks {', '.join(missing)}; it holds {held}")
-            x_train, y_train, x_test, y_test = (archive[name] for name in wanted)
-            groups = archive[key] if column else None
+            return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"'{path}' cannot be read as .npz ({error}): write it with numpy.savez, with arrays of numbers, not objects"
         ) from error
-    x_train, x_test = _npz_images(path, "x_train", x_train), _npz_images(path, "x_test", x_test)
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise DataError(f"'{path}': images are {x_train.shape[1:]} in x_train but {x_test.shape[1:]} in x_test")
-    y_train = _npz_labels(path, "y_train", y_train, len(x_train))
-    y_test = _npz_labels(path, "y_test", y_test, len(x_test))
-    count = _classes(path, y_train, y_test)
-    if groups is not None:
-        groups = _npz_groups(path, key, groups, len(x_train))
-    return Arrays(x_train, y_train, x_test, y_test, tuple(str(label) for label in range(count)), groups)
 
 
-def _npz_images(path: Path, name: str, x: NDArray[Any]) -> NDArray[np.uint8]:
+def npz_images(path: Path, name: str, x: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return images of an ``.npz`` file as uint8 (n, size, size, channels); raise `DataError`."""
     where = f"'{path}': {name} is {x.dtype} {x.shape}"
     if x.dtype != np.uint8:
         nan = " and holds NaN" if x.dtype.kind == "f" and bool(np.isnan(x).any()) else ""
@@ -82,7 +88,8 @@ def _npz_images(path: Path, name: str, x: NDArray[Any]) -> NDArray[np.uint8]:
     return x if x.ndim == 4 else x.reshape(*x.shape, 1)
 
 
-def _npz_labels(path: Path, name: str, y: NDArray[Any], n: int) -> NDArray[np.int64]:
+def npz_labels(path: Path, name: str, y: NDArray[Any], n: int) -> NDArray[np.int64]:
+    """Return labels of an ``.npz`` file as int64 (n,); raise `DataError`."""
     if y.dtype.kind not in "iu" or y.shape != (n,):
         nan = " and holds NaN" if y.dtype.kind == "f" and bool(np.isnan(y).any()) else ""
         raise DataError(f"'{path}': {name} is {y.dtype} {y.shape}{nan}: expected integers ({n},), one for each image")
@@ -124,7 +131,7 @@ def read_folder(path: Path, size: int = 0) -> Arrays:
     Raises `DataError` for missing or empty folders, class sets that differ, files that cannot be read, images smaller
     than the size, and colour images in a grey set.
     """
-    files = {split: _image_files(path, split) for split in ("train", "test")}
+    files = {split: image_files(path, split) for split in ("train", "test")}
     if set(files["train"]) != set(files["test"]):
         odd = sorted(set(files["train"]) ^ set(files["test"]))
         raise DataError(f"'{path}': train and test must hold the same classes; only one of them has {', '.join(odd)}")
@@ -138,7 +145,7 @@ def read_folder(path: Path, size: int = 0) -> Arrays:
     return Arrays(x_train, y_train, x_test, y_test, classes)
 
 
-def _image_files(path: Path, split: str) -> dict[str, list[Path]]:
+def image_files(path: Path, split: str) -> dict[str, list[Path]]:
     """Return the image files of each class, both in the order of their names."""
     folder = path / split
     if not folder.is_dir():
@@ -161,7 +168,7 @@ def _read_split(files: dict[str, list[Path]], size: int, grey: bool) -> tuple[ND
     y = np.repeat(np.arange(len(files), dtype=np.int64), [len(members) for members in files.values()])
     x = np.empty((len(y), size, size, 1 if grey else 3), dtype=np.uint8)
     for row, file in zip(x, (file for members in files.values() for file in members), strict=True):
-        row[:] = _pixels(file, size, grey)
+        row[:] = pixels(file, size, grey)
     return x, y
 
 
@@ -182,7 +189,7 @@ def _is_grey(image: Image) -> bool:
     return image.mode in ("1", "L", "LA", "La")
 
 
-def _pixels(file: Path, size: int, grey: bool) -> NDArray[np.uint8]:
+def pixels(file: Path, size: int, grey: bool) -> NDArray[np.uint8]:
     """Return the central square of an image, averaged down: uint8 (size, size, channels)."""
     from PIL.Image import Resampling
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -146,10 +150,25 @@ def _spread(kind: str, index: Indices, label: NDArray[Any], **choices: Any) -> t
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         from datasets import Dataset as Table
-        from flwr_datasets import partitioner as partitioners
 
-        partitioner = getattr(partitioners, kind)(**choices)
+        partitioner = getattr(_partitioners(), kind)(**choices)
         partitioner.dataset = Table.from_dict({"index": index, "label": label})
         tables = [partitioner.load_partition(number) for number in range(partitioner.num_partitions)]
         parts = [np.asarray(table.with_format("numpy")["index"][:], dtype=np.int64) for table in tables]
     return tuple(np.sort(part) for part in parts)
+
+
+def _partitioners() -> ModuleType:
+    """Return the partitioners of flwr-datasets without running its package, which imports plots along.
+
+    Those bring scipy, pandas and seaborn: a second for each client process.
+    """
+    name = "flwr_datasets"
+    spec = None if name in sys.modules else find_spec(name)
+    if spec is not None:
+        sys.modules[name] = module_from_spec(spec)
+    try:
+        return import_module(f"{name}.partitioner")
+    finally:
+        if spec is not None:
+            del sys.modules[name]

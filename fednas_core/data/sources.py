@@ -7,8 +7,10 @@ them, how augmentation is fast and how convolutions want them.
 from __future__ import annotations
 
 import http.client
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,37 @@ class Dataset:
     std: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is true of everybody's images: all that a device which brings its own needs to know of the run's.
+
+    `size` is the side in pixels; `mean` and `std` hold one number a channel, for pixels from 0 to 1.
+    """
+
+    name: str
+    size: int
+    channels: int
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object; `from_json` is the inverse."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(told: Mapping[str, Any]) -> Facts:
+        """Return the facts of such an object."""
+        lists = {key: tuple(told[key]) for key in ("classes", "mean", "std")}
+        return Facts(name=told["name"], size=told["size"], channels=told["channels"], **lists)
+
+
+def facts(dataset: Dataset) -> Facts:
+    """Return what is true of the images of a data set."""
+    _, channels, size, _ = dataset.train.x.shape
+    return Facts(dataset.name, size, channels, dataset.classes, dataset.mean, dataset.std)
+
+
 def load(config: DataConfig) -> Dataset:
     """Return the data set that `config` names. The same settings give the same object within a process.
 
@@ -94,8 +127,8 @@ def _load(config: DataConfig) -> Dataset:
     mean, std = STATISTICS.get(config.source, ((0.5,) * channels, (0.25,) * channels))
     return Dataset(
         name=config.source,
-        train=_images(arrays.x_train, arrays.y_train, config.image_size, groups),
-        test=_images(arrays.x_test, arrays.y_test, config.image_size, None),
+        train=as_images(arrays.x_train, arrays.y_train, config.image_size, groups),
+        test=as_images(arrays.x_test, arrays.y_test, config.image_size),
         classes=arrays.classes,
         mean=mean,
         std=std,
@@ -131,15 +164,20 @@ def _read(config: DataConfig) -> Arrays:
 
 
 def _digits() -> Arrays:
-    """Return scikit-learn's 1,797 handwritten digits, 0 to 16 scaled to 0 to 255; a fixed fifth of them is the test."""
-    from sklearn.datasets import load_digits
+    """Return scikit-learn's 1,797 handwritten digits, 0 to 16 scaled to 0 to 255; a fixed fifth of them is the test.
 
-    bunch = load_digits()
-    x = np.rint(bunch.images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    y = bunch.target.astype(np.int64)
+    They are read from its file: importing scikit-learn would cost each client process most of a second.
+    """
+    spec = find_spec("sklearn")
+    path = Path(spec.origin or "").parent / "datasets" / "data" / "digits.csv.gz" if spec else Path()
+    if not path.is_file():
+        raise DataError("data.source 'digits' is part of scikit-learn: install it with  pip install scikit-learn")
+    rows = np.loadtxt(path, delimiter=",")
+    x = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    y = rows[:, -1].astype(np.int64)
     test = np.zeros(len(y), dtype=bool)
     test[draw(y, round(0.2 * len(y)), stream(0, "data.digits"))] = True
-    return Arrays(x[~test], y[~test], x[test], y[test], tuple(str(name) for name in bunch.target_names))
+    return Arrays(x[~test], y[~test], x[test], y[test], tuple(str(digit) for digit in range(10)))
 
 
 def _torchvision(config: DataConfig) -> Arrays:
@@ -180,7 +218,7 @@ def _advice(config: DataConfig, root: Path, problem: str) -> str:
     )
 
 
-def _images(x: NDArray[np.uint8], y: NDArray[np.int64], size: int, groups: NDArray[Any] | None) -> Images:
+def as_images(x: NDArray[np.uint8], y: NDArray[np.int64], size: int, groups: NDArray[Any] | None = None) -> Images:
     """Return arrays (n, size, size, channels) as a split, without a copy if they are in order and the size is right."""
     images = torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2)
     return Images(_shrink(images, size) if size else images, torch.from_numpy(y), groups)

@@ -83,8 +83,8 @@ HTML = """<!doctype html>
 one image, measured where the run ended. Export error: the largest difference of a logit between the exported
 ONNX file and the trained network.</p>
 <div class="wide"><table>
-<thead><tr><th class="text">Device</th><th>Test<br>accuracy</th><th>Validation<br>accuracy</th><th>Budget<br>MACs</th>
-<th>Used<br>MACs</th><th>Parameters</th><th>Weights</th><th>Latency</th><th>Export<br>error</th>
+<thead><tr><th class="text">Device</th><th>Test<br>accuracy</th><th>Validation<br>accuracy</th><th>Budget</th>
+<th>MACs</th><th>Parameters</th><th>Weights</th><th>Latency</th><th>Export<br>error</th>
 <th class="text">Files</th></tr></thead>
 <tbody>
 {% for model in view.models %}
@@ -98,6 +98,24 @@ ONNX file and the trained network.</p>
 {% endfor %}
 </tbody></table></div>
 {% if view.supernet %}<p class="note">{{ view.supernet }}</p>{% endif %}
+</section>
+{% endif %}
+
+{% if view.clients %}
+<section>
+<h2>Each client's own model</h2>
+<p class="note">{{ view.clients_story }} Latency: one image, measured on the device, median.</p>
+<div class="wide"><table>
+<thead><tr><th class="text">Client</th><th class="text">Budget</th><th>Accuracy<br>there</th><th>Images<br>tested</th>
+<th>MACs</th><th>Weights</th><th>Latency<br>there</th><th class="text"></th></tr></thead>
+<tbody>
+{% for row in view.clients %}
+<tr><td class="text">{{ row.client }}</td><td class="text">{{ row.budget }}</td>
+<td><strong>{{ row.accuracy }}</strong></td><td>{{ row.tested }}</td><td>{{ row.macs }}</td><td>{{ row.bytes }}</td>
+<td>{{ row.latency }}</td><td class="text long">{{ row.reason }}</td></tr>
+{% endfor %}
+</tbody></table></div>
+{% if view.more_clients %}<p class="note">And {{ view.more_clients }} more in result.json.</p>{% endif %}
 </section>
 {% endif %}
 
@@ -172,7 +190,7 @@ Run {{ view.id }}. {{ view.story }}
 
 ## The chosen models
 
-| Device | Test accuracy | Validation accuracy | Budget MACs | MACs | Parameters | Weights | Latency | Export error |
+| Device | Test accuracy | Validation accuracy | Budget | MACs | Parameters | Weights | Latency | Export error |
 |---|---:|---:|---:|---:|---:|---:|---:|---:|
 {% for model in view.models %}
 | {{ model.device }} | {{ model.test }} | {{ model.validation }} | {{ model.budget }} | {{ model.macs }} | \
@@ -182,6 +200,19 @@ Run {{ view.id }}. {{ view.story }}
 
 {{ view.supernet }}
 {% endif %}
+{% endif %}
+{% if view.clients %}
+
+## Each client's own model
+
+{{ view.clients_story }}
+
+| Client | Budget | Accuracy there | Images tested | MACs | Weights | Latency there | |
+|---|---|---:|---:|---:|---:|---:|---|
+{% for row in view.clients %}
+| {{ row.client }} | {{ row.budget }} | {{ row.accuracy }} | {{ row.tested }} | {{ row.macs }} | {{ row.bytes }} | \
+{{ row.latency }} | {{ row.reason }} |
+{% endfor %}
 {% endif %}
 {% if view.evaluations %}
 

@@ -40,7 +40,8 @@ def accuracy_against(cost: str, points: Sequence[Event], models: Sequence[Event]
     panel.axes.autoscale_view()
     panel.percent_axis()
     for i, model in chosen:
-        budget = model["budget"] / factor if cost == "macs" else 0.0
+        told = model.get("budget_macs", model["budget"])
+        budget = told / factor if cost == "macs" and finite(told) else 0.0
         panel.mark(model[cost] / factor, model["validation_accuracy"], model["device"], i, budget)
     return panel.svg("lower right")
 

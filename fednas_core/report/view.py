@@ -14,6 +14,7 @@ from fednas_core.report.panel import SERIES, finite
 from fednas_core.report.read import RunData
 
 MOST_REASONS = 50
+MOST_CLIENTS = 100
 FILES = (("card", "card.md"), ("ONNX", "model.onnx"), ("weights", "weights.safetensors"))
 
 
@@ -36,6 +37,9 @@ class View:
     notes: tuple[str, ...]
     tiles: tuple[tuple[str, str], ...]
     models: tuple[Mapping[str, Any], ...]
+    clients: tuple[Mapping[str, str], ...]
+    more_clients: int
+    clients_story: str
     supernet: str
     evaluated: tuple[str, ...]
     evaluations: tuple[tuple[int, tuple[str, ...]], ...]
@@ -51,6 +55,7 @@ def view_of(run: RunData) -> View:
     headline, story = _headline(run)
     failures = _failures(run)
     evaluated, evaluations = _evaluations(run)
+    handed = (run.result or {}).get("clients") or []
     versions = run.versions or (run.result or {}).get("versions", {})
     return View(
         id=_id(run),
@@ -59,6 +64,9 @@ def view_of(run: RunData) -> View:
         notes=run.notes,
         tiles=_tiles(run),
         models=tuple(_model(run, i, model) for i, model in enumerate(run.models)),
+        clients=tuple(map(_client, handed[:MOST_CLIENTS])),
+        more_clients=max(0, len(handed) - MOST_CLIENTS),
+        clients_story=_clients_story(handed) if handed else "",
         supernet=_supernet((run.result or {}).get("supernet") or {}),
         evaluated=evaluated,
         evaluations=evaluations,
@@ -123,7 +131,7 @@ def _model(run: RunData, number: int, model: Mapping[str, Any]) -> dict[str, Any
         "colour": number % len(SERIES),
         "test": percent(model["test_accuracy"]),
         "validation": percent(model["validation_accuracy"]),
-        "budget": count(model["budget"]),
+        "budget": _budget(model["budget"]),
         "macs": count(model["macs"]),
         "params": count(model["params"]),
         "bytes": size(model["bytes"]),
@@ -132,6 +140,40 @@ def _model(run: RunData, number: int, model: Mapping[str, Any]) -> dict[str, Any
         "arch": json.dumps(model["arch"], separators=(",", ":")),
         "files": [(name, quote(path)) for name, path in paths if inside and (run.folder / path).is_file()],
     }
+
+
+def _budget(told: object) -> str:
+    """Return a budget as it is told; a number, as older runs hold, means MACs."""
+    return f"{count(told)} MACs" if isinstance(told, int | float) else str(told)
+
+
+def _client(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the row of a client: the model it was handed and how it does on the device, or why it has none."""
+    cells = {"client": str(row["client"]), "budget": _budget(row["budget"]), "reason": str(row.get("reason") or "")}
+    if cells["reason"]:
+        return cells | dict.fromkeys(("accuracy", "tested", "macs", "bytes", "latency"), MISSING)
+    where = "held out" if row.get("held_out") else "of its training"
+    return cells | {
+        "accuracy": percent(row["accuracy"]),
+        "tested": f"{row.get('tested', 0)} {where}",
+        "macs": count(row["macs"]),
+        "bytes": size(row["bytes"]),
+        "latency": milliseconds(row.get("latency_ms")),
+        "reason": "stored there" if row.get("stored") else "",
+    }
+
+
+def _clients_story(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the spread over the clients in a sentence: mean, worst tenth, and who went without."""
+    reached = sorted(float(row["accuracy"]) for row in rows if not row.get("reason"))
+    if not reached:
+        return "No client could be handed a model."
+    worst = reached[: max(1, len(reached) // 10)]
+    text = (
+        f"{_number(len(reached), 'client')} of {len(rows)} run a model of their own: accuracy there "
+        f"{percent(sum(reached) / len(reached))} on average, {percent(sum(worst) / len(worst))} over the worst tenth."
+    )
+    return text
 
 
 def _supernet(found: Mapping[str, Any]) -> str:

@@ -6,20 +6,23 @@ serves many orders reads and splits its data once.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 
 from fednas_core.config import RunConfig
 from fednas_core.data.augment import Preprocessing
+from fednas_core.data.own import read_own
 from fednas_core.data.partitions import Split, split
-from fednas_core.data.sources import Dataset, Images, load
+from fednas_core.data.sources import Dataset, Facts, Images, draw, facts, load
 from fednas_core.devices.profile import native_bf16
-from fednas_core.errors import ConfigError
+from fednas_core.errors import ConfigError, DataError
 from fednas_core.protocol import ClientId
+from fednas_core.seeding import derive, stream
 from fednas_core.spaces.registry import load as load_space
 from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.tasks.home import Home
 
 
 def dataset_of(config: RunConfig) -> Dataset:
@@ -32,12 +35,17 @@ def split_of(config: RunConfig) -> Split:
     return split(dataset_of(config), config.data, config.seed)
 
 
+def facts_of(config: RunConfig) -> Facts:
+    """Return what is true of the run's images."""
+    return facts(dataset_of(config))
+
+
 @lru_cache(maxsize=8)
-def space_of(config: RunConfig) -> ResNetSpace:
-    """Return the run's search space, fitted to its images and classes."""
-    data = dataset_of(config)
+def space_of(config: RunConfig, told: Facts | None = None) -> ResNetSpace:
+    """Return the run's search space, fitted to its images and classes, or to those of which the server has told."""
+    known = told or facts_of(config)
     space = replace(load_space(config.space.name), norm=config.space.norm)
-    return space.for_data(data.train.x.shape[-1], data.train.x.shape[1], len(data.classes))
+    return space.for_data(known.size, known.channels, len(known.classes))
 
 
 def preprocessing_of(config: RunConfig) -> Preprocessing:
@@ -53,12 +61,58 @@ def client_names(config: RunConfig) -> list[ClientId]:
     return [f"client-{index:0{width}d}" for index in range(count)]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ground:
+    """What a client stands on: the space, how its images are prepared, those it trains on and those it tests on.
+
+    `held_out` is False where it has no images for testing alone and `test` are those it trains on.
+    """
+
+    space: ResNetSpace
+    prepare: Preprocessing
+    train: Images
+    test: Images
+    held_out: bool
+
+
+@lru_cache(maxsize=64)
+def ground_of(config: RunConfig, index: int, home: Home = Home()) -> Ground:  # noqa: B008
+    """Return the ground of client number `index`: its part of the run's images, or the device's own ones.
+
+    The client keeps ``data.holdout`` of its images for testing, drawn class by class; a device whose own data have a
+    test split tests on that.
+    """
+    known = home.facts if home.data and home.facts else facts_of(config)
+    train, test = read_own(home.data, known) if home.data else (client_images(config, index), None)
+    if test is None and config.data.holdout:
+        train, test = held_out(train, config.data.holdout, derive(config.seed, "data.holdout", index))
+    space = space_of(config, known if home.data else None)
+    return Ground(space, Preprocessing(known.mean, known.std), train, test or train, test is not None)
+
+
+def held_out(images: Images, share: float, seed: int) -> tuple[Images, Images]:
+    """Return images to train on and, of each class in proportion, `share` of them to test on (at least one each)."""
+    y = images.y.numpy()
+    count = min(max(1, round(share * len(y))), len(y) - 1)
+    if count < 1:
+        raise DataError(f"setting 'data.holdout' = {share}: a client with a single image has none to spare")
+    chosen = torch.zeros(len(y), dtype=torch.bool)
+    chosen[torch.from_numpy(draw(y, count, stream(seed, "draw")))] = True
+    return Images(images.x[~chosen], images.y[~chosen]), Images(images.x[chosen], images.y[chosen])
+
+
 @lru_cache(maxsize=64)
 def client_images(config: RunConfig, index: int) -> Images:
-    """Return the training images of client number `index`."""
+    """Return all images of client number `index` in the run's data set."""
     train = dataset_of(config).train
     mine = torch.from_numpy(split_of(config).clients[index])
     return Images(train.x[mine], train.y[mine])
+
+
+def examples_of(config: RunConfig, index: int) -> int:
+    """Return how many images client number `index` of the run's data set trains on."""
+    count = len(split_of(config).clients[index])
+    return count - min(max(1, round(config.data.holdout * count)), count - 1) if config.data.holdout else count
 
 
 @lru_cache(maxsize=8)

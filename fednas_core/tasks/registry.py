@@ -8,43 +8,62 @@ from collections.abc import Callable, Mapping
 import torch
 
 from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
+from fednas_core.devices.budgets import budget_of
+from fednas_core.errors import ConfigError, ReplyError
 from fednas_core.protocol import ClientId, ClientInfo, TrainOrder, TrainReport
-from fednas_core.tasks.bench import client_images, client_names, split_of
+from fednas_core.tasks.bench import client_names, examples_of, ground_of
+from fednas_core.tasks.home import Home
+from fednas_core.tasks.install import install
 from fednas_core.tasks.subnet import Work, train_subnet
 
-TASKS: Mapping[str, Callable[[TrainOrder, RunConfig, int, float], Work]] = {"subnet": train_subnet}
+Task = Callable[[TrainOrder, RunConfig, int, Home, float], Work]
+"""Order, settings, number of the client, its device, deadline on the clock of `time.monotonic`."""
+TASKS: Mapping[str, Task] = {"subnet": train_subnet, "install": install}
 
 
-def perform(order: TrainOrder, config: RunConfig, index: int) -> TrainReport:
-    """Carry out an order with the data of client number `index` and report on it.
+def perform(order: TrainOrder, config: RunConfig, index: int, home: Home = Home()) -> TrainReport:  # noqa: B008
+    """Carry out an order with the data of client number `index`, on the device that `home` describes, and report.
 
-    Raises `DeadlineError` when the client's deadline passes, `ConfigError` for a task that does not exist.
+    Raises `DeadlineError` when the client's deadline passes, `ConfigError` for a task that does not exist,
+    `ReplyError` for a network beyond the device's budget.
     """
     if order.task not in TASKS:
         raise ConfigError(f"task '{order.task}' is not known here: allowed are {', '.join(TASKS)}")
-    torch.set_num_threads(1)  # two processes of one thread train 1.2 to 1.5 times faster than one of two
+    _refuse_too_large(order, config, index, home)
+    torch.set_num_threads(home.threads)  # two processes of one thread are 1.2 to 1.5 times faster than one of two
     start = time.monotonic()
-    work = TASKS[order.task](order, config, index, start + config.deadline)
+    work = TASKS[order.task](order, config, index, home, start + config.deadline)
     return TrainReport(
         client=order.client,
         round=order.round,
         arch=order.arch,
         tensors=work.tensors,
-        examples=len(client_images(config, index).y),
+        examples=len(ground_of(config, index, home).train.y),
         loss=work.loss,
         accuracy=work.accuracy,
         macs=work.macs,
         seconds=time.monotonic() - start,
         bytes_down=_size(order.tensors),
         bytes_up=_size(work.tensors),
+        figures=work.figures,
     )
+
+
+def _refuse_too_large(order: TrainOrder, config: RunConfig, index: int, home: Home) -> None:
+    """Raise `ReplyError` if the network exceeds the device's own budget: the device has the last word."""
+    space = ground_of(config, index, home).space
+    for text in filter(None, (home.budget, order.budget)):
+        budget, cost = budget_of(text, config.budgets, space), space.cost(order.arch)
+        if not budget.allows(cost):
+            raise ReplyError(
+                f"refused: a network of {cost.macs:,} MACs, {cost.params:,} parameters, {cost.bytes:,} bytes exceeds "
+                f"this device's budget of {budget}"
+            )
 
 
 def clients_of(config: RunConfig) -> list[ClientInfo]:
     """Return every client of a simulated run."""
-    parts = split_of(config).clients
-    return [ClientInfo(name, len(part)) for name, part in zip(client_names(config), parts, strict=True)]
+    return [ClientInfo(name, examples_of(config, index)) for index, name in enumerate(client_names(config))]
 
 
 def index_of(client: ClientId) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from fednas_core.data.augment import augment, batches
 from fednas_core.protocol import TrainOrder
 from fednas_core.subnets.networks import network
 from fednas_core.subnets.packing import pack, unpack
-from fednas_core.tasks.bench import client_images, device_of, precision_of, preprocessing_of, space_of
+from fednas_core.tasks.bench import Ground, device_of, ground_of, precision_of
+from fednas_core.tasks.home import Home
 from fednas_core.training.loop import Batch, train
 
 TRAINING_FACTOR = 3
@@ -22,35 +23,35 @@ TRAINING_FACTOR = 3
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a task leaves: tensors for the server, what training saw in its last epoch, and the MACs it took."""
+    """What a task leaves: tensors for the server, what training saw in its last epoch, its MACs, and figures."""
 
     tensors: Mapping[str, Tensor]
     loss: float
     accuracy: float
     macs: int
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
-def train_subnet(order: TrainOrder, config: RunConfig, index: int, until: float) -> Work:
+def train_subnet(order: TrainOrder, config: RunConfig, index: int, home: Home, until: float) -> Work:
     """Train the order's network for its epochs; `until` is the deadline on the clock of `time.monotonic`."""
-    space, device = space_of(config), device_of(config)
-    module = network(space, order.arch, order.tensors, device)
+    ground, device = ground_of(config, index, home), device_of(config)
+    module = network(ground.space, order.arch, order.tensors, device)
     precision = precision_of(order.settings.precision, device)
-    outcome = train(module, _epochs(order, config, index, device), order.settings, precision, until)
+    outcome = train(module, _epochs(order, ground, device), order.settings, precision, until)
     trained = dict(module.named_parameters())
     return Work(
         tensors=unpack(pack(trained).cpu(), {name: tuple(tensor.shape) for name, tensor in trained.items()}),
         loss=outcome.loss,
         accuracy=outcome.accuracy,
-        macs=TRAINING_FACTOR * outcome.images * space.cost(order.arch).macs,
+        macs=TRAINING_FACTOR * outcome.images * ground.space.cost(order.arch).macs,
     )
 
 
-def _epochs(order: TrainOrder, config: RunConfig, index: int, device: torch.device) -> Iterator[Iterator[Batch]]:
-    images, prepare = client_images(config, index), preprocessing_of(config)
-    x, y = images.x.to(device), images.y.to(device)
+def _epochs(order: TrainOrder, ground: Ground, device: torch.device) -> Iterator[Iterator[Batch]]:
+    x, y = ground.train.x.to(device), ground.train.y.to(device)
     generator = torch.Generator().manual_seed(order.seed)
     for _ in range(order.settings.epochs):
         yield (
-            (prepare(augment(x[rows], order.settings.augment, generator)), y[rows])
+            (ground.prepare(augment(x[rows], order.settings.augment, generator)), y[rows])
             for rows in batches(len(y), order.settings.batch, generator)
         )

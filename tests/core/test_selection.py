@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from fednas_core.config import RunConfig, read
-from fednas_core.devices.budgets import Budget
+from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.errors import InfeasibleError
 from fednas_core.methods.registry import path_of
 from fednas_core.selection import (
@@ -23,6 +24,7 @@ from fednas_core.selection import (
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of, validation_images
 from fednas_core.training.evaluate import evaluate
+from fednas_core.values import Arch
 
 
 @pytest.fixture
@@ -38,8 +40,8 @@ def test_candidates_fit_every_budget_and_span_the_path(config: RunConfig) -> Non
     space = space_of(config)
     low, high = (space.cost(arch).macs for arch in (space.smallest, space.largest))
     path = path_of(config, space, low)
-    budgets = [Budget("watch", low), Budget("phone", high // 3), Budget("server", high)]
-    found = candidates(config, budgets, path)
+    budgets = [Budget("watch", macs=low), Budget("phone", macs=high // 3), Budget("server", macs=high)]
+    found = candidates(config, [Allowance(budget, space) for budget in budgets], path)
     macs = [space.cost(arch).macs for arch in found]
     assert macs == sorted(macs) and len(set(found)) == len(found)
     assert space.smallest in found and space.largest in found and path[0].arch in found
@@ -51,16 +53,37 @@ def test_candidates_fit_every_budget_and_span_the_path(config: RunConfig) -> Non
 def test_a_budget_that_nothing_meets_names_the_device(config: RunConfig) -> None:
     path = path_of(config, space_of(config), 10)
     with pytest.raises(InfeasibleError, match="device 'watch': .* at most 10 MACs; the cheapest has"):
-        candidates(config, [Budget("watch", 10)], path)
+        candidates(config, [Allowance(Budget("watch", macs=10), space_of(config))], path)
+
+
+@pytest.mark.parametrize("kind", ["params", "bytes", "latency_ms"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_a_device_limited_otherwise_has_the_fittest_network_that_fits(
+    config: RunConfig, kind: str, share: float
+) -> None:
+    space = space_of(config)
+
+    def figure(arch: Arch) -> float:
+        return space.cost(arch).macs / 1e5 if kind == "latency_ms" else float(getattr(space.cost(arch), kind))
+
+    most = max(figure(space.smallest), share * figure(space.largest))
+    allowance = Allowance(Budget("d", **{kind: most}), space, figure)
+    found = candidates(config, [allowance], path_of(config, space, 10))
+    fitting = [arch for arch in found if allowance.allows(arch)]
+    assert fitting and max(map(figure, fitting)) >= 0.4 * most
+    with pytest.raises(InfeasibleError, match="device 'd': nothing in space .* keeps its budget of"):
+        candidates(config, [Allowance(Budget("d", **{kind: 0.01}), space, figure)], path_of(config, space, 10))
 
 
 def test_the_best_within_a_budget_is_of_equals_that_of_least_loss() -> None:
-    rows = [judged(10, 0.5, 0.1), judged(20, 0.9, 0.5), judged(30, 0.9, 0.4), judged(40, 0.95)]
-    assert best_within(rows, 25) is rows[1]
-    assert best_within(rows, 35) is rows[2]
-    assert best_within(rows, 40) is rows[3]
-    assert best_within(rows, 10) is rows[0]
-    assert best_within(rows, 9) is None and best_within([], 9) is None
+    space = space_of(read({}))
+    archs = [space.decode(space.encode(space.largest) - i) for i in (1, 0)] + [space.smallest]
+    rows = [replace(judged(10, 0.9, loss), arch=arch) for arch, loss in zip(archs, (0.5, 0.4, 0.9), strict=True)]
+    rows.append(judged(10, 0.95))
+    assert best_within(rows, lambda arch: arch in archs[:2]) is rows[1]
+    assert best_within(rows, lambda arch: arch == archs[0]) is rows[0]
+    assert best_within(rows, lambda arch: True) is rows[3]
+    assert best_within(rows, lambda arch: False) is None and best_within([], lambda arch: True) is None
 
 
 def test_the_frontier_marks_what_nothing_cheaper_reaches() -> None:

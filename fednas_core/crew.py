@@ -1,0 +1,135 @@
+"""The clients of a run with their devices' budgets: who takes part, what each may be given, and what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fednas_core.config import RunConfig
+from fednas_core.devices.budgets import Allowance, Budget, budget_of, budget_texts
+from fednas_core.devices.limits import client_budget_texts, limits
+from fednas_core.devices.profile import from_json, profile, to_json
+from fednas_core.errors import RunError
+from fednas_core.protocol import ClientId, ClientInfo, Failure, Fleet, Limit, Profile, TrainOrder, TrainReport
+from fednas_core.runs.folder import RunFolder
+from fednas_core.tasks.bench import device_of, space_of
+from fednas_core.values import Arch
+
+DEVICES = "devices.json"
+HERE = "(this machine)"
+"""The name in that file under which the machine of the round loop is noted."""
+
+
+class Crew:
+    """A `Fleet` around another one, whose clients carry the limit that their device's budget sets.
+
+    Clients that can hold none of `archs` take no part. What devices measured is noted in the run's ``devices.json``
+    and holds for the whole run, also after a resume: a budget in milliseconds means the same network in every round.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        config: RunConfig,
+        archs: Sequence[Arch],
+        announce: Callable[[str], None],
+        resumed: RunFolder | None = None,
+    ) -> None:
+        self._fleet, self._config, self._archs, self._announce = fleet, config, archs, announce
+        self._named = budget_texts(config.budgets)
+        self._known: dict[ClientId, ClientInfo] = {}
+        self._run: RunFolder | None = None
+        noted = resumed is not None and (resumed.path / DEVICES).is_file()
+        empty: dict[str, Any] = {"devices": {}, "profiles": {}}
+        self._noted = resumed.read_json(DEVICES) if resumed and noted else empty
+
+    def aboard(self, run: RunFolder) -> None:
+        """From now on note devices in the folder of `run`."""
+        self._run = run
+        self._note()
+
+    def clients(self) -> Sequence[ClientInfo]:
+        """Return the clients that can be called on now and have room for a network, sorted by name."""
+        there = self._fleet.clients()
+        texts = client_budget_texts(self._named, there, self._config.client_budgets)
+        new = [self._measured(replace(i, budget=texts[i.name])) for i in there if i.name not in self._known]
+        if new:
+            found = limits(space_of(self._config), self._named, new, "")
+            for info in new:
+                self._known[info.name] = replace(info, limit=found[info.name])
+                self._refuse_if_too_small(self._known[info.name])
+            self._note()
+        crew = [replace(self._known[info.name], examples=info.examples) for info in there]
+        able = [info for info in crew if self._fits(info)]
+        if crew and not able:
+            raise RunError("no client has room for a network: raise the devices' budgets, or choose a smaller space")
+        return able
+
+    def train(
+        self, orders: Mapping[ClientId, TrainOrder], more: deque[TrainOrder] | None = None
+    ) -> Iterator[TrainReport | Failure]:
+        """See `Fleet.train`."""
+        return self._fleet.train(orders, more)
+
+    def close(self) -> None:
+        """See `Fleet.close`."""
+        self._fleet.close()
+
+    def allowances(self, budgets: Sequence[Budget]) -> tuple[Allowance, ...]:
+        """Return the run's own budgets, for kinds of device; what limits milliseconds is timed on this machine."""
+        timed = [ClientInfo(budget.device, 1, self.here(), budget.device) for budget in budgets if budget.timed]
+        space = space_of(self._config)
+        known = limits(space, self._named, timed, "")
+        return tuple(_allowance(known.get(budget.device)) or Allowance(budget, space) for budget in budgets)
+
+    def here(self) -> Profile:
+        """Return the profile of the machine that this process runs on, measured once."""
+        return self._noted_profile(HERE) or self._keep(
+            HERE, "", profile(space_of(self._config), device_of(self._config))
+        )
+
+    def _measured(self, info: ClientInfo) -> ClientInfo:
+        """Return the client with the profile that the run noted of it, or where it needs one, with this machine's."""
+        noted = self._noted_profile(info.name)
+        if noted:
+            return replace(info, profile=noted)
+        if info.profile is None and budget_of(info.budget, self._config.budgets, space_of(self._config)).timed:
+            return replace(info, profile=self.here())  # simulated here
+        return info
+
+    def _noted_profile(self, name: str) -> Profile | None:
+        found = self._noted["devices"].get(name)
+        if not found or not found["profile"]:
+            return None
+        return from_json(space_of(self._config), self._noted["profiles"][found["profile"]])
+
+    def _keep(self, name: str, budget: str, found: Profile) -> Profile:
+        told = to_json(found)
+        key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]  # simulated clients share one
+        self._noted["profiles"].setdefault(key, told)
+        self._noted["devices"].setdefault(name, {"budget": budget, "profile": key})
+        return found
+
+    def _note(self) -> None:
+        if self._run is None:
+            return
+        for name, info in self._known.items():
+            if info.profile:
+                self._keep(name, info.budget, info.profile)
+            self._noted["devices"].setdefault(name, {"budget": info.budget, "profile": ""})
+        self._run.write_json(DEVICES, self._noted)
+
+    def _fits(self, info: ClientInfo) -> bool:
+        return info.limit is None or any(info.limit.allows(arch) for arch in self._archs)
+
+    def _refuse_if_too_small(self, info: ClientInfo) -> None:
+        if not self._fits(info):
+            self._announce(f"{info.name} takes no part: no network is small enough for its budget of {info.budget}")
+
+
+def _allowance(limit: Limit | None) -> Allowance | None:
+    return limit if isinstance(limit, Allowance) else None

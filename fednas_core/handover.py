@@ -1,0 +1,104 @@
+"""After training: every device is handed a model of its own, within its own budget, and reports how it does there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fednas_core.config import RunConfig
+from fednas_core.crew import Crew
+from fednas_core.devices.budgets import Allowance
+from fednas_core.protocol import ClientInfo, Failure, TrainOrder, TrainReport
+from fednas_core.selection import Judge, Judged
+from fednas_core.subnets.networks import has_batch_norm
+from fednas_core.subnets.packing import views
+from fednas_core.tasks.bench import space_of
+from fednas_core.values import Arch
+
+ATTEMPTS = 3
+"""Models that one device is offered: a latency model may err, and what is too slow is followed by a smaller one."""
+
+
+def hand_over(
+    config: RunConfig, crew: Crew, judge: Judge, judged: Sequence[Judged], run_id: str
+) -> list[dict[str, Any]]:
+    """Give each client the most accurate judged network that its limit allows; return a row for each, by name.
+
+    A device that measures more milliseconds than its budget allows keeps nothing and is offered the best of the
+    cheaper ones. ``reason`` says why a client has no model, '' if it has one.
+    """
+    clients = {client.name: client for client in crew.clients()}
+    choices = {name: _ranked(judged, client) for name, client in clients.items()}
+    rows = {name: _without(client, "no judged network keeps its budget") for name, client in clients.items()}
+    tensors: dict[Arch, Mapping[str, Tensor]] = {}
+    waiting = [name for name in clients if choices[name]]
+    for _ in range(ATTEMPTS):
+        orders = {}
+        for name in waiting:
+            arch = choices[name][0].arch
+            tensors.setdefault(arch, _tensors(config, judge, arch))
+            orders[name] = _order(config, clients[name], arch, tensors[arch], run_id)
+        waiting = []
+        for answer in crew.train(orders) if orders else ():
+            chosen = choices[answer.client][0]
+            rows[answer.client] = _row(clients[answer.client], chosen, answer)
+            if isinstance(answer, TrainReport) and not answer.figures.get("fits"):
+                choices[answer.client] = [row for row in choices[answer.client] if row.macs < chosen.macs]
+                waiting += [answer.client] if choices[answer.client] else []
+    return [rows[name] for name in sorted(rows)]
+
+
+def _ranked(judged: Sequence[Judged], client: ClientInfo) -> list[Judged]:
+    fitting = [row for row in judged if client.limit is None or client.limit.allows(row.arch)]
+    return sorted(fitting, key=lambda row: (-row.validation_accuracy, row.validation_loss))
+
+
+def _tensors(config: RunConfig, judge: Judge, arch: Arch) -> Mapping[str, Tensor]:
+    """Return what travels: the subnet's tensors, and its batch statistics where the server's images set them."""
+    if config.calibrate == "server" and config.space.norm == "batch":
+        module = judge.network(arch).cpu()
+        if has_batch_norm(module):
+            return {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    return views(judge.supernet, space_of(config).plan(arch))
+
+
+def _order(config: RunConfig, client: ClientInfo, arch: Arch, tensors: Mapping[str, Tensor], run_id: str) -> TrainOrder:
+    return TrainOrder(
+        client=client.name,
+        round=config.rounds,
+        task="install",
+        arch=arch,
+        tensors=tensors,
+        settings=config.train.settings(),
+        seed=0,
+        budget=client.budget,
+        returns=False,
+        run=run_id,
+    )
+
+
+def _without(client: ClientInfo, reason: str) -> dict[str, Any]:
+    budget = client.limit.budget if isinstance(client.limit, Allowance) else None
+    return {"client": client.name, "budget": str(budget) if budget else "no limit", "reason": reason}
+
+
+def _row(client: ClientInfo, chosen: Judged, answer: TrainReport | Failure) -> dict[str, Any]:
+    if isinstance(answer, Failure):
+        return _without(client, answer.reason)
+    figures = answer.figures
+    if not figures.get("fits"):
+        return _without(client, f"the smallest network offered takes {figures.get('latency_ms', 0):.2f} ms there")
+    return _without(client, "") | {
+        "arch": chosen.arch.to_json(),
+        "macs": chosen.macs,
+        "params": chosen.params,
+        "bytes": chosen.bytes,
+        "validation_accuracy": chosen.validation_accuracy,
+        "accuracy": answer.accuracy,
+        "tested": int(figures.get("tested", 0)),
+        "held_out": bool(figures.get("held_out")),
+        "latency_ms": figures["latency_ms"],
+        "stored": bool(figures.get("stored")),
+    }

@@ -1,0 +1,84 @@
+"""Task ``install``: a device takes over its model, calibrates, tests and times it there, and keeps what fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fednas_core.config import RunConfig
+from fednas_core.data.sources import Images
+from fednas_core.devices.budgets import budget_of
+from fednas_core.devices.latency import Latency, measure
+from fednas_core.export.bundle import ExportInput, Facts, export
+from fednas_core.protocol import TrainOrder
+from fednas_core.subnets.networks import calibrate, network
+from fednas_core.tasks.bench import Ground, device_of, facts_of, ground_of
+from fednas_core.tasks.home import Home
+from fednas_core.tasks.subnet import Work
+from fednas_core.training.evaluate import EVAL_BATCH, evaluate
+
+CALIBRATION_IMAGES = 512
+EXPORT_SAMPLES = 64
+
+
+def install(order: TrainOrder, config: RunConfig, index: int, home: Home, until: float) -> Work:
+    """Take over the order's network as this device's model.
+
+    Figures: ``latency_ms`` (true median of one image here), ``fits`` (1.0 if that keeps the budget), ``held_out`` (1.0
+    if it was tested on images it never trained on), ``tested`` (number of those images), ``stored`` (1.0 if it lies in
+    the folder that the node's configuration names). A model that is too slow here is neither kept nor said to be.
+    """
+    ground, device = ground_of(config, index, home), device_of(config)
+    module = network(ground.space, order.arch, order.tensors, device)
+    if config.calibrate == "client":
+        calibrate(module, (x for x, _ in _prepared(ground, _first(ground.train, CALIBRATION_IMAGES))))
+    found = evaluate(module, _prepared(ground, ground.test))
+    space = ground.space
+    latency = measure(module, (space.in_channels, space.image_size, space.image_size), threads=home.threads)
+    fits = latency.median_ms <= budget_of(home.budget or order.budget, config.budgets, space).latency_ms
+    if fits and home.models:
+        _store(order, config, home, ground, module.cpu(), latency)
+    return Work(
+        tensors={},
+        loss=found.loss,
+        accuracy=found.accuracy,
+        macs=found.images * space.cost(order.arch).macs,
+        figures={
+            "latency_ms": latency.median_ms,
+            "fits": float(fits),
+            "held_out": float(ground.held_out),
+            "tested": float(found.images),
+            "stored": float(bool(fits and home.models)),
+        },
+    )
+
+
+def _store(
+    order: TrainOrder, config: RunConfig, home: Home, ground: Ground, module: nn.Module, latency: Latency
+) -> None:
+    known = home.facts or facts_of(config)
+    trained = f"{config.method}, {config.rounds} rounds, run {order.run}"
+    item = ExportInput(
+        device=order.client,
+        space=ground.space,
+        arch=order.arch,
+        module=module,
+        mean=known.mean,
+        std=known.std,
+        classes=known.classes,
+        samples=ground.test.x[:EXPORT_SAMPLES],
+        facts=Facts(known.name, trained, latency=latency),
+    )
+    export(item, Path(home.models).expanduser())
+
+
+def _first(images: Images, count: int) -> Images:
+    return Images(images.x[:count], images.y[:count])
+
+
+def _prepared(ground: Ground, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
+    for x, y in zip(torch.split(images.x, EVAL_BATCH), torch.split(images.y, EVAL_BATCH), strict=True):
+        yield ground.prepare(x), y
