@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
@@ -160,18 +161,21 @@ def _received(
     """
     norms: dict[ClientId, float] = {}
     awaited = set(orders)
-    for answer in fleet.train(orders):
+
+    def take(answer: TrainReport | Failure) -> None:
         if answer.client not in awaited:
-            continue
+            return
         awaited.discard(answer.client)
         if isinstance(answer, Failure):
             failures[answer.client] = answer.reason
-            continue
+            return
         try:
             norms[answer.client] = norm(answer)
             room.admit(answer)
         except ReplyError as error:
             failures[answer.client] = why(error, answer.client)
+
+    deque(map(take, fleet.train(orders)), maxlen=0)  # nothing here holds a reply when the next one comes
     failures.update(dict.fromkeys(awaited, NO_ANSWER))
     return {client: norms[client] for client in orders if client in norms}
 

@@ -1,57 +1,50 @@
-"""Replies in a fixed order: what arrives early waits, so that sums come out the same to the last bit in every run.
+"""The waiting room: replies of a round wait until the last one is in, then go on in a fixed order.
 
-Only the few replies that overtake a slow client wait at all; more than `IN_MEMORY` of them wait on disk, so that one
-straggler among a thousand clients costs the server no memory.
+Only then is it known which update is far from the cohort's median, and only in a fixed order do sums come out the same
+to the last bit. Most replies wait on disk: the server's memory does not grow with their number.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from math import prod
 
-from safetensors.torch import load_file, save_file
+import torch
+from torch import Tensor
 
-from fednas_core.protocol import ClientId, Failure, TrainReport
+from fednas_core.aggregation.shelf import Shelf
+from fednas_core.protocol import ClientId, TrainReport
+from fednas_core.subnets.packing import pack, unpack
 
-IN_MEMORY = 8
-
-
-def in_order(answers: Iterable[TrainReport | Failure], order: Sequence[ClientId]) -> Iterator[TrainReport | Failure]:
-    """Yield the answers in the order of their clients in `order`; answers of other clients, and second ones, are lost.
-
-    A client that has not answered when `answers` ends appears as a `Failure`.
-    """
-    with tempfile.TemporaryDirectory(prefix="fednas-replies-") as folder:
-        early: dict[ClientId, Callable[[], TrainReport | Failure]] = {}
-        awaited, position = set(order), 0
-        for answer in answers:
-            if answer.client not in awaited:
-                continue
-            awaited.discard(answer.client)
-            if answer.client == order[position]:
-                yield answer
-                position += 1
-            else:
-                early[answer.client] = _kept(answer, Path(folder), len(early) >= IN_MEMORY)
-            while position < len(order) and order[position] in early:
-                yield early.pop(order[position])()
-                position += 1
-        for client in order[position:]:
-            yield early.pop(client)() if client in early else Failure(client, "gave no answer")
+Shapes = dict[str, tuple[int, ...]]
 
 
-def _kept(answer: TrainReport | Failure, folder: Path, on_disk: bool) -> Callable[[], TrainReport | Failure]:
-    if isinstance(answer, Failure) or not on_disk:
-        return lambda: answer
-    path = folder / f"{answer.client}.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in answer.tensors.items()}, str(path))
-    light = replace(answer, tensors={})
+class WaitingRoom:
+    """Replies of one round, at most one of each client; half a supernet's size of them waits in memory."""
 
-    def fetch() -> TrainReport:
-        tensors = load_file(str(path))
-        path.unlink()
-        return replace(light, tensors=tensors)
+    def __init__(self, supernet: Mapping[str, Tensor]) -> None:
+        self._shelf = Shelf(sum(tensor.numel() * tensor.element_size() for tensor in supernet.values()) // 2)
+        self._there: dict[ClientId, tuple[TrainReport, Shapes, int]] = {}
 
-    return fetch
+    def admit(self, report: TrainReport) -> None:
+        """Let a reply that `check_tensors` accepts wait; raise `RunError` if the disk does not take it."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in report.tensors.items()}
+        self._there[report.client] = replace(report, tensors={}), shapes, self._shelf.put(pack(report.tensors))
+
+    def called(self, clients: Iterable[ClientId]) -> Iterator[TrainReport]:
+        """Yield the replies of these clients one by one, in this order.
+
+        Their tensors, which the caller may change, are those of one buffer: they hold until the next reply is called.
+        """
+        buffer = torch.empty(max((sum(map(prod, shapes.values())) for _, shapes, _ in self._there.values()), default=0))
+        for client in clients:
+            report, shapes, number = self._there.pop(client)
+            flat = self._shelf.read(number, out=buffer)
+            self._shelf.drop(number)
+            yield replace(report, tensors=unpack(flat, shapes))
+
+    def close(self) -> None:
+        """Give memory and disk back."""
+        self._there.clear()
+        self._shelf.clear()

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +27,18 @@ CACHED = 1 << 17
 """Coordinates that are divided, written and zeroed together: half a megabyte stays in the processor's cache."""
 
 Bounds = tuple[tuple[int, int], ...]
+
+
+class Merging(Protocol):
+    """A way to put replies together into one supernet: `add` one by one, then `finish`, round after round."""
+
+    def add(self, plan: Plan, tensors: Mapping[str, Tensor], weight: float) -> None:
+        """Add one reply that `check_tensors` accepts, with a weight above zero."""
+        ...
+
+    def finish(self) -> None:
+        """Write what came of the replies into the supernet, in place, and be ready for the next round."""
+        ...
 
 
 class Merge:

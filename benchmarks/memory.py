@@ -1,0 +1,112 @@
+"""Server memory: how much a round of many replies takes on top of the supernet.
+
+    python benchmarks/memory.py [--quick] [--space cifar-quarter]
+
+A fake fleet answers at once, each reply in fresh memory. Every row is a process of its own, which runs two rounds: `mb`
+is the peak of its resident memory during both, above what it held before the first (interpreter, libraries and
+the supernet; not the sums of the merge). What lies in the system's page cache is not resident memory and does not
+count. Replies are subnets drawn at random, or all of them the largest, which is the worst case.
+Prints one line of JSON: for each row megabytes and supernets above the baseline, and milliseconds for each reply.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import options, show
+
+from fednas_core.config import read
+from fednas_core.methods.registry import make
+from fednas_core.protocol import ClientInfo, TrainOrder, TrainReport
+from fednas_core.rounds import run_round
+from fednas_core.spaces.modules import initial_weights
+from fednas_core.subnets.packing import extract
+from fednas_core.tasks.bench import space_of
+
+ROUNDS = 2
+RULES: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "mean, clip": {"merge.clip": 1.0},
+    "trimmed": {"merge.rule": "trimmed"},
+}
+
+
+class Instant:
+    """Clients that answer at once: what they were sent, and a little more."""
+
+    def __init__(self, replies: int, space: Any) -> None:
+        self._names, self._space = [f"client-{i:04d}" for i in range(replies)], space
+        self.seconds = 0.0
+
+    def clients(self) -> Sequence[ClientInfo]:
+        return [ClientInfo(name, 10) for name in self._names]
+
+    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[TrainReport]:
+        for number, order in enumerate(orders.values()):
+            yield self._answer(order, number)
+
+    def _answer(self, order: TrainOrder, number: int) -> TrainReport:
+        start = time.perf_counter()
+        tensors = extract({**order.tensors}, {n: tuple(slice(0, s) for s in t.shape) for n, t in order.tensors.items()})
+        for tensor in tensors.values():
+            tensor.add_(0.001 * (1 + number % 7))
+        self.seconds += time.perf_counter() - start
+        return TrainReport(order.client, order.round, order.arch, tensors, 10, 1.0, 0.5, 1, 0.1, 0, 0)
+
+    def close(self) -> None:
+        pass
+
+
+def resident(key: str) -> int:
+    """Return bytes of resident memory: ``VmRSS``, of now, or ``VmHWM``, the most since the last reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def measure(space_name: str, method: str, rule: str, replies: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    config = read({"method": method, "space.name": space_name, "rounds": ROUNDS, **RULES[rule]})
+    space = space_of(config)
+    supernet = initial_weights(space, 0)
+    size = sum(tensor.numel() * 4 for tensor in supernet.values())
+    made, fleet = make(config, space, [], supernet), Instant(replies, space)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    before, start = resident("VmRSS"), time.perf_counter()
+    for index in range(ROUNDS):
+        run_round(config, made, fleet, index)
+    seconds = time.perf_counter() - start - fleet.seconds
+    above = resident("VmHWM") - before
+    return {
+        "replies": replies,
+        "subnets": "largest" if method == "fedavg" else "random",
+        "merge": rule,
+        "mb": above / 1e6,
+        "supernets": above / size,
+        "ms_a_reply": 1e3 * seconds / (ROUNDS * replies),
+        "supernet_mb": size / 1e6,
+    }
+
+
+def main() -> None:
+    chosen = options(__doc__, space={"default": "cifar-quarter", "help": "a preset's name"})
+    counts = (20, 200)
+    cases = [("superfednas", rule, n) for rule in RULES for n in counts] + [("fedavg", "mean", n) for n in counts]
+    if chosen.quick:
+        cases = [("superfednas", "mean", n) for n in counts]
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for case in cases:
+        with ProcessPoolExecutor(1, context) as pool:
+            rows.append(pool.submit(measure, chosen.space, *case).result())
+    show({"benchmark": "memory", "supernet_mb": rows[0].pop("supernet_mb"), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""The synchronous loop: what is refused and why, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from contracts.fleets import Answer, Around
+
+from fednas_core.aggregation.norms import update_norm
+from fednas_core.config import RunConfig, read
+from fednas_core.errors import RunError
+from fednas_core.local import LocalFleet
+from fednas_core.methods.fedavg import SupernetAveraging
+from fednas_core.methods.registry import make, path_of
+from fednas_core.protocol import ClientInfo, Failure, RoundSummary, State, TrainOrder, TrainReport
+from fednas_core.rounds import NO_ANSWER, NO_ROOM, rounds, run_round
+from fednas_core.seeding import derive
+from fednas_core.spaces.modules import initial_weights
+from fednas_core.tasks.bench import space_of
+from fednas_core.values import Arch
+
+Spoil = Callable[[TrainReport, TrainOrder], Sequence[Answer]]
+BAD = "client-02"
+
+
+class Lying(Around):
+    """One client spoils its answers; it sees what it was sent, and its answer of the round before."""
+
+    def __init__(self, inner: Any, spoil: Spoil, client: str = BAD, rounds: Iterable[int] = range(100)) -> None:
+        super().__init__(inner)
+        self.spoil, self.client, self.rounds = spoil, client, set(rounds)
+
+    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+        for answer in super().train(orders, more):
+            if answer.client == self.client and isinstance(answer, TrainReport) and answer.round in self.rounds:
+                yield from self.spoil(answer, orders[answer.client])
+            else:
+                yield answer
+
+
+def method_of(config: RunConfig) -> SupernetAveraging:
+    space = space_of(config)
+    weights = initial_weights(space, derive(config.seed, "weights"))
+    return make(config, space, path_of(config, space, space.cost(space.smallest).macs), weights)
+
+
+def same(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> bool:
+    return set(one) == set(two) and all(torch.equal(one[name], two[name]) for name in one)
+
+
+# -- hostile replies -----------------------------------------------------------------------------------------------
+
+
+def with_head(report: TrainReport, change: Callable[[torch.Tensor], torch.Tensor]) -> list[Answer]:
+    return [replace(report, tensors={**report.tensors, "head.weight": change(report.tensors["head.weight"].clone())})]
+
+
+def times(factor: float) -> Spoil:
+    """Move `factor` times as far."""
+
+    def spoil(report: TrainReport, order: TrainOrder) -> list[Answer]:
+        far = {name: order.tensors[name] + factor * (t - order.tensors[name]) for name, t in report.tensors.items()}
+        return [replace(report, tensors=far)]
+
+    return spoil
+
+
+def absent(report: TrainReport, order: TrainOrder) -> list[Answer]:
+    return []
+
+
+def other_name(report: TrainReport, order: TrainOrder) -> list[Answer]:
+    return [
+        replace(report, tensors={("tail" + n[4:] if n == "head.weight" else n): t for n, t in report.tensors.items()})
+    ]
+
+
+def path_as_name(report: TrainReport, order: TrainOrder) -> list[Answer]:
+    return [replace(report, tensors={**report.tensors, "../../../etc/passwd": torch.zeros(3)})]
+
+
+def other_arch(report: TrainReport, order: TrainOrder) -> list[Answer]:
+    genes = tuple((name, tuple(reversed(values))) for name, values in report.arch.genes)
+    return [replace(report, arch=Arch((*genes, ("x", (1,)))))]
+
+
+def of_another_round(report: TrainReport, order: TrainOrder) -> list[Answer]:
+    return [replace(report, round=report.round + 1)]
+
+
+HOSTILE: dict[str, tuple[Spoil, str]] = {
+    "names": (other_name, "tensor 'tail.weight': found a tensor that its architecture does not have"),
+    "a path in a name": (path_as_name, "tensor '../../../etc/passwd': found a tensor that its architecture does not"),
+    "shapes": (lambda r, o: with_head(r, lambda t: t[:1]), "tensor 'head.weight': found shape (1, "),
+    "broadcastable": (lambda r, o: with_head(r, lambda t: t[:1, :1]), "tensor 'head.weight': found shape (1, 1)"),
+    "dtypes": (lambda r, o: with_head(r, lambda t: t.half()), "found torch.float16, allowed torch.float32"),
+    "doubles": (lambda r, o: with_head(r, lambda t: t.double()), "found torch.float64, allowed torch.float32"),
+    "architecture": (other_arch, "answered for another architecture or round"),
+    "NaN": (lambda r, o: with_head(r, lambda t: t.fill_(math.nan)), "values that are not finite"),
+    "infinity": (lambda r, o: with_head(r, lambda t: t.fill_(-math.inf)), "values that are not finite"),
+    "values": (lambda r, o: with_head(r, lambda t: t + 1e9), "found values up to 1e+09, allowed values up to"),
+    "norm": (times(1000.0), "times the cohort's median, allowed is up to 100 times (merge.outlier)"),
+    "norm, flipped": (times(-1000.0), "times the cohort's median, allowed is up to 100 times (merge.outlier)"),
+    "replayed": (of_another_round, "answered for another architecture or round"),
+    "examples": (lambda r, o: [replace(r, examples=10**12)], "examples: found 1000000000000, allowed up to the "),
+    "examples below zero": (lambda r, o: [replace(r, examples=-5)], "examples: found -5, allowed up to the "),
+    "loss": (lambda r, o: [replace(r, loss=math.nan)], "loss: found nan, allowed a finite number from 0"),
+    "accuracy": (lambda r, o: [replace(r, accuracy=1e9)], "accuracy: found 1000000000.0, allowed a number from 0 to 1"),
+    "seconds": (lambda r, o: [replace(r, seconds=math.inf)], "seconds: found inf, allowed a finite number from 0"),
+}
+MERGES = [{}, {"merge.clip": 1.0}, {"merge.rule": "trimmed", "merge.trim": 0.34}]
+
+
+class Recorded(Around):
+    """Answers a first round as the clients answered it before: they train the same whatever merges their replies."""
+
+    answers: dict[str, list[Answer]] = {}
+
+    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+        key = str([(str(order.arch), order.round, order.seed) for order in orders.values()])
+        if key not in self.answers:
+            self.answers[key] = list(super().train(orders, more))
+        yield from self.answers[key]
+
+
+def one_round(config: RunConfig, spoil: Spoil) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The event and the weights of a first round in which one client spoils its answer."""
+    method = method_of(config)
+    event = run_round(config, method, Lying(Recorded(LocalFleet(config)), spoil), 0)
+    return event, dict(method.weights())
+
+
+@pytest.mark.parametrize("merge", MERGES, ids=["mean", "clip", "trimmed"])
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_reply_is_told_of_and_leaves_no_trace(
+    tiny_pairs: dict[str, Any], what: str, merge: dict[str, Any]
+) -> None:
+    config = read({**tiny_pairs, **merge})
+    spoil, reason = HOSTILE[what]
+    without, wanted = one_round(config, absent)
+    event, found = one_round(config, spoil)
+    assert without["failures"] == [{"client": BAD, "reason": NO_ANSWER}]
+    assert [row["client"] for row in event["clients"]] == ["client-00", "client-01", "client-03"]
+    (failure,) = event["failures"]
+    assert failure["client"] == BAD and reason in failure["reason"] and "\n" not in failure["reason"]
+    assert event["update_norm"] == without["update_norm"] and same(found, wanted)
+
+
+def test_what_follows_a_clients_first_answer_is_lost(tiny_pairs: dict[str, Any]) -> None:
+    config = read(tiny_pairs)
+    one, two = method_of(config), method_of(config)
+    honest = run_round(config, one, LocalFleet(config), 0)
+
+    def again(report: TrainReport, order: TrainOrder) -> list[Answer]:
+        return [report, *times(50.0)(report, order), report, Failure(report.client, "changed its mind")]
+
+    dirty = run_round(config, two, Lying(LocalFleet(config), again), 0)
+    assert dirty["failures"] == [] == honest["failures"] and len(dirty["clients"]) == 4
+    assert same(one.weights(), two.weights())
+
+
+def test_an_answer_of_the_round_before_is_refused(tiny_pairs: dict[str, Any]) -> None:
+    config, kept = read(tiny_pairs), list[TrainReport]()
+    one, two = method_of(config), method_of(config)
+
+    def replayed(report: TrainReport, order: TrainOrder) -> list[Answer]:
+        kept.append(report)
+        return [kept[0]]
+
+    for method, fleet in (
+        (one, Lying(LocalFleet(config), replayed)),
+        (two, Lying(LocalFleet(config), absent, rounds=[1])),
+    ):
+        event = [run_round(config, method, fleet, index) for index in range(2)][1]
+        assert [failure["client"] for failure in event["failures"]] == [BAD]
+    assert same(one.weights(), two.weights())
+
+
+def test_the_weight_of_a_reply_is_what_the_roster_knows_of_its_client(tiny_pairs: dict[str, Any]) -> None:
+    config = read({**tiny_pairs, "method": "fedavg"})
+    one, two = method_of(config), method_of(config)
+    run_round(config, one, LocalFleet(config), 0)
+    run_round(config, two, Lying(LocalFleet(config), lambda r, o: [replace(r, examples=1)]), 0)
+    assert same(one.weights(), two.weights())
+
+
+def test_a_client_without_room_is_told_of(tiny_pairs: dict[str, Any]) -> None:
+    class Nothing:
+        def allows(self, arch: Arch) -> bool:
+            return False
+
+    class Small(Around):
+        def clients(self) -> list[ClientInfo]:
+            return [replace(c, limit=Nothing() if c.name == BAD else None) for c in super().clients()]
+
+    config = read(tiny_pairs)
+    event = run_round(config, method_of(config), Small(LocalFleet(config)), 0)
+    assert event["failures"] == [{"client": BAD, "reason": NO_ROOM}] and len(event["clients"]) == 3
+
+
+# -- norms ---------------------------------------------------------------------------------------------------------
+
+
+class Watched(SupernetAveraging):
+    """A method that notes how far what it absorbs has moved."""
+
+    moved: dict[str, float]
+
+    def plan(self, round: int, clients: Sequence[ClientInfo], rng: Any) -> Mapping[str, TrainOrder]:
+        self.orders = super().plan(round, clients, rng)
+        self.moved = {}
+        return self.orders
+
+    def absorb(self, round: int, reports: Iterable[TrainReport]) -> RoundSummary:
+        def noted() -> Iterator[TrainReport]:
+            for report in reports:
+                self.moved[report.client] = update_norm(report.tensors, self.orders[report.client].tensors)
+                yield report
+
+        return super().absorb(round, noted())
+
+
+def watched(config: RunConfig) -> Watched:
+    method = method_of(config)
+    method.__class__ = Watched
+    assert isinstance(method, Watched)
+    return method
+
+
+def test_the_event_tells_norms_and_their_median(tiny_pairs: dict[str, Any]) -> None:
+    config = read(tiny_pairs)
+    method = watched(config)
+    event = run_round(config, method, LocalFleet(config), 0)
+    norms = {row["client"]: row["update_norm"] for row in event["clients"]}
+    assert norms == method.moved and all(norm > 0 for norm in norms.values())
+    assert event["update_norm"] == sorted(norms.values())[1]
+
+
+@pytest.mark.parametrize("clip", [0.5, 1.0])
+def test_clipping_shortens_to_a_multiple_of_the_median(tiny_pairs: dict[str, Any], clip: float) -> None:
+    config = read({**tiny_pairs, "merge.clip": clip})
+    method = watched(config)
+    event = run_round(config, method, LocalFleet(config), 0)
+    for row in event["clients"]:
+        wanted = min(row["update_norm"], clip * event["update_norm"])
+        assert method.moved[row["client"]] == pytest.approx(wanted, rel=1e-3)
+    assert any(row["update_norm"] > clip * event["update_norm"] for row in event["clients"])
+
+
+def test_of_two_replies_the_rounds_before_tell_which_is_far_out(tiny_pairs: dict[str, Any]) -> None:
+    config = read({**tiny_pairs, "data.clients": 2})
+    fleet = Lying(LocalFleet(config), times(300.0), "client-01", rounds=[1])
+    method = method_of(config)
+    first = run_round(config, method, fleet, 0)
+    event = run_round(config, method, fleet, 1, first["update_norm"])
+    assert "times the cohort's median" in event["failures"][0]["reason"]
+    assert event["failures"][0]["client"] == "client-01" and event["update_norm"] <= first["update_norm"]
+
+
+def test_nobody_left_ends_with_the_reasons(tiny_pairs: dict[str, Any]) -> None:
+    config = read({**tiny_pairs, "data.clients": 1})
+    with pytest.raises(RunError, match=r"round 2: none of the 1 clients .* times the cohort's median"):
+        run_round(config, method_of(config), Lying(LocalFleet(config), times(100.0), "client-00"), 1, 1e-4)
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_run_that_goes_on_decides_as_if_it_had_not_stopped(tiny_pairs: dict[str, Any], stop: int) -> None:
+    config = read({**tiny_pairs, "rounds": 4, "cohort": 2, "merge.clip": 0.7})
+    whole, parts = method_of(config), method_of(config)
+    events = list(rounds(config, whole, LocalFleet(config), 0))
+    first = [event for _, event in zip(range(stop), rounds(config, parts, LocalFleet(config), 0), strict=False)]
+    again = method_of(config)
+    again.restore(State({n: t.clone() for n, t in parts.state().tensors.items()}, parts.state().data))
+    second = list(rounds(config, again, LocalFleet(config), stop, first[-1]["update_norm"]))
+    assert [e["update_norm"] for e in [*first, *second]] == [e["update_norm"] for e in events]
+    assert [e["round"] for e in [*first, *second]] == [1, 2, 3, 4]
+    assert same(whole.weights(), again.weights())
