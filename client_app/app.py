@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict
+from dataclasses import replace
 from functools import lru_cache
 from typing import TypeVar
 
@@ -15,15 +14,18 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from client_app.records import Request, read_request, reply_content
-from client_app.settings import serves
+from client_app.settings import home_of, own_name, serves
 from fednas_core.config import RunConfig, read
-from fednas_core.devices.profile import available_cores, profile
+from fednas_core.data.sources import Facts
+from fednas_core.devices.profile import profile, to_json
 from fednas_core.errors import DeadlineError, FednasError, RunError
 from fednas_core.fingerprint import fingerprint
 from fednas_core.protocol import Profile
-from fednas_core.tasks.bench import client_names, device_of, space_of, split_of
+from fednas_core.tasks.bench import client_names, device_of, examples_of, ground_of, space_of
+from fednas_core.tasks.feedback import pack_answer
+from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import perform
-from fednas_core.wire import Packet, pack_report, read_order
+from fednas_core.wire import Packet, read_order
 
 Result = TypeVar("Result")
 
@@ -32,32 +34,29 @@ GRACE_S = 5.0
 FAILED = 2
 """Flower's code of an error in the ClientApp."""
 
-# Flower asks two CPUs for a simulated client unless told otherwise, and each of ours computes with one thread. This
-# module is imported before Ray starts: offering Ray two CPUs a core makes the plain `flwr run` use every core.
-os.environ.setdefault("RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": 2 * available_cores()}))
-
 app = ClientApp()
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Carry out one order."""
-    return _answer(message, _train)
+    return _answer(message, context, _train)
 
 
 @app.query("profile")
 def describe(message: Message, context: Context) -> Message:
     """Say which clients this node serves, with how many examples each, and what its device measured of itself."""
-    return _answer(message, lambda _, config: _describe(context, config))
+    return _answer(message, context, lambda request, config, home: _describe(context, config, home))
 
 
-def _answer(message: Message, work: Callable[[Request, RunConfig], Packet]) -> Message:
+def _answer(message: Message, context: Context, work: Callable[[Request, RunConfig, Home], Packet]) -> Message:
     """Return the reply of `work`, or an error that says why there is none."""
     torch.set_num_threads(1)
     try:
         request = read_request(message.content)
         _check_code(request.code)
-        packet = work(request, read(json.loads(request.settings)))
+        home = replace(home_of(context.node_config), facts=Facts.from_json(json.loads(request.facts)))
+        packet = work(request, read(json.loads(request.settings)), home)
     except FednasError as error:
         return Message(Error(FAILED, str(error)), reply_to=message)
     return Message(reply_content(packet), reply_to=message)
@@ -73,9 +72,11 @@ def _check_code(theirs: str) -> None:
         )
 
 
-def _train(request: Request, config: RunConfig) -> Packet:
-    order = read_order(request.packet)
-    return pack_report(within(config.deadline, lambda: perform(order, config, request.index)))
+def _train(request: Request, config: RunConfig, home: Home) -> Packet:
+    space = ground_of(config, request.index, home).space
+    order = read_order(request.packet, space, config.wire)
+    report = within(config.deadline, lambda: perform(order, config, request.index, home))
+    return pack_answer(report, order, config, space, home)
 
 
 def within(deadline_s: float, work: Callable[[], Result], grace_s: float = GRACE_S) -> Result:
@@ -93,12 +94,16 @@ def within(deadline_s: float, work: Callable[[], Result], grace_s: float = GRACE
     return future.result()
 
 
-def _describe(context: Context, config: RunConfig) -> Packet:
-    parts = split_of(config).clients
-    clients = [(name, index, len(parts[index])) for name, index in serves(context.node_config, client_names(config))]
-    return Packet(json.dumps({"clients": clients, "profile": asdict(_measured(config))}), {})
+def _describe(context: Context, config: RunConfig, home: Home) -> Packet:
+    if home.data:
+        clients = [(own_name(context.node_config), 0, len(ground_of(config, 0, home).train.y))]
+    else:
+        served = serves(context.node_config, client_names(config))
+        clients = [(name, index, examples_of(config, index)) for name, index in served]
+    told = {"clients": clients, "profile": to_json(_measured(config, home)), "budget": home.budget}
+    return Packet(json.dumps(told), {})
 
 
 @lru_cache(maxsize=1)
-def _measured(config: RunConfig) -> Profile:
-    return profile(space_of(config), device_of(config))
+def _measured(config: RunConfig, home: Home) -> Profile:
+    return profile(space_of(config, home.facts if home.data else None), device_of(config), home.threads)

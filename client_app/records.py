@@ -11,10 +11,14 @@ from fednas_core.wire import Packet
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A packet, the run's settings as text, the number of the client it is for and the hash of the server's code."""
+    """A packet, settings and facts of the run as JSON, the number of the client, and the hash of the server's code.
+
+    Settings that have their default are left out.
+    """
 
     packet: Packet
     settings: str
+    facts: str
     index: int
     code: str
 
@@ -27,6 +31,7 @@ def read_request(content: RecordDict) -> Request:
     return Request(
         packet=Packet(str(record["head"]), buffers),
         settings=str(record["settings"]),
+        facts=str(record["facts"]),
         index=int(str(record["index"])),
         code=str(record["code"]),
     )

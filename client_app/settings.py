@@ -1,4 +1,4 @@
-"""What a node's own configuration says: which clients it serves."""
+"""What a node's own configuration says: which clients it serves, and what is true of its device."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from fednas_core.errors import ConfigError
 from fednas_core.protocol import ClientId
+from fednas_core.tasks.home import Home
 
 Scalar = str | int | float | bool
 
@@ -25,6 +26,31 @@ def serves(node_config: Mapping[str, Scalar], names: Sequence[ClientId]) -> list
     if own is not None:
         return [(str(own), first)]
     return [(names[index], index) for index in range(first, len(names), max(1, step))]
+
+
+def own_name(node_config: Mapping[str, Scalar]) -> ClientId:
+    """Return the name of a device that brings its own data; raise `ConfigError` if it has none."""
+    name = node_config.get("name")
+    if not isinstance(name, str) or not name:
+        raise ConfigError(
+            "--node-config name: a device with data of its own ('data') needs a name of its own, e.g. 'name=\"ward-3\"'"
+        )
+    return name
+
+
+def home_of(node_config: Mapping[str, Scalar]) -> Home:
+    """Return what a node says of its device: its keys ``threads``, ``state``, ``models``, ``data`` and ``budget``.
+
+    Raises `ConfigError` naming the key.
+    """
+    texts = {key: node_config.get(key, "") for key in ("state", "models", "data", "budget")}
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise ConfigError(f'--node-config {key}: found {value!r}, allowed text in quotes, e.g. {key}="…"')
+    threads = _number(node_config, "threads", 1)
+    if not threads:
+        raise ConfigError("--node-config threads: found 0, allowed a whole number from 1, e.g. 'threads=4'")
+    return Home(threads, str(texts["state"]), str(texts["models"]), str(texts["data"]), str(texts["budget"]))
 
 
 def _number(node_config: Mapping[str, Scalar], key: str, default: int | None = None) -> int:

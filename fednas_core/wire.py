@@ -1,15 +1,17 @@
-"""Orders and reports as packets: a JSON head and one flat buffer of bytes for each dtype, without any network.
+"""Orders and reports as packets: a JSON head and one flat buffer of bytes, without any network.
 
-Many small arrays are slow on a network, so a subnet travels as one; the head's `layout` says what lies in it. Whatever
-comes back is treated as hostile: sizes are checked against the order before anything is allocated.
+Many small arrays are slow on a network, so a subnet travels as one. What lies in it follows from the architecture,
+which both sides lay out alike; a digest of the layout says so. How many bits a value takes is the run's choice
+(`fednas_core.compression`). Whatever comes back is treated as hostile: sizes are checked against the order before
+anything is allocated.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from math import prod
 from pickle import PickleBuffer
 from typing import Any, SupportsIndex
 
@@ -17,25 +19,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fednas_core.compression import EXACT, Codec, Shapes, codec
+from fednas_core.config import WireConfig
 from fednas_core.errors import ReplyError
 from fednas_core.protocol import TrainOrder, TrainReport, TrainSettings
-from fednas_core.subnets.packing import pack, unpack
-from fednas_core.values import Arch
+from fednas_core.seeding import derive
+from fednas_core.spaces.space import SearchSpace
+from fednas_core.subnets.packing import pack, shapes, unpack
 
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
-"""The dtypes that may travel, by name."""
-KINDS: Mapping[str, type] = {"str": str, "ClientId": str, "int": int, "float": float}
-"""How the fields of an order or report that are neither arch, settings nor tensors are annotated."""
-HEAD_SLACK = 2048
-"""Characters a reply's head may be longer than its layout."""
-
-Layout = tuple[tuple[str, str, tuple[int, ...]], ...]
-"""Name, dtype and shape of every tensor, in the order in which they lie in their dtype's buffer."""
+KINDS: Mapping[str, type] = {"str": str, "ClientId": str, "int": int, "float": float, "bool": bool}
+"""How the fields of an order or report that are neither arch, settings, figures nor tensors are annotated."""
+HEAD_LIMIT = 16_384
+"""Characters a reply's head may have, besides its architecture."""
+FIGURES, FIGURE_NAME = 100, 100
+"""How many figures a reply may hold, and how many characters the name of one may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """What travels: `head` is a JSON object, `buffers` the flat bytes of all tensors of one dtype under its name."""
+    """What travels: `head` is a JSON object, `buffers` holds the values under the name of their codec, or nothing."""
 
     head: str
     buffers: Mapping[str, bytes]
@@ -46,88 +48,102 @@ class Packet:
         return sum(len(buffer) for buffer in self.buffers.values())
 
 
-def layout_of(tensors: Mapping[str, Tensor]) -> Layout:
-    """Return the layout of tensors; raise `ReplyError` for a dtype that cannot travel."""
-    rows = []
-    for name, tensor in tensors.items():
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        if dtype not in DTYPES:
-            raise ReplyError(f"tensor '{name}': found {dtype}, allowed {', '.join(DTYPES)}")
-        rows.append((name, dtype, tuple(tensor.shape)))
-    return tuple(rows)
+def lossless(wire: WireConfig) -> bool:
+    """Whether tensors arrive as they were sent, both ways."""
+    return wire.down == wire.up == "fp32"
 
 
-def buffers_of(tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """Return one flat buffer for each dtype (see `layout_of`)."""
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, dtype, _ in layout_of(tensors):
-        groups.setdefault(dtype, {})[name] = tensors[name]
-    return {dtype: _bytes(pack(group)) for dtype, group in groups.items()}
+def pack_order(order: TrainOrder, wire: WireConfig) -> Packet:
+    """Return the packet of an order, its weights encoded as `wire.down` says; `read_order` is the inverse.
 
-
-def tensors_of(layout: Layout, buffers: Mapping[str, bytes]) -> dict[str, Tensor]:
-    """Return the tensors that a layout describes: writable views of one flat tensor for each dtype.
-
-    Raises `ReplyError`, before it allocates, if the buffers are not exactly as long as the layout says.
+    Weights from which nothing returns are delivered for good: they travel exactly. Raises `ReplyError` for weights
+    that cannot travel so.
     """
-    groups: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, dtype, shape in layout:
-        groups.setdefault(dtype, {})[name] = shape
-    if set(buffers) != set(groups):
-        raise ReplyError(f"arrays: found {sorted(buffers)}, allowed {sorted(groups)}")
-    for dtype, shapes in groups.items():
-        wanted = sum(prod(shape) for shape in shapes.values()) * DTYPES[dtype].itemsize
-        if len(buffers[dtype]) != wanted:
-            raise ReplyError(f"array '{dtype}': found {len(buffers[dtype])} bytes, allowed {wanted}")
-    parts: dict[str, Tensor] = {}
-    for dtype, shapes in groups.items():
-        parts.update(unpack(_flat(buffers[dtype], DTYPES[dtype]), shapes))
-    return {name: parts[name] for name, _, _ in layout}
-
-
-def pack_order(order: TrainOrder) -> Packet:
-    """Return the packet of an order; `read_order` is the inverse."""
+    down, there = _down(wire, order.returns), _shapes(order.tensors)
     head = _scalars(order) | {"arch": order.arch.to_json(), "settings": asdict(order.settings)}
-    return Packet(json.dumps(head | {"layout": layout_of(order.tensors)}), buffers_of(order.tensors))
+    payload = down.encode(pack(order.tensors), there, _seed(order, "down"))
+    return Packet(json.dumps(head | {"layout": _digest(down, there)}), {down.name: _bytes(payload)})
 
 
-def read_order(packet: Packet) -> TrainOrder:
-    """Return the order of a packet that the server of the same code made."""
+def read_order(packet: Packet, space: SearchSpace, wire: WireConfig) -> TrainOrder:
+    """Return the order of a packet that the server of the same code made, for an architecture of `space`.
+
+    Raises `ReplyError` if the server's space or buffer is another than this one.
+    """
     head = json.loads(packet.head)
-    values = {key: head[key] for key in _kinds(TrainOrder)}
+    arch, down = space.arch(head["arch"]), _down(wire, head["returns"])
+    there = shapes(space.plan(arch))
+    if head["layout"] != _digest(down, there):
+        raise ReplyError(
+            f"the search space '{space.name}' of this device lays out the network {arch} in another way than the "
+            "server's: give both the same preset file"
+        )
     return TrainOrder(
-        arch=_arch(head["arch"]),
-        tensors=tensors_of(_layout(head["layout"]), packet.buffers),
+        arch=arch,
+        tensors=unpack(down.decode(_payload(packet, down, there), there), there),
         settings=TrainSettings(**head["settings"]),
-        **values,
+        **{key: head[key] for key in _kinds(TrainOrder)},
     )
 
 
-def pack_report(report: TrainReport) -> Packet:
-    """Return the packet of a report; `read_report` is the inverse."""
-    head = _scalars(report) | {"arch": report.arch.to_json(), "layout": layout_of(report.tensors)}
-    return Packet(json.dumps(head), buffers_of(report.tensors))
+def pack_report(report: TrainReport, order: TrainOrder, wire: WireConfig, residual: Tensor | None = None) -> Packet:
+    """Return the packet of the report on an order; `read_report` is the inverse.
+
+    Unless `wire.up` is fp32 it holds the change of the order's tensors. `residual` (flat, float32) is added to that
+    change; afterwards it holds what of the sum was not sent. Raises `ReplyError` if the report's tensors are not those
+    of the order or too large to travel.
+    """
+    head = _scalars(report) | {"arch": report.arch.to_json(), "figures": dict(report.figures)}
+    if not order.returns:
+        return Packet(json.dumps(head), {})
+    up, there = codec(wire.up, wire.keep), _shapes(order.tensors)
+    found = _shapes(report.tensors)
+    for name in [*there, *found]:
+        _same(f"tensor '{name}'", found.get(name), there.get(name))
+    flat = pack({name: report.tensors[name] for name in there})
+    if up != EXACT:
+        flat = flat - pack(order.tensors)
+        if residual is not None:
+            flat += residual
+    payload = up.encode(flat, there, _seed(order, "up"))
+    if residual is not None:
+        torch.sub(flat, up.decode(payload, there), out=residual)
+    return Packet(json.dumps(head | {"layout": _digest(up, there)}), {up.name: _bytes(payload)})
 
 
-def read_report(packet: Packet, order: TrainOrder) -> TrainReport:
+def read_report(packet: Packet, order: TrainOrder, wire: WireConfig) -> TrainReport:
     """Return the report of a packet, which anybody may have made, as the answer to `order`.
 
-    Its bytes are counted here: both payloads. Raises `ReplyError` naming the client, the field or tensor, what was
-    found and what is allowed, unless the report names the client, round and architecture of the order and its tensors
-    have the names, dtypes and shapes that were sent.
+    A change is added to the order's own tensors. The bytes of both payloads are counted here. Raises `ReplyError`
+    naming the client, the field or buffer, what was found and what is allowed, unless the report names the client,
+    round and architecture of the order and its buffer is one that `wire.up` can make of the order's tensors.
     """
     try:
-        layout = layout_of(order.tensors)
-        head = _head(packet.head, len(json.dumps(layout)) + len(str(order.arch)) + HEAD_SLACK)
+        head = _head(packet.head, HEAD_LIMIT + len(str(order.arch)))
         values = {key: _scalar(head, key, kind) for key, kind in _kinds(TrainReport).items()}
         for key, wanted in (("client", order.client), ("round", order.round), ("arch", order.arch.to_json())):
             _same(key, head.get(key), wanted)
-        _same_layout(head.get("layout"), layout)
-        report = TrainReport(arch=order.arch, tensors=tensors_of(layout, packet.buffers), **values)
+        figures = _figures(head.get("figures"))
+        tensors = _returned(head, packet, order, codec(wire.up, wire.keep))
     except ReplyError as error:
         raise ReplyError(f"client {order.client}: {error}") from None
-    down = sum(tensor.numel() * tensor.element_size() for tensor in order.tensors.values())
+    report = TrainReport(arch=order.arch, tensors=tensors, figures=figures, **values)
+    down = _down(wire, order.returns).size(_shapes(order.tensors))
     return replace(report, bytes_down=down, bytes_up=packet.size)
+
+
+def _down(wire: WireConfig, returns: bool) -> Codec:
+    return codec(wire.down, wire.keep) if returns else EXACT
+
+
+def _returned(head: Mapping[str, Any], packet: Packet, order: TrainOrder, up: Codec) -> Mapping[str, Tensor]:
+    if not order.returns:
+        _same("arrays", sorted(packet.buffers), [])
+        return {}
+    there = _shapes(order.tensors)
+    _same("layout", head.get("layout"), _digest(up, there))
+    flat = up.decode(_payload(packet, up, there), there)
+    return unpack(flat if up == EXACT else flat.add_(pack(order.tensors)), there)
 
 
 class Flat(bytes):
@@ -145,14 +161,35 @@ def _as_it_is(buffer: bytes | memoryview) -> bytes | memoryview:
     return buffer
 
 
-def _bytes(flat: Tensor) -> bytes:
-    return Flat(flat.detach().cpu().contiguous().view(torch.uint8).numpy())
+def _bytes(payload: Tensor) -> bytes:
+    return Flat(payload.detach().cpu().numpy())
 
 
-def _flat(buffer: bytes, dtype: torch.dtype) -> Tensor:
-    flat = torch.empty(len(buffer) // dtype.itemsize, dtype=dtype)
-    np.copyto(flat.view(torch.uint8).numpy(), np.frombuffer(buffer, dtype=np.uint8))
-    return flat
+def _payload(packet: Packet, codec: Codec, there: Shapes) -> Tensor:
+    """Return a writable copy of the packet's buffer; raise `ReplyError` before it allocates if the size is wrong."""
+    _same("arrays", sorted(packet.buffers), [codec.name])
+    buffer, wanted = packet.buffers[codec.name], codec.size(there)
+    if len(buffer) != wanted:
+        raise ReplyError(f"array '{codec.name}': found {len(buffer)} bytes, allowed {wanted}")
+    payload = torch.empty(wanted, dtype=torch.uint8)
+    np.copyto(payload.numpy(), np.frombuffer(buffer, dtype=np.uint8))
+    return payload
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise ReplyError(f"tensor '{name}': found {tensor.dtype}, allowed torch.float32")
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _digest(codec: Codec, there: Shapes) -> str:
+    """Return what stands for the layout of a buffer: a hash of codec, names and shapes, in order."""
+    return hashlib.sha256(json.dumps([codec.name, list(there.items())]).encode()).hexdigest()[:16]
+
+
+def _seed(order: TrainOrder, way: str) -> int:
+    return derive(order.seed, order.round, order.client, way)
 
 
 def _kinds(kind: type[TrainOrder] | type[TrainReport]) -> dict[str, type]:
@@ -161,14 +198,6 @@ def _kinds(kind: type[TrainOrder] | type[TrainReport]) -> dict[str, type]:
 
 def _scalars(value: TrainOrder | TrainReport) -> dict[str, Any]:
     return {key: getattr(value, key) for key in _kinds(type(value))}
-
-
-def _arch(genes: Mapping[str, list[int | float]]) -> Arch:
-    return Arch(tuple((key, tuple(values)) for key, values in genes.items()))
-
-
-def _layout(rows: list[tuple[str, str, list[int]]]) -> Layout:
-    return tuple((name, dtype, tuple(shape)) for name, dtype, shape in rows)
 
 
 def _head(text: str, limit: int) -> dict[str, Any]:
@@ -199,16 +228,13 @@ def _same(key: str, found: object, wanted: object) -> None:
         raise ReplyError(f"{key}: found {_shown(found)}, allowed {_shown(wanted)}")
 
 
-def _same_layout(found: object, wanted: Layout) -> None:
-    rows = [[name, dtype, list(shape)] for name, dtype, shape in wanted]
-    if found == rows:
-        return
-    if not isinstance(found, list) or len(found) != len(rows):
-        count = len(found) if isinstance(found, list) else _shown(found)
-        raise ReplyError(f"layout: found {count} tensors, allowed {len(rows)}")
-    for there, here in zip(found, rows, strict=True):
-        if there != here:
-            raise ReplyError(f"tensor '{here[0]}': found {_shown(there)}, allowed {_shown(here)}")
+def _figures(found: object) -> dict[str, float]:
+    if not isinstance(found, dict) or len(found) > FIGURES:
+        raise ReplyError(f"figures: found {_shown(found)}, allowed at most {FIGURES} numbers by name")
+    for name in found:
+        if len(name) > FIGURE_NAME or not (name.isascii() and name.isidentifier()):
+            raise ReplyError(f"figures: found the name {_shown(name)}, allowed are names such as latency_ms")
+    return {name: _scalar(found, name, float) for name in found}
 
 
 def _shown(value: object) -> str:

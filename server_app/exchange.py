@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from flwr.app import Message
@@ -20,9 +20,11 @@ POLL_SHARE = 0.1
 
 
 def exchange(
-    grid: Grid, messages: Iterable[tuple[Key, Message]], silence_s: float
+    grid: Grid, more: Callable[[], Iterable[tuple[Key, Message]]], silence_s: float
 ) -> Iterator[tuple[Key, Message | None]]:
     """Push messages one by one and yield each key with its reply, in the order of arrival; with None if there is none.
+
+    `more` is asked again and again for messages that have come up, until it gives none and no reply is awaited.
 
     A reply is given up when nothing at all has arrived for `silence_s` seconds: clients keep their own deadline, so
     that one which is alive answers within it, if only to say that it was too slow. A reply is an error of Flower's own
@@ -31,14 +33,17 @@ def exchange(
     Raises `RunError` if a process of the simulation has died: its slot would swallow all further work.
     """
     waiting: dict[str, Key] = {}
-    for key, message in messages:
-        ids = [name for name in grid.push_messages([message]) if name]
-        if ids:
-            waiting[ids[0]] = key
-        else:
-            yield key, None
     heard = time.monotonic()
-    while waiting:
+    while True:
+        for key, message in more():
+            ids = [name for name in grid.push_messages([message]) if name]
+            heard = time.monotonic()
+            if ids:
+                waiting[ids[0]] = key
+            else:
+                yield key, None
+        if not waiting:
+            break
         start = time.monotonic()
         replies = list(grid.pull_messages(list(waiting)))
         for reply in replies:

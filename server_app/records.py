@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fednas_core.config import RunConfig, flatten
 from fednas_core.errors import ReplyError
 from fednas_core.fingerprint import fingerprint
+from fednas_core.tasks.bench import facts_of
 from fednas_core.wire import Packet
 
 REASON_LENGTH = 300
+RAISED = re.compile(r"^<class '(?:\w+\.)*(\w+)'>:<'")
+"""How a deployed client's process tells what it raised: ``<class 'OSError'>:<'text'>``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,8 @@ def request(ask: Request, node: int, kind: str, ttl_s: float | None = None) -> M
     record = ConfigRecord(
         {
             "head": ask.packet.head,
-            "settings": json.dumps(flatten(ask.config)),
+            "settings": _settings(ask.config),
+            "facts": json.dumps(facts_of(ask.config).to_json()),
             "index": ask.index,
             "code": fingerprint().digest,
         }
@@ -43,6 +49,13 @@ def request(ask: Request, node: int, kind: str, ttl_s: float | None = None) -> M
     buffers = ask.packet.buffers.items()
     arrays = ArrayRecord({dtype: Array(dtype, (len(buffer),), "fednas.flat", buffer) for dtype, buffer in buffers})
     return Message(RecordDict({"fednas": record, "tensors": arrays}), dst_node_id=node, message_type=kind, ttl=ttl_s)
+
+
+@lru_cache(maxsize=4)
+def _settings(config: RunConfig) -> str:
+    """Return the settings as JSON, those left out that have their default: both sides run the same code."""
+    default = flatten(RunConfig())
+    return json.dumps({key: value for key, value in flatten(config).items() if value != default[key]})
 
 
 def read_reply(reply: Message) -> Packet:
@@ -63,4 +76,5 @@ def reason(reply: Message) -> str:
     lines = (reply.error.reason or "").replace("\\n", "\n").splitlines()
     told = next((line for line in reversed(lines) if line.strip()), f"Flower error {reply.error.code}")
     told = told.strip().removeprefix("Exception ClientAppException occurred. Message: ").removesuffix("'>")
+    told = RAISED.sub(r"\1: ", told)
     return told if len(told) <= REASON_LENGTH else told[: REASON_LENGTH - 3] + "..."

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from flwr.serverapp import Grid
 
 from fednas_core.config import RunConfig
-from fednas_core.errors import ReplyError, RunError
-from fednas_core.protocol import ClientId, ClientInfo, Profile
-from fednas_core.tasks.bench import client_names
+from fednas_core.devices.budgets import budget_of
+from fednas_core.devices.profile import from_json
+from fednas_core.errors import FednasError, ReplyError, RunError
+from fednas_core.protocol import ClientId, ClientInfo
+from fednas_core.tasks.bench import client_names, space_of
 from fednas_core.wire import Packet
 from server_app.exchange import exchange
-from server_app.records import Request, read_reply, request
+from server_app.records import Request, read_reply, reason, request
 
 NODES_S = 60.0
 """How long to wait for nodes that serve all clients; after that the run goes on with those that are there."""
@@ -26,6 +27,8 @@ PROFILE_S = 180.0
 """How long a node may take to start its first process and measure itself."""
 POLL_S = 0.2
 HEAD_LIMIT = 10_000_000
+FAILED = 2
+"""Flower's code of an error that the ClientApp itself returned or raised; others come from the network between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +83,13 @@ class Roster:
         """Query the profiles of nodes that are new and remember who they serve, or why not."""
         ask = Request(Packet("{}", {}), self._config, 0)
         messages = ((node, request(ask, node, "query.profile")) for node in sorted(nodes))
-        for node, reply in exchange(self._grid, messages, self._profile_s):
+        for node, reply in exchange(self._grid, lambda: messages, self._profile_s):
+            if reply is None or (reply.has_error() and reply.error.code != FAILED):
+                why = f"no answer within {self._profile_s:.0f} seconds" if reply is None else reason(reply)
+                self._announce(f"node {node} takes no part in this round: {why}")  # it may be there in the next
+                continue
             try:
-                if reply is None:
-                    raise ReplyError(f"no answer within {self._profile_s:.0f} seconds")
-                self._members[node] = read_members(read_reply(reply).head, node)
+                self._members[node] = read_members(read_reply(reply).head, node, self._config)
             except ReplyError as error:
                 self._refused[node] = str(error)
                 self._announce(f"node {node} takes no part: {error}")
@@ -99,30 +104,26 @@ class Roster:
         )
 
 
-def read_members(head: str, node: int) -> tuple[Member, ...]:
+def read_members(head: str, node: int, config: RunConfig) -> tuple[Member, ...]:
     """Return the clients that a node's answer to the profile query names; raise `ReplyError` for any other text.
 
-    The answer is ``{"clients": [[name, index, examples], …], "profile": {…}}``.
+    The answer is ``{"clients": [[name, index, examples], …], "profile": {…}, "budget": "20ms"}``.
     """
+    space = space_of(config)
     try:
         if len(head) > HEAD_LIMIT:
             raise ValueError(f"{len(head)} characters")
         told = json.loads(head)
-        profile = _profile(told["profile"])
+        profile, budget = from_json(space, told["profile"]), told["budget"]
+        if not isinstance(budget, str):
+            raise ValueError(f"budget {budget!r} is not text")
+        budget_of(budget, config.budgets, space)
         rows = [(str(name), int(index), int(examples)) for name, index, examples in told["clients"]]
         if any(not name or index < 0 or examples < 1 for name, index, examples in rows):
             raise ValueError("clients need a name, an index from 0 and at least one example")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, FednasError) as error:
         raise ReplyError(f"its profile cannot be used: {error!r}"[:300]) from None
-    return tuple(Member(ClientInfo(name, examples, profile), node, index) for name, index, examples in rows)
-
-
-def _profile(told: dict[str, Any]) -> Profile:
-    kinds = {"int": int, "float": float, "str": str}
-    profile = Profile(**{item.name: kinds[str(item.type)](told[item.name]) for item in fields(Profile)})
-    if not (0 < profile.macs_per_second < 1e18 and 0 < profile.latency_ms < 1e9 and profile.cores > 0):
-        raise ValueError(f"measurements out of range: {profile}"[:200])
-    return profile
+    return tuple(Member(ClientInfo(name, examples, profile, budget), node, index) for name, index, examples in rows)
 
 
 def _by_name(members: Iterable[Member]) -> dict[ClientId, Member]:

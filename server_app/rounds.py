@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flwr.app import Message
@@ -35,14 +36,23 @@ class GridFleet:
         self._members = self._roster.members()
         return [member.info for member in self._members.values()]
 
-    def train(self, orders: Mapping[ClientId, TrainOrder]) -> Iterator[TrainReport | Failure]:
+    def train(
+        self, orders: Mapping[ClientId, TrainOrder], more: deque[TrainOrder] | None = None
+    ) -> Iterator[TrainReport | Failure]:
         """Carry out the orders, started in the mapping's order, and yield one answer for each as they arrive.
 
         Whatever a client does wrong becomes a `Failure` with its reason. Raises `RunError` if no more work can be
         done at all.
         """
-        ttl_s = min(LONGEST_TTL_S, self._silence_s * len(orders))
-        messages = ((order, self._message(order, ttl_s)) for order in orders.values())
+        waiting = deque() if more is None else more
+        waiting.extendleft(reversed(list(orders.values())))
+        ttl_s = min(LONGEST_TTL_S, self._silence_s * max(1, len(orders)))
+
+        def messages() -> Iterator[tuple[TrainOrder, Message]]:
+            while waiting:
+                order = waiting.popleft()
+                yield order, self._message(order, ttl_s)
+
         for order, reply in exchange(self._grid, messages, self._silence_s):
             yield self._answer(order, reply)
 
@@ -51,14 +61,14 @@ class GridFleet:
 
     def _message(self, order: TrainOrder, ttl_s: float) -> Message:
         member = self._members[order.client]
-        ask = Request(pack_order(order), self._config, member.index)
+        ask = Request(pack_order(order, self._config.wire), self._config, member.index)
         return request(ask, member.node, "train", ttl_s)
 
     def _answer(self, order: TrainOrder, reply: Message | None) -> TrainReport | Failure:
         if reply is None:
             return Failure(order.client, f"no answer within the deadline of {self._deadline_s:g} seconds")
         try:
-            return read_report(read_reply(reply), order)
+            return read_report(read_reply(reply), order, self._config.wire)
         except ReplyError as error:
             return Failure(order.client, str(error).removeprefix(f"client {order.client}: "))
 

@@ -98,6 +98,6 @@ def test_errors_for_people_are_logged_without_a_traceback() -> None:
 def test_ray_is_offered_two_cpus_a_core_unless_told_otherwise(given: str | None) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_OVERRIDE_RESOURCES"}
     environment |= {"RAY_OVERRIDE_RESOURCES": given} if given else {}
-    code = "import os, client_app.app; print(os.environ['RAY_OVERRIDE_RESOURCES'])"
+    code = "import os, client_app.front; print(os.environ['RAY_OVERRIDE_RESOURCES'])"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
     assert json.loads(shown.stdout) == json.loads(given or f'{{"CPU": {2 * available_cores()}}}')

@@ -47,6 +47,7 @@ def test_a_reply_of_other_records_is_refused(message: Message) -> None:
     [
         ("Traceback:\n  File x\nKeyError: 'y'\n", "KeyError: 'y'"),
         ("<class 'X'>:<'\\nException ClientAppException occurred. Message: no room'>", "no room"),
+        ("<class 'fednas_core.errors.DataError'>:<'no room'>", "DataError: no room"),
         ("", "Flower error 2"),
         ("x" * 1000, "x" * 297 + "..."),
     ],

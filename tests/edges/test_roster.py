@@ -15,7 +15,16 @@ from fednas_core.errors import ConfigError, ReplyError, RunError
 from fednas_core.fingerprint import Fingerprint
 from server_app.roster import Roster, read_members
 
-PROFILE = {"cores": 2, "memory_mb": 100, "precision": "fp32", "macs_per_second": 1e9, "latency_ms": 2.0}
+PROFILE = {
+    "cores": 2,
+    "memory_mb": 100,
+    "precision": "fp32",
+    "macs_per_second": 1e9,
+    "latency_ms": 2.0,
+    "threads": 1,
+    "device": "cpu",
+    "probes": [],
+}
 
 
 def roster(grid: InProcessGrid, config: RunConfig, said: list[str] | None = None, nodes_s: float = 0.0) -> Roster:
@@ -92,11 +101,12 @@ def test_a_node_without_a_partition_is_refused_with_an_example(config: RunConfig
 
 
 def members_text(**changes: object) -> str:
-    return json.dumps({"clients": [["a", 0, 3]], "profile": PROFILE} | changes)
+    return json.dumps({"clients": [["a", 0, 3]], "profile": PROFILE, "budget": ""} | changes)
 
 
-def test_a_good_profile_is_read() -> None:
-    (member,) = read_members(members_text(), 9)
+def test_a_good_profile_is_read(config: RunConfig) -> None:
+    (member,) = read_members(members_text(budget="20ms"), 9, config)
+    assert member.info.budget == "20ms"
     assert (member.node, member.index, member.info.name, member.info.examples) == (9, 0, "a", 3)
     assert member.info.profile is not None and member.info.profile.latency_ms == 2.0
 
@@ -116,11 +126,13 @@ def test_a_good_profile_is_read() -> None:
         members_text(profile=PROFILE | {"macs_per_second": float("nan")}),
         members_text(profile=PROFILE | {"latency_ms": -1}),
         members_text(profile=PROFILE | {"cores": "many"}),
+        members_text(budget="as much as possible"),
+        members_text(budget=7),
     ],
 )
-def test_a_bad_profile_is_refused(text: str) -> None:
+def test_a_bad_profile_is_refused(text: str, config: RunConfig) -> None:
     with pytest.raises(ReplyError, match="its profile cannot be used"):
-        read_members(text, 9)
+        read_members(text, 9, config)
 
 
 NAMES = [f"client-{i:02d}" for i in range(7)]

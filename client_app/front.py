@@ -1,0 +1,52 @@
+"""What Flower starts for each message: hands it to the ClientApp, in this process or in one that stays.
+
+It imports neither torch nor the core by itself, so that a process which only hands over starts in a second less.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+
+from client_app.stay import ask
+
+# Flower asks two CPUs for a simulated client unless told otherwise, and each of ours computes with one thread. This
+# module is imported before Ray starts: offering Ray two CPUs a core makes the plain `flwr run` use every core.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+os.environ.setdefault("RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": 2 * CORES}))
+
+FAILED = 2
+"""Flower's code of an error in the ClientApp."""
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Carry out one order."""
+    return _carry(message, context)
+
+
+@app.query("profile")
+def describe(message: Message, context: Context) -> Message:
+    """Say which clients this node serves and what its device can do."""
+    return _carry(message, context)
+
+
+def _carry(message: Message, context: Context) -> Message:
+    """Return the reply of `client_app.app`; with ``warm=60`` in --node-config, of a process that stays for 60 seconds.
+
+    A simulated client is in a process that stays anyway.
+    """
+    warm = context.node_config.get("warm", 0)
+    if isinstance(warm, bool) or not isinstance(warm, int) or warm < 0:
+        told = f"--node-config warm: found {warm!r}, allowed a whole number of seconds from 0, e.g. 'warm=60'"
+        return Message(Error(FAILED, told), reply_to=message)
+    if warm:
+        return ask(message, context, float(warm))
+    from client_app.app import app as worker
+
+    return worker(message, context)
