@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Annotated, Any
@@ -16,7 +17,8 @@ from fednas_core.cli.progress import display
 from fednas_core.cli.running import stopped
 from fednas_core.cli.settings import Config, Pairs, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json, print_models, refuse
-from fednas_core.cli.superlink import CONNECTION, SuperLink, end_tree, project_folder, superlink
+from fednas_core.cli.superlink import CONNECTION, Connection, end_tree, project_folder, superlink
+from fednas_core.errors import RunError
 
 POLL_S = 0.2
 LAST_LINES = 25
@@ -43,9 +45,10 @@ def simulate(
     project = project_folder()
     with superlink(keep_superlink) as link:
         values = flatten(settings) | {"output": str(root)}
-        stream = Stream(_flwr_run(link, project, values), link)
+        nodes = ["--federation-config", f"num-supernodes={values['data.clients']}"]
+        stream = Stream([*flwr_run(link, project, values), *nodes], link)
         try:
-            _follow(stream, root, settings.rounds, as_json)
+            follow(stream, stream.running, root, settings.rounds, as_json)
             status, details = link.status(stream.flower_id) if stream.flower_id else ("not started", "")
         except KeyboardInterrupt:
             stopped(root, stream.run_name)
@@ -54,33 +57,48 @@ def simulate(
             end_tree(stream.process)
         if keep_superlink:
             note(f"Flower goes on running as process {link.process.pid}; see  FLWR_HOME={link.home} flwr ls")
+    conclude(stream, (status, details), root, as_json)
+
+
+def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool) -> None:
+    """Print the result of a run that ended with the status and details `told`, or refuse with the reason."""
+    from fednas_core.console import clients_table
+
+    status, details = told
     if status != "finished:completed" or stream.run_name is None:
         note("\n".join(stream.lines[-LAST_LINES:]))
         refuse(f"Flower's run ended as '{status}': {details or 'see the lines above'}", as_json, status=status)
         return
     folder = root / stream.run_name
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(
+            f"the run was completed, but its folder cannot be read here ({error}): setting 'output' must name a folder "
+            "that the ServerApp's machine and this one share"
+        ) from error
     if as_json:
         print_json(result)
     else:
         print_models(result["models"])
+        if result.get("clients"):
+            print(clients_table(result["clients"]) + "\n")
         print(f"run folder: {folder}\nreport:     {folder / 'report.html'}")
 
 
-def _flwr_run(link: SuperLink, project: Path, values: dict[str, Any]) -> list[str]:
+def flwr_run(link: Connection, project: Path, values: dict[str, Any]) -> list[str]:
     """Write the settings where Flower reads them and return the command that starts the run."""
     import tomli_w
 
     file = link.home / "settings.toml"
     file.write_text(tomli_w.dumps(values), encoding="utf-8")
-    command = link.command("run", str(project), CONNECTION, "--stream", "--run-config", str(file))
-    return [*command, "--federation-config", f"num-supernodes={values['data.clients']}"]
+    return link.command("run", str(project), CONNECTION, "--stream", "--run-config", str(file))
 
 
 class Stream:
     """A `flwr run --stream`: its process, the lines it has said, and the names of the run that they told."""
 
-    def __init__(self, command: list[str], link: SuperLink) -> None:
+    def __init__(self, command: list[str], link: Connection) -> None:
         self.lines: list[str] = []
         self.flower_id: str | None = None
         self.run_name: str | None = None
@@ -110,12 +128,12 @@ class Stream:
                 self.run_name = found[1]
 
 
-def _follow(stream: Stream, root: Path, rounds: int, quiet: bool) -> None:
-    """Show rounds as they are finished until the stream ends."""
+def follow(stream: Stream, running: Callable[[], bool], root: Path, rounds: int, quiet: bool) -> None:
+    """Show rounds as they are finished for as long as the run is `running`."""
     offset = 0
     with display(rounds, to_stderr=quiet) as show:
         while True:
-            ended = not stream.running()
+            ended = not running()
             if stream.run_name:
                 events, offset = read_events(root / stream.run_name / "events.jsonl", offset)
                 for event in events:

@@ -34,15 +34,15 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "2000000000",  # keep large buffers instead of mapping fresh memory for each message
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
 }
 """What glibc and torch read when a process starts, hence set before any does."""
 
 
 @dataclass(frozen=True, slots=True)
-class SuperLink:
-    """A running SuperLink: its process, its FLWR_HOME and the environment in which `flwr` talks to it."""
+class Connection:
+    """A SuperLink as `flwr` reaches it: the FLWR_HOME that names its address and the environment to run `flwr` in."""
 
-    process: subprocess.Popen[bytes]
     home: Path
     environment: dict[str, str]
 
@@ -67,6 +67,27 @@ class SuperLink:
             return "unknown", (listing.stderr or listing.stdout).strip()[-500:]
 
 
+@dataclass(frozen=True, slots=True)
+class SuperLink(Connection):
+    """A SuperLink that runs here as a process."""
+
+    process: subprocess.Popen[bytes]
+
+
+def connection(home: Path, table: str) -> Connection:
+    """Return the connection to the SuperLink that the lines `table` of Flower's configuration describe, in a home."""
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / "config.toml"
+    file.write_text(f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n{table}', encoding="utf-8")
+    return Connection(home, environment(home))
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return the environment of Flower's processes that keep their files in `home`."""
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, **ENVIRONMENT, "FLWR_HOME": str(home), "PATH": path}
+
+
 @contextmanager
 def superlink(keep: bool) -> Iterator[SuperLink]:
     """Start a SuperLink for simulations and end it with all its processes afterwards, unless it is to be kept."""
@@ -75,16 +96,9 @@ def superlink(keep: bool) -> Iterator[SuperLink]:
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that `finally` is reached
     try:
         port = free_port()
-        (home / "config.toml").write_text(
-            f'[superlink]\ndefault = "{CONNECTION}"\n\n'
-            f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
-            encoding="utf-8",
-        )
-        scripts = sysconfig.get_path("scripts")
-        path = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])
-        environment = {**os.environ, **ENVIRONMENT, "FLWR_HOME": str(home), "PATH": path}
-        process = _start(home, port, environment)
-        yield SuperLink(process, home, environment)
+        link = connection(home, f'address = "127.0.0.1:{port}"\ninsecure = true\n')
+        process = _start(home, port, link.environment)
+        yield SuperLink(home, link.environment, process)
     finally:
         signal.signal(signal.SIGTERM, before)
         if process is not None and not keep:
