@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from fednas_core.config import read
-from fednas_core.devices.budgets import parse_budgets
-from fednas_core.experiment import run_round
+from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make, path_of
+from fednas_core.rounds import run_round
 from fednas_core.seeding import derive
 from fednas_core.selection import Judge, best_within, candidates, judge_all
 from fednas_core.spaces.modules import initial_weights
@@ -37,16 +37,17 @@ def run(arm: str, seed: int) -> dict[str, Any]:
     config = read({"seed": seed, "workers": 1, **ARMS[arm]})
     space, supernet = space_of(config), initial_weights(space_of(config), derive(seed, "weights"))
     budgets = parse_budgets(config.budgets, space.cost(space.largest).macs)
-    path = path_of(config, space, budgets[0].macs)
+    allowances = [Allowance(budget, space) for budget in budgets]
+    path = path_of(config, space, int(budgets[0].macs))
     method, fleet = make(config, space, path, supernet), LocalFleet(config)
     for index in range(config.rounds):
         run_round(config, method, fleet, index)
     judge = Judge(config, supernet)
     accuracy = {"largest": 100 * judge.test(space.largest).accuracy}
     if config.method == "deepfednas":
-        judged = judge_all(config, judge, candidates(config, budgets, path))
-        for budget in budgets:
-            chosen = best_within(judged, budget.macs)
+        judged = judge_all(config, judge, candidates(config, allowances, path))
+        for allowance in allowances:
+            budget, chosen = allowance.budget, best_within(judged, allowance.allows)
             assert chosen is not None
             accuracy[budget.device] = 100 * judge.test(chosen.arch).accuracy
     return {"arm": arm, "seed": seed, "accuracy": accuracy}

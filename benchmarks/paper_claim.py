@@ -24,9 +24,9 @@ from scipy.stats import ttest_1samp
 
 from fednas_core.config import RunConfig, read
 from fednas_core.data.sources import Images
-from fednas_core.experiment import run_round
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make
+from fednas_core.rounds import run_round
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.path import mac_matched, pareto_path
 from fednas_core.seeding import derive, stream

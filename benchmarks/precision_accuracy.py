@@ -24,9 +24,9 @@ from common import npz, options, show
 from scipy.stats import t as student
 
 from fednas_core.config import read
-from fednas_core.experiment import run_round
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make
+from fednas_core.rounds import run_round
 from fednas_core.seeding import derive
 from fednas_core.selection import prepared
 from fednas_core.spaces.modules import initial_weights

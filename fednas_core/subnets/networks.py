@@ -21,10 +21,11 @@ def network(
     """
     with torch.device("meta"):
         module = space.build(arch)
-    module.to_empty(device=device)
     for child in module.modules():
         if isinstance(child, nn.BatchNorm2d):
-            child.reset_running_stats()
+            child.running_mean = torch.zeros(child.num_features, device=device)
+            child.running_var = torch.ones(child.num_features, device=device)
+            child.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=device)
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors.values()]).to(device)
     copies = unpack(flat, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     module.load_state_dict({**dict(module.named_buffers()), **copies}, assign=True)

@@ -12,7 +12,7 @@ from fednas_core.errors import DeadlineError
 from fednas_core.protocol import TrainSettings
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
-from fednas_core.training.loop import Batch, autocast, to_images, train
+from fednas_core.training.loop import Batch, Sgd, autocast, to_images, train
 
 
 def problem(n: int = 48, batch: int = 16) -> list[Batch]:
@@ -137,3 +137,24 @@ def test_frozen_parameters_stay() -> None:
     train(module, [problem()], TrainSettings())
     assert torch.equal(module.stem.weight, start.stem.weight)
     assert not torch.equal(module.head.weight, start.head.weight)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_is_that_of_torch_to_the_bit(momentum: float) -> None:
+    mine, theirs = net(), net()
+    ours = Sgd(list(mine.parameters()), 0.05, momentum, 5e-3)
+    reference = torch.optim.SGD(theirs.parameters(), 0.05, momentum, weight_decay=5e-3, fused=True)
+    for x, y in problem() * 2:
+        for module, optimiser in ((mine, ours), (theirs, reference)):
+            optimiser.zero_grad()  # type: ignore[attr-defined]
+            torch.nn.functional.cross_entropy(module(x), y).backward()
+            optimiser.step()  # type: ignore[attr-defined]
+    assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True))
+
+
+def test_sgd_leaves_what_has_no_gradient() -> None:
+    used, unused = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    optimiser = Sgd([used, unused], 0.1, 0.9, 0.5)
+    used.sum().backward()
+    optimiser.step()
+    assert unused.tolist() == [1, 1] and used.tolist() != [1, 1]
