@@ -12,7 +12,7 @@ from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance
 from fednas_core.protocol import ClientInfo, Failure, TrainOrder, TrainReport
 from fednas_core.selection import Judge, Judged
-from fednas_core.subnets.networks import has_batch_norm
+from fednas_core.subnets.networks import shapes_of
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import space_of
 from fednas_core.values import Arch
@@ -56,12 +56,15 @@ def _ranked(judged: Sequence[Judged], client: ClientInfo) -> list[Judged]:
 
 
 def _tensors(config: RunConfig, judge: Judge, arch: Arch) -> Mapping[str, Tensor]:
-    """Return what travels: the subnet's tensors, and its batch statistics where the server's images set them."""
-    if config.calibrate == "server" and config.space.norm == "batch":
-        module = judge.network(arch).cpu()
-        if has_batch_norm(module):
-            return {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
-    return views(judge.supernet, space_of(config).plan(arch))
+    """Return what travels: the subnet's tensors and any batch statistics, as the server's images set them.
+
+    A device that is to calibrate on its own images sets them anew.
+    """
+    space = space_of(config)
+    if config.space.norm != "batch":
+        return views(judge.supernet, space.plan(arch))
+    state = judge.network(arch).cpu().state_dict()
+    return {name: state[name] for name in shapes_of(space, arch, statistics=True)}
 
 
 def _order(config: RunConfig, client: ClientInfo, arch: Arch, tensors: Mapping[str, Tensor], run_id: str) -> TrainOrder:

@@ -26,6 +26,7 @@ from torch import Tensor, multiprocessing
 from fednas_core.config import RunConfig
 from fednas_core.errors import FednasError, RunError
 from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
+from fednas_core.subnets.networks import shapes_of
 from fednas_core.subnets.packing import copy_into, shapes, unpack
 from fednas_core.tasks.bench import device_of, space_of, split_of
 from fednas_core.tasks.feedback import pack_answer
@@ -49,7 +50,8 @@ class LocalFleet:
         self._pool, self._slots = None, list[Tensor]()
         if workers > 1:
             space = space_of(config)
-            self._slots = _shared(workers + 1, space.cost(space.largest).params)
+            most = sum(map(prod, shapes_of(space, space.largest, statistics=True).values()))
+            self._slots = _shared(workers + 1, most)
             context = multiprocessing.get_context("spawn")
             given = (config, self._slots)
             self._pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=given)
@@ -143,7 +145,7 @@ def _there(order: TrainOrder, slot: int) -> Answer:
     """In a worker: train what lies in the slot, leave the trained tensors there and return the report without them."""
     assert _given is not None
     config, slots = _given
-    wanted = shapes(space_of(config).plan(order.arch))
+    wanted = shapes_of(space_of(config), order.arch, statistics=not order.returns)
     answer = _performed(replace(order, tensors=unpack(_front(slots[slot], wanted), wanted)), config)
     if isinstance(answer, Failure) or not order.returns:
         return answer

@@ -25,7 +25,8 @@ from fednas_core.errors import ReplyError
 from fednas_core.protocol import TrainOrder, TrainReport, TrainSettings
 from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.subnets.packing import pack, shapes, unpack
+from fednas_core.subnets.networks import shapes_of
+from fednas_core.subnets.packing import pack, unpack
 
 KINDS: Mapping[str, type] = {"str": str, "ClientId": str, "int": int, "float": float, "bool": bool}
 """How the fields of an order or report that are neither arch, settings, figures nor tensors are annotated."""
@@ -72,7 +73,7 @@ def read_order(packet: Packet, space: SearchSpace, wire: WireConfig) -> TrainOrd
     """
     head = json.loads(packet.head)
     arch, down = space.arch(head["arch"]), _down(wire, head["returns"])
-    there = shapes(space.plan(arch))
+    there = shapes_of(space, arch, statistics=not head["returns"])
     if head["layout"] != _digest(down, there):
         raise ReplyError(
             f"the search space '{space.name}' of this device lays out the network {arch} in another way than the "

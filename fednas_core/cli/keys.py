@@ -26,7 +26,7 @@ from fednas_core.errors import ConfigError, RunError
 DAYS = 3650
 """Validity of certificates: devices in the field outlive short ones."""
 PORT = 8000
-LOCAL = ("localhost", "127.0.0.1")
+LOCAL = ("localhost", "127.0.0.1", "::1")
 """Where the server machine reaches itself: always among the names in its certificate."""
 SECRET, OPEN = 0o600, 0o644
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")

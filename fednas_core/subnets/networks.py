@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.subnets.packing import unpack, views
+from fednas_core.subnets.packing import shapes, unpack, views
 from fednas_core.values import Arch
 
 
@@ -39,9 +39,19 @@ def subnet(
     return network(space, arch, views(supernet, space.plan(arch)), device)
 
 
-def has_batch_norm(module: nn.Module) -> bool:
-    """Whether the network normalises by batch statistics and needs `calibrate` before it is evaluated."""
-    return any(isinstance(child, nn.BatchNorm2d) for child in module.modules())
+def shapes_of(space: SearchSpace, arch: Arch, statistics: bool) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a subnet, in the order in which they travel.
+
+    With `statistics` those of its batch statistics follow, if it has any: a network that is delivered for good brings
+    them, one that is trained computes its own.
+    """
+    found = shapes(space.plan(arch))
+    if statistics:
+        with torch.device("meta"):
+            module = space.build(arch)
+        named = module.named_buffers()
+        found |= {name: tuple(buffer.shape) for name, buffer in named if buffer.is_floating_point()}
+    return found
 
 
 @torch.no_grad()

@@ -57,7 +57,9 @@ def test_the_servers_certificate_is_signed_by_the_authority_and_holds_for_every_
     authority.verify_directly_issued_by(authority)
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["server.example", "localhost"]
-    assert names.get_values_for_type(x509.IPAddress) == [ip_address("192.168.1.10"), ip_address("127.0.0.1")]
+    assert names.get_values_for_type(x509.IPAddress) == [
+        ip_address("192.168.1.10"), ip_address("127.0.0.1"), ip_address("::1"),
+    ]  # fmt: skip
     assert authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert not server.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     for found in (authority, server):
@@ -278,7 +280,7 @@ def test_a_folder_that_is_no_node_is_refused(site: Path) -> None:
 
 
 def test_a_server_refuses_addresses_it_cannot_serve(site: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds for 192.168.1.10, server.example, localhost, 127.0.0.1 only"):
+    with pytest.raises(ConfigError, match="holds for 192.168.1.10, server.example, localhost, 127.0.0.1, ::1 only"):
         programs.check_certified(site / "server/server.crt", "10.9.9.9")
     with socket.create_server(("127.0.0.1", 0)) as busy:
         found = fednas("server", site, "--port", busy.getsockname()[1])

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from fednas_core import crew as crew_module
 from fednas_core.config import RunConfig, read
@@ -15,7 +16,8 @@ from fednas_core.experiment import conduct
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import ClientInfo, Probe, Profile
 from fednas_core.runs.folder import create
-from fednas_core.tasks.bench import space_of
+from fednas_core.selection import Judge
+from fednas_core.tasks.bench import client_images, preprocessing_of, space_of
 
 
 @pytest.fixture
@@ -142,3 +144,22 @@ def test_every_client_of_a_run_is_handed_a_model_within_its_own_budget(config: R
                 assert row["macs"] <= 0.3 * most
     page = (run.path / "report.html").read_text()
     assert "Each client&#39;s own model" in page or "Each client's own model" in page
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batch_statistics_travel_with_a_model_that_is_delivered(config: RunConfig, workers: int) -> None:
+    config = replace(config, space=replace(config.space, norm="batch"), workers=workers, rounds=1)
+    fleet = LocalFleet(config)
+    try:
+        run = conduct(config, fleet, quiet)
+    finally:
+        fleet.close()
+    rows, models = (run.read_json("result.json")[key] for key in ("clients", "models"))
+    assert [row["reason"] for row in rows] == [""] * 4
+    best = max(models, key=lambda model: model["validation_accuracy"])
+    assert all(row["arch"] == best["arch"] for row in rows)
+    again = Judge(config, run.load_checkpoint()[1].tensors).network(space_of(config).arch(best["arch"]))
+    images = client_images(config, 0)
+    with torch.inference_mode():
+        right = again(preprocessing_of(config)(images.x)).argmax(1) == images.y
+    assert rows[0]["accuracy"] == pytest.approx(float(right.float().mean()), abs=0.021)  # one image, or two

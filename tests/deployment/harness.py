@@ -227,7 +227,7 @@ if any(part.endswith("flwr-clientapp") for part in sys.orig_argv):
     from flwr.clientapp import ClientApp
 
     folder = Path({folder!r})
-    plain = ClientApp.__call__
+    plain, begun = ClientApp.__call__, []
 
 
     def head_of(message):
@@ -244,8 +244,9 @@ if any(part.endswith("flwr-clientapp") for part in sys.orig_argv):
 {body}
 
     def call(self, message, context):
-        if message.metadata.message_type != "train":
+        if message.metadata.message_type != "train" or begun:
             return plain(self, message, context)
+        begun.append(message)  # the app that Flower calls may call another
         round = head_of(message)["round"] + 1
         (folder / f"round-{{round}}").touch()
         before(message, round)

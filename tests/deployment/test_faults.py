@@ -154,7 +154,7 @@ def test_a_killed_server_is_resumed_and_a_truncated_checkpoint_refused(tmp_path:
     with site(tmp_path / "site") as federation:
         federation.start_nodes()
         killed = federation.submit({**pairs, "output": str(out)})
-        wait_for("the event of round 1", lambda: events_so_far(out), 200, pause=0.02)
+        wait_for("the first checkpoint", (out / "latest" / "checkpoint" / "state.json").exists, 200, pause=0.02)
         (server,) = federation.running["superlink"].children("flwr-serverapp")
         os.kill(server, signal.SIGKILL)
         name = (out / "latest").resolve().name

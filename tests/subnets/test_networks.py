@@ -6,7 +6,7 @@ from contracts.samples import supernet_of, toy_space
 from torch import nn
 
 from fednas_core.spaces.modules import initial_weights
-from fednas_core.subnets.networks import calibrate, has_batch_norm, network, subnet
+from fednas_core.subnets.networks import calibrate, network, shapes_of, subnet
 from fednas_core.subnets.packing import extract, pack
 
 
@@ -26,7 +26,9 @@ def test_a_network_holds_a_copy_of_its_tensors(norm: str) -> None:
     with torch.no_grad():
         found["head.bias"].fill_(5)
     assert not (supernet["head.bias"] == 5).any()
-    assert has_batch_norm(module) == (norm == "batch")
+    with_statistics = shapes_of(space, space.smallest, statistics=True)
+    assert list(with_statistics)[: len(wanted)] == list(wanted) == list(shapes_of(space, space.smallest, False))
+    assert (len(with_statistics) > len(wanted)) == (norm == "batch")
     assert pack(found).data_ptr() == found["stem.weight"].data_ptr(), "parameters do not lie in one flat buffer"
 
 
