@@ -39,6 +39,7 @@ MERGES: dict[str, dict[str, Any]] = {
     "mean, clip 1": {"merge.clip": 1.0},
     "trimmed": {"merge.rule": "trimmed"},
     "trimmed, clip 1": {"merge.rule": "trimmed", "merge.clip": 1.0},
+    "trimmed, clip 1, outlier 4": {"merge.rule": "trimmed", "merge.clip": 1.0, "merge.outlier": 4.0},
 }
 LENGTHS = (0, 1, 5, 10)
 """How many times its own length a bad client's flipped update has; 0: nobody is bad."""
@@ -70,7 +71,7 @@ class Flipping:
 def run(merge: str, length: int, seed: int, count: int) -> dict[str, Any]:
     """Train one cohort with one way of merging; return test accuracies in percent, None where training broke down."""
     torch.set_num_threads(1)
-    config = read({"seed": seed, "workers": 1, "rounds": count, "train.epochs": 2, **MERGES[merge]})
+    config = read({"seed": seed, "workers": 1, "rounds": count, "train.epochs": 3, **MERGES[merge]})
     space, supernet = space_of(config), initial_weights(space_of(config), derive(seed, "weights"))
     budgets = parse_budgets(config.budgets, space.cost(space.largest).macs)
     allowances = [Allowance(budget, space) for budget in budgets]
@@ -118,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, one for each way, length and seed")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--summary", action="store_true", help="only print the table of what is there")
     options = parser.parse_args()

@@ -40,19 +40,21 @@ SMALLEST_WAVE = 2
 """Clients that get new orders together at least, unless the settings say: a sandwich has two ends."""
 
 
-def rounds(config: RunConfig, method: Method, fleet: Fleet, start: int, usual: float | None = None) -> Iterator[Event]:
+def rounds(
+    config: RunConfig, method: Method, fleet: Fleet, start: int, usual: float | None = None, run: str = ""
+) -> Iterator[Event]:
     """Conduct rounds from number `start` (from 0) on until the method is done, and yield the event of each.
 
-    `usual` is the last event's `update_norm`, if there was one. Clients go on working while an event is looked at; what
-    they still have in hand after the last one is dropped. Raises `ConfigError` for a merge that needs replies side by
-    side, `RunError` if no client gives a usable answer.
+    `usual` is the last event's `update_norm`, if there was one; `run` the run's id, which the orders carry. Clients
+    go on working while an event is looked at; what they still have in hand after the last one is dropped. Raises
+    `ConfigError` for a merge that needs replies side by side, `RunError` if no client gives a usable answer.
     """
     if config.merge.rule != "mean":
         raise ConfigError(
             f"setting 'merge.rule' = '{config.merge.rule}' compares the replies of a round, and loop 'async' absorbs "
             "them one by one: allowed there is mean; merge.clip and merge.outlier hold there too"
         )
-    desk = _Desk(config, method, fleet, usual)
+    desk = _Desk(config, method, fleet, usual, run)
     try:
         index = start
         while not method.done(index):
@@ -86,8 +88,8 @@ class _Usable:
 class _Desk:
     """Who is at work, what has come in of the present round, and which norm is usual."""
 
-    def __init__(self, config: RunConfig, method: Method, fleet: Fleet, usual: float | None) -> None:
-        self._config, self._method, self._fleet, self._usual = config, method, fleet, usual
+    def __init__(self, config: RunConfig, method: Method, fleet: Fleet, usual: float | None, run: str) -> None:
+        self._config, self._method, self._fleet, self._usual, self._run = config, method, fleet, usual, run
         self._space = space_of(config)
         self._norms: list[float] = []
         self._jobs: dict[ClientId, _Job] = {}
@@ -144,7 +146,7 @@ class _Desk:
         drawn = stream(self._config.seed, self._round, "wave", self._waves).choice(len(free), count, replace=False)
         chosen = [free[i] for i in sorted(drawn)]
         rng = stream(self._config.seed, self._round, "plan", self._waves)
-        orders = longest_first(self._method.plan(self._round, chosen, rng), chosen, self._space)
+        orders = longest_first(self._method.plan(self._round, chosen, rng), chosen, self._space, self._run)
         for client in chosen:
             if client.name not in orders:
                 self._fail(client.name, NO_ROOM)

@@ -68,7 +68,8 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     announce(greeting(config, run, done))
     judge = Judge(config, method.weights())
     before = run.events()
-    for event in LOOPS[config.loop](config, method, crew, done, before[-1].get("update_norm") if before else None):
+    usual = before[-1].get("update_norm") if before else None
+    for event in LOOPS[config.loop](config, method, crew, done, usual, run.id):
         done = event["round"]
         last = method.done(done)
         if done % config.evaluate_every == 0 or last:

@@ -11,6 +11,7 @@ from fednas_core.config import RunConfig
 from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance
 from fednas_core.protocol import ClientInfo, Failure, TrainOrder, TrainReport
+from fednas_core.rounds import NO_ANSWER
 from fednas_core.selection import Judge, Judged
 from fednas_core.subnets.networks import shapes_of
 from fednas_core.subnets.packing import views
@@ -41,12 +42,18 @@ def hand_over(
             tensors.setdefault(arch, _tensors(config, judge, arch))
             orders[name] = _order(config, clients[name], arch, tensors[arch], run_id)
         waiting = []
+        awaited = set(orders)
         for answer in crew.train(orders) if orders else ():
+            if answer.client not in awaited:
+                continue
+            awaited.discard(answer.client)
             chosen = choices[answer.client][0]
             rows[answer.client] = _row(clients[answer.client], chosen, answer)
             if isinstance(answer, TrainReport) and not answer.figures.get("fits"):
                 choices[answer.client] = [row for row in choices[answer.client] if row.macs < chosen.macs]
                 waiting += [answer.client] if choices[answer.client] else []
+        for name in awaited:
+            rows[name] = _without(clients[name], NO_ANSWER)
     return [rows[name] for name in sorted(rows)]
 
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from fednas_core.aggregation.norms import check_norm, clip_share, shorten, update_norm, usual_norm
@@ -29,27 +30,33 @@ Event = dict[str, Any]
 """One line of the event log."""
 
 
-def rounds(config: RunConfig, method: Method, fleet: Fleet, start: int, usual: float | None = None) -> Iterator[Event]:
+def rounds(
+    config: RunConfig, method: Method, fleet: Fleet, start: int, usual: float | None = None, run: str = ""
+) -> Iterator[Event]:
     """Conduct rounds from number `start` (from 0) on until the method is done, and yield the event of each.
 
-    `usual` is the last event's `update_norm`, if there was one. The next round begins when the next event is asked for.
+    `usual` is the last event's `update_norm`, if there was one; `run` the run's id, which the orders carry. The next
+    round begins when the next event is asked for.
     """
     index = start
     while not method.done(index):
-        event = run_round(config, method, fleet, index, usual)
+        event = run_round(config, method, fleet, index, usual, run)
         index, usual = index + 1, event["update_norm"]
         yield event
 
 
-def run_round(config: RunConfig, method: Method, fleet: Fleet, index: int, usual: float | None = None) -> Event:
-    """Conduct round number `index` (from 0) and return its event; `usual` is the last event's `update_norm`.
+def run_round(
+    config: RunConfig, method: Method, fleet: Fleet, index: int, usual: float | None = None, run: str = ""
+) -> Event:
+    """Conduct round number `index` (from 0) and return its event (see `rounds`).
 
     Replies wait until the last one is in: only then can it be seen which is far from the cohort's median. Raises
     `RunError` if no reply can be used.
     """
     start = time.monotonic()
     cohort = _cohort(config, everyone_of(fleet), index)
-    orders = longest_first(method.plan(index, cohort, stream(config.seed, index, "plan")), cohort, space_of(config))
+    planned = method.plan(index, cohort, stream(config.seed, index, "plan"))
+    orders = longest_first(planned, cohort, space_of(config), run)
     infos, limit = {client.name: client for client in cohort}, largest_allowed(method.weights())
 
     def norm(report: TrainReport) -> float:
@@ -102,14 +109,14 @@ def checked_norm(report: TrainReport, order: TrainOrder, client: ClientInfo, spa
 
 
 def longest_first(
-    orders: Mapping[ClientId, TrainOrder], clients: Sequence[ClientInfo], space: SearchSpace
+    orders: Mapping[ClientId, TrainOrder], clients: Sequence[ClientInfo], space: SearchSpace, run: str
 ) -> dict[ClientId, TrainOrder]:
-    """Return the orders so that the largest job is the first to start."""
+    """Return the orders, as those of `run`, so that the largest job is the first to start."""
     examples = {client.name: client.examples for client in clients}
     ranked = sorted(
         orders.values(), key=lambda order: (-space.cost(order.arch).macs * examples[order.client], order.client)
     )
-    return {order.client: order for order in ranked}
+    return {order.client: replace(order, run=run) for order in ranked}
 
 
 def why(error: ReplyError, client: ClientId) -> str:

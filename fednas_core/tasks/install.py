@@ -17,6 +17,7 @@ from fednas_core.protocol import TrainOrder
 from fednas_core.subnets.networks import calibrate, network
 from fednas_core.tasks.bench import Ground, device_of, facts_of, ground_of
 from fednas_core.tasks.home import Home
+from fednas_core.tasks.store import store_of
 from fednas_core.tasks.subnet import Work
 from fednas_core.training.evaluate import EVAL_BATCH, evaluate
 
@@ -38,6 +39,8 @@ def install(order: TrainOrder, config: RunConfig, index: int, home: Home, until:
     found = evaluate(module, _prepared(ground, ground.test))
     space = ground.space
     latency = measure(module, (space.in_channels, space.image_size, space.image_size), threads=home.threads)
+    if config.wire.up == "topk":
+        store_of(home).forget(order.run)  # what was left out of updates is of no use once training is over
     fits = latency.median_ms <= budget_of(home.budget or order.budget, config.budgets, space).latency_ms
     if fits and home.models:
         _store(order, config, home, ground, module.cpu(), latency)

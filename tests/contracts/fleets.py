@@ -70,7 +70,7 @@ class Hostile(Around):
         late: list[Answer] = []
         for answer in super().train(orders, more):
             assert isinstance(answer, TrainReport)
-            if answer.client in self.spoil:
+            if answer.client in self.spoil and answer.tensors:  # a figure is a figure
                 late += self.spoil[answer.client](answer)
             else:
                 yield answer

@@ -28,7 +28,8 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def deliver(config: RunConfig, judge: Any, budget: Any, chosen: Any, folder: Path) -> dict[str, Any]:
         return {
-            "device": budget.device, "budget": budget.macs, "arch": chosen.arch.to_json(), "macs": chosen.macs,
+            "device": budget.device, "budget": str(budget), "budget_macs": int(budget.macs),
+            "arch": chosen.arch.to_json(), "macs": chosen.macs,
             "params": chosen.params, "bytes": chosen.bytes, "latency_ms": 0.0, "export_max_abs_error": 0.0,
             "validation_accuracy": chosen.validation_accuracy, "test_accuracy": judge.test(chosen.arch).accuracy,
         }  # fmt: skip
