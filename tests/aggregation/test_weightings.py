@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fednas_core.aggregation.weightings import ByExamples, MaxNet
+from fednas_core.aggregation.weightings import ByExamples, MaxNet, credible
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "beta_schedule.json").read_text())
 POINTS = [
@@ -72,3 +72,14 @@ def test_a_cohort_of_one_counts_fully(rule: MaxNet | ByExamples) -> None:
 
 def test_without_a_largest_all_count_alike() -> None:
     assert MaxNet(0.9, 0.0, 10).weights(0, {"a": 7, "b": 9}, None) == {"a": 0.5, "b": 0.5}
+
+
+def test_a_claim_of_examples_that_nobody_can_check_does_not_decide_a_round() -> None:
+    honest = {f"client-{i}": 100 + i for i in range(9)}
+    for weighting in (ByExamples(), MaxNet(0.1, 0.1, 1, by_examples=True)):
+        weights = weighting.weights(0, {**honest, "liar": 10**12}, "client-0")
+        assert weights["liar"] == pytest.approx(10 * weights["client-5"], rel=0.06) and sum(
+            weights.values()
+        ) == pytest.approx(1)
+    assert credible({**honest, "liar": 10**12})["liar"] == 1040
+    assert credible({"a": 5, "b": 900}) == {"a": 5, "b": 900} and credible({"a": 0}) == {"a": 1}
