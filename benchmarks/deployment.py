@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,6 @@ from common import options, show
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "deployment"))
 from harness import Proxy, Site, site, wait_for
-
-from fednas_core.runs.folder import RunFolder
 
 WARM_UP = 2
 """Rounds that do not count: nodes fetch the app, and their polling has to find its rhythm."""
@@ -102,10 +100,11 @@ def bytes_on_the_wire(space: str, tls: bool, down: str, up: str, rounds: int) ->
             wait_for(f"round {done}", lambda done=done: lines(events) >= done, LONGEST_S, pause=0.01)
             marks.append((proxy.down, proxy.up))
         run = made.completed(job, made.folder / "out", LONGEST_S)
+        event, model = run.events()[-1], run.read_json("result.json")["models"][0]
         idle = per_second(proxy)
     sizes = [tuple(b - a for a, b in zip(*pair, strict=True)) for pair in zip(marks, marks[1:], strict=False)]
     wire = [statistics.median(size[way] for size in sizes[WARM_UP - 1 :]) for way in (0, 1)]
-    plan = plan_bytes(run)
+    plan = int(model["bytes"])
     return {
         "tls": tls,
         "down": down,
@@ -115,10 +114,9 @@ def bytes_on_the_wire(space: str, tls: bool, down: str, up: str, rounds: int) ->
         "wire_up": wire[1],
         "ratio_down": wire[0] / plan,
         "ratio_up": wire[1] / plan,
-        "told_down": run.events()[-1]["bytes_down"],
-        "told_up": run.events()[-1]["bytes_up"],
+        "told_down": event["bytes_down"],
+        "told_up": event["bytes_up"],
         "idle_bytes_per_s": idle,
-        "validation": run.read_json("result.json")["models"][0]["validation_accuracy"],
     }
 
 
@@ -132,12 +130,6 @@ def per_second(proxy: Proxy, seconds: float = 6.0) -> float:
     before = proxy.up + proxy.down
     time.sleep(seconds)
     return (proxy.up + proxy.down - before) / seconds
-
-
-def plan_bytes(run: RunFolder) -> int:
-    """Return the bytes of the float32 tensors of the network that a run of plain averaging trained."""
-    model: Mapping[str, Any] = run.read_json("result.json")["models"][0]
-    return int(model["bytes"])
 
 
 def main() -> None:

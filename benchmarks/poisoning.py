@@ -36,10 +36,10 @@ from fednas_core.tasks.bench import space_of
 
 MERGES: dict[str, dict[str, Any]] = {
     "mean": {},
-    "mean, clip 1": {"merge.clip": 1.0},
+    "mean, clip 2": {"merge.clip": 2.0},
     "trimmed": {"merge.rule": "trimmed"},
-    "trimmed, clip 1": {"merge.rule": "trimmed", "merge.clip": 1.0},
-    "trimmed, clip 1, outlier 4": {"merge.rule": "trimmed", "merge.clip": 1.0, "merge.outlier": 4.0},
+    "trimmed, clip 2": {"merge.rule": "trimmed", "merge.clip": 2.0},
+    "trimmed, clip 2, outlier 3": {"merge.rule": "trimmed", "merge.clip": 2.0, "merge.outlier": 3.0},
 }
 LENGTHS = (0, 1, 5, 10)
 """How many times its own length a bad client's flipped update has; 0: nobody is bad."""

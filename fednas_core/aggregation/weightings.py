@@ -10,7 +10,6 @@ from typing import Protocol
 
 from fednas_core.protocol import ClientId
 
-
 HEAVIEST = 10
 """How many times the cohort's median a client's number of examples may count: it is a claim that nobody can check."""
 

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -399,8 +398,7 @@ def test_a_request_to_end_ends_everything(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, env=dict(os.environ))
     assert process.stdout is not None and process.stdout.readline() == b"1\n"
     process.send_signal(signal.SIGTERM)
-    start = time.monotonic()
-    assert process.wait(20) == 0 and time.monotonic() - start < 15
+    assert process.wait(60) == 0
     assert process.stdout.read() == b""
     process.stdout.close()
 

@@ -139,11 +139,21 @@ def test_export_of_the_best_within_a_budget(finished: tuple[Path, dict[str, Any]
     root, result, _ = finished
     where = ("-o", str(root), "--to", str(tmp_path), "--json")
     model = json.loads(fednas("export", result["run"], "--device", "watch", "--max-macs", "30%", *where).stdout)
-    assert model["macs"] <= model["budget"] < result["models"][0]["budget"]
+    assert model["macs"] <= model["budget_macs"] < result["models"][0]["budget_macs"]
     assert model["export_max_abs_error"] < 1e-4
     assert sorted(path.name for path in (tmp_path / "watch").iterdir()) == [
         "arch.json", "card.md", "model.onnx", "weights.safetensors",
     ]  # fmt: skip
+
+
+def test_export_within_a_budget_of_another_kind(finished: tuple[Path, dict[str, Any], Result], tmp_path: Path) -> None:
+    root, result, _ = finished
+    where = ("-o", str(root), "--to", str(tmp_path), "--json")
+    most = result["models"][-1]["bytes"] // 2
+    model = json.loads(fednas("export", "latest", "--device", "watch", "--budget", f"{most}B", *where).stdout)
+    assert model["bytes"] <= most and model["budget_macs"] is None
+    model = json.loads(fednas("export", "latest", "--device", "fast", "--budget", "50ms+30%", *where).stdout)
+    assert model["budget"].endswith("M MACs + 50 ms") and model["macs"] <= model["budget_macs"]
 
 
 def test_export_of_one_architecture(finished: tuple[Path, dict[str, Any], Result]) -> None:
@@ -152,7 +162,7 @@ def test_export_of_one_architecture(finished: tuple[Path, dict[str, Any], Result
     shown = fednas("export", "latest", "--device", "mine", "--arch", json.dumps(genes), "-o", str(root), "--json")
     model = json.loads(shown.stdout)
     assert model["arch"] == genes and model["test_accuracy"] == result["models"][0]["test_accuracy"]
-    assert model["budget"] == model["macs"] and (root / result["run"] / "models" / "mine" / "model.onnx").is_file()
+    assert model["budget_macs"] == model["macs"] and (root / result["run"] / "models" / "mine" / "model.onnx").is_file()
 
 
 @pytest.mark.parametrize(
@@ -160,9 +170,11 @@ def test_export_of_one_architecture(finished: tuple[Path, dict[str, Any], Result
     [
         (("--arch", "{"), "is not JSON"),
         (("--arch", "{}"), "needed are d, e and w"),
-        (("--arch", "{}", "--max-macs", "1M"), "not both"),
+        (("--arch", "{}", "--max-macs", "1M"), "give one of --max-macs, --budget and --arch"),
         (("--max-macs", "1"), "at most 1 MACs"),
         (("--max-macs", "much"), "budget 'much'"),
+        (("--budget", "1kB"), "keeps its budget of 0.001 MB"),
+        (("--budget", "20 minutes"), "1.5Mparams, 8MB or 20ms"),
     ],
 )
 def test_export_refuses(finished: tuple[Path, dict[str, Any], Result], options: tuple[str, ...], told: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from contracts.fleets import Answer, Around
+from contracts.samples import answer
 
 from fednas_core.aggregation.norms import update_norm
 from fednas_core.config import RunConfig, read
@@ -37,11 +39,11 @@ class Lying(Around):
         self.spoil, self.client, self.rounds = spoil, client, set(rounds)
 
     def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
-        for answer in super().train(orders, more):
-            if answer.client == self.client and isinstance(answer, TrainReport) and answer.round in self.rounds:
-                yield from self.spoil(answer, orders[answer.client])
+        for found in super().train(orders, more):
+            if found.client == self.client and isinstance(found, TrainReport) and found.round in self.rounds:
+                yield from self.spoil(found, orders[found.client])
             else:
-                yield answer
+                yield found
 
 
 def method_of(config: RunConfig) -> SupernetAveraging:
@@ -281,3 +283,46 @@ def test_a_run_that_goes_on_decides_as_if_it_had_not_stopped(tiny_pairs: dict[st
     assert [e["update_norm"] for e in [*first, *second]] == [e["update_norm"] for e in events]
     assert [e["round"] for e in [*first, *second]] == [1, 2, 3, 4]
     assert same(whole.weights(), again.weights())
+
+
+# -- memory --------------------------------------------------------------------------------------------------------
+
+
+def held_bytes() -> int:
+    """Bytes of all tensors alive, each storage once."""
+    gc.collect()
+    alive = [item.untyped_storage() for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in alive}.values())
+
+
+@pytest.mark.parametrize("merge", [{}, {"merge.clip": 0.5}, {"merge.rule": "trimmed"}], ids=["mean", "clip", "trimmed"])
+def test_memory_does_not_grow_with_the_number_of_replies(tiny_pairs: dict[str, Any], merge: dict[str, Any]) -> None:
+    class Instant(Around):
+        """Thirty clients that answer at once with their order, changed a little, in fresh memory."""
+
+        held: list[int] = []
+
+        def clients(self) -> list[ClientInfo]:
+            return [ClientInfo(f"client-{i:02d}", 50) for i in range(30)]
+
+        def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+            for number, order in enumerate(orders.values()):
+                if number in (10, 29):
+                    self.held.append(held_bytes())
+                yield answer(order, {name: tensor + 0.001 * (1 + number) for name, tensor in order.tensors.items()})
+
+    config = read({**tiny_pairs, **merge, "method": "superfednas"})
+    method, fleet = method_of(config), Instant(LocalFleet(config))
+    absorb, during = method._merge.add, list[int]()
+
+    def watched(*reply: Any) -> None:
+        if not during:
+            during.append(held_bytes())
+        absorb(*reply)
+
+    method._merge.add = watched  # type: ignore[method-assign]
+    size = sum(tensor.numel() * 4 for tensor in method.weights().values())
+    before = held_bytes()
+    run_round(config, method, fleet, 0)
+    assert max(*fleet.held, *during) - before < 3 * size  # the sums of the mean are there before
+    assert fleet.held[1] - fleet.held[0] < 0.1 * size

@@ -57,4 +57,5 @@ def test_a_reason_is_one_line(message: Message, told: str, shown: str) -> None:
 
 
 def test_what_cannot_be_sent_has_no_reply(message: Message) -> None:
-    assert list(exchange(InProcessGrid(client, {}), [("key", message)], 1.0)) == [("key", None)]
+    messages = iter([("key", message)])
+    assert list(exchange(InProcessGrid(client, {}), lambda: messages, 1.0)) == [("key", None)]

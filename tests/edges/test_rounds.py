@@ -14,6 +14,7 @@ import client_app.app as client_module
 from fednas_core.config import RunConfig
 from fednas_core.errors import RunError
 from fednas_core.protocol import Failure, TrainOrder, TrainReport
+from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import perform
 from server_app.rounds import GridFleet, open_fleet
 
@@ -163,14 +164,14 @@ def test_a_clients_own_error_reaches_the_server_in_its_words(
     fleet = fleet_of()
     orders["client-01"] = replace(orders["client-01"], task="juggle")
 
-    def clumsy(order: TrainOrder, config: RunConfig, index: int) -> TrainReport:
+    def clumsy(order: TrainOrder, config: RunConfig, index: int, home: Home) -> TrainReport:
         if order.client == "client-02":
             raise ZeroDivisionError("a bug")
-        return perform(order, config, index)
+        return perform(order, config, index, home)
 
     monkeypatch.setattr(client_module, "perform", clumsy)
     _, failures = outcome(fleet, orders)
-    assert failures["client-01"] == "task 'juggle' is not known here: allowed are subnet"
+    assert failures["client-01"] == "task 'juggle' is not known here: allowed are subnet, install"
     assert "a bug" in failures["client-02"]
 
 
@@ -179,10 +180,10 @@ def test_the_deadline_is_kept_in_the_client_even_by_a_step_that_hangs(
 ) -> None:
     fleet = fleet_of(deadline=0.2)
 
-    def slow(order: TrainOrder, config: RunConfig, index: int) -> TrainReport:
+    def slow(order: TrainOrder, config: RunConfig, index: int, home: Home) -> TrainReport:
         if order.client == "client-02":
             time.sleep(1.0)
-        return perform(order, config, index)
+        return perform(order, config, index, home)
 
     monkeypatch.setattr(client_module, "perform", slow)
     monkeypatch.setattr(client_module.within, "__defaults__", (0.1,))

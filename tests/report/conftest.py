@@ -122,11 +122,17 @@ def result(folder: Path, lines: list[Any], points: list[Any], name: str, clients
     for device, (budget, _) in DEVICES.items():
         best = max((p for p in points if p["macs"] <= budget), key=lambda p: p["validation_accuracy"])
         shared = {key: best[key] for key in ("arch", "macs", "params", "bytes", "validation_accuracy")}
-        models.append({"device": f"{device}{name}", "budget": int(budget), **shared,
-                       "test_accuracy": best["validation_accuracy"] - 0.004, "latency_ms": best["macs"] / 6e6,
+        models.append({"device": f"{device}{name}", "budget": f"{budget / 1e6:g} M MACs", "budget_macs": int(budget),
+                       **shared, "test_accuracy": best["validation_accuracy"] - 0.004, "latency_ms": best["macs"] / 6e6,
                        "export_max_abs_error": 3.2e-7})  # fmt: skip
+    handed = [{"client": f"edge-{i:02d}{name}", "budget": "20 ms", "reason": "", "macs": 900_000, "params": 80_000,
+               "bytes": 320_000, "validation_accuracy": 0.9, "accuracy": 0.5 + 0.04 * i, "tested": 30 + i,
+               "held_out": True, "latency_ms": 12.5, "stored": i == 0} for i in range(clients)]  # fmt: skip
+    handed.append({"client": "lost", "budget": "1 ms", "reason": f"went away{name}"})
     totals = {key: sum(line[key] for line in lines) for key in ("bytes_up", "bytes_down", "client_macs")}
     failures = sum(len(line["failures"]) for line in lines)
-    return {"run": folder.name, "method": "deepfednas", "rounds": len(lines), **totals, "seconds": 118.4,
-            "versions": {"fednas": "0.1.0"}, "models": models, "supernet": {"macs": 3_738_048, "params": 392_866},
-            "failures": failures}  # fmt: skip
+    return {
+        "run": folder.name, "method": "deepfednas", "rounds": len(lines), **totals, "seconds": 118.4,
+        "versions": {"fednas": "0.1.0"}, "models": models, "clients": handed,
+        "supernet": {"macs": 3_738_048, "params": 392_866}, "failures": failures,
+    }  # fmt: skip

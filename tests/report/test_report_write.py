@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
@@ -51,7 +52,7 @@ def test_the_page_tells_the_result(folder: Path) -> None:
     for model in run.models:
         assert f"{model['device']} {100 * model['test_accuracy']:.1f} %" in text
     for part in (
-        "run 20260101-run", "30 rounds over 10 clients", "no answer within 600 s", "500 k", "3.2e-07", "deepfednas",
+        "run 20260101-run", "30 rounds over 10 clients", "no answer within 600 s", "0.5 M MACs", "3.2e-07", "deepfednas",
         "1 min 58 s", "flwr", "1.41.0", "data.alpha", "3.74 M MACs and 393 k parameters",
     ):  # fmt: skip
         assert part in text, part
@@ -89,10 +90,19 @@ def test_the_markdown_tells_the_same(folder: Path) -> None:
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert text.startswith("# phone 9")
     assert "| Device | Test accuracy |" in text
-    assert re.search(r"^\| phone \| 9\d\.\d % \|.*\| 500 k \|", text, re.MULTILINE)
+    assert re.search(r"^\| phone \| 9\d\.\d % \|.*\| 0.5 M MACs \|", text, re.MULTILINE)
     assert re.search(r"^\| 30 \| 9\d\.\d % \| 9\d\.\d % \| 9\d\.\d % \|$", text, re.MULTILINE)
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in tables)
+
+
+def test_each_clients_own_model_is_told_and_their_spread(folder: Path) -> None:
+    handed = json.loads((folder / "result.json").read_text(encoding="utf-8"))["clients"]
+    reached = sorted(row["accuracy"] for row in handed if not row["reason"])
+    for text in ((folder / name).read_text(encoding="utf-8") for name in ("report.html", "report.md")):
+        assert f"{len(reached)} clients of {len(handed)} run a model of their own" in text
+        assert f"{100 * sum(reached) / len(reached):.1f}" in text.replace("\u202f", " ")
+        assert "went away" in text and "stored there" in text and "30 held out" in text
 
 
 def test_hostile_names_and_reasons_are_shown_not_obeyed(hostile: str, write_run: WriteRun, tmp_path: Path) -> None:
