@@ -395,7 +395,8 @@ def test_a_request_to_end_ends_everything(tmp_path: Path) -> None:
         "supervise([[sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(600)']], "
         "Path.cwd(), dict(os.environ))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, env=dict(os.environ))
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, env=env)
     assert process.stdout is not None and process.stdout.readline() == b"1\n"
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
