@@ -11,7 +11,8 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from fednas_core.aggregation.norms import check_norm, clip_share, shorten, update_norm, usual_norm
+from fednas_core.aggregation.directions import Update, alignments, check_direction, to_direction
+from fednas_core.aggregation.norms import ENOUGH, check_norm, clip_share, shorten, update_norm, usual_norm
 from fednas_core.config import RunConfig
 from fednas_core.errors import ReplyError, RunError
 from fednas_core.protocol import ClientId, ClientInfo, Failure, Fleet, Method, RoundSummary, TrainOrder, TrainReport
@@ -66,6 +67,8 @@ def run_round(
     with closing(WaitingRoom(method.weights())) as room:
         norms = _received(fleet, orders, norm, room, failures)
         judged = _judged(norms, usual_norm(norms.values(), usual), config.merge.outlier, failures)
+        if config.merge.opposed < 1:
+            judged = _agreeing(judged, room, orders, config, method, failures)
         typical = usual_norm(judged.values(), usual)
 
         def accepted() -> Iterator[TrainReport]:
@@ -170,6 +173,7 @@ def _received(
     awaited = set(orders)
 
     def take(answer: TrainReport | Failure) -> None:
+        """Let one answer wait, or note why not."""
         if answer.client not in awaited:
             return
         awaited.discard(answer.client)
@@ -185,6 +189,39 @@ def _received(
     deque(map(take, fleet.train(orders)), maxlen=0)  # nothing here holds a reply when the next one comes
     failures.update(dict.fromkeys(awaited, NO_ANSWER))
     return {client: norms[client] for client in orders if client in norms}
+
+
+def _agreeing(
+    norms: Mapping[ClientId, float],
+    room: WaitingRoom,
+    orders: Mapping[ClientId, TrainOrder],
+    config: RunConfig,
+    method: Method,
+    failures: dict[ClientId, str],
+) -> dict[ClientId, float]:
+    """Return the norms of the replies that do not point against the others; note the other clients in `failures`.
+
+    Whoever is refused has no say in the direction of the rest: it is taken again without them.
+    """
+    agreeing = {client: norm for client, norm in norms.items() if norm}
+
+    def updates() -> Iterator[Update]:
+        for report in room.seen(agreeing):
+            to_direction(report.tensors, orders[report.client].tensors, agreeing[report.client])
+            yield report.client, space_of(config).plan(report.arch), report.tensors
+
+    while len(agreeing) >= ENOUGH:
+        cosines = alignments(updates, method.weights())
+        before = len(agreeing)
+        for client, cosine in cosines.items():
+            try:
+                check_direction(client, cosine, config.merge.opposed)
+            except ReplyError as error:
+                failures[client] = why(error, client)
+                del agreeing[client]
+        if len(agreeing) == before:
+            break
+    return {client: norm for client, norm in norms.items() if client not in failures}
 
 
 def _judged(

@@ -93,11 +93,13 @@ def report(
 def export(
     device: Annotated[str, typer.Option("--device", help="Name of the model's folder.")],
     run_id: RunId = "latest",
-    max_macs: Annotated[
-        str | None, typer.Option(help="Take the network of best validation accuracy within 500M, 30% or max.")
-    ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="… or within any budget: 8MB, 1.5Mparams, 20ms on this machine, 2M+8MB.")
+        str | None,
+        typer.Option(
+            "--budget",
+            "--max-macs",
+            help="Take the most accurate network within 500M (MACs), 30%, 8MB, 1.5Mparams, 20ms here, max.",
+        ),
     ] = None,
     arch: Annotated[str | None, typer.Option("--arch", help='Take this one: {"d":[…],"e":[…],"w":[…]}.')] = None,
     to: Annotated[Path | None, typer.Option("--to", help="Folder for the model's folder; default: the run's.")] = None,
@@ -110,8 +112,8 @@ def export(
     from fednas_core.selection import Judge, deliver
     from fednas_core.tasks.bench import space_of
 
-    if sum(option is not None for option in (max_macs, budget, arch)) > 1:
-        raise ConfigError("give one of --max-macs, --budget and --arch")
+    if budget is not None and arch is not None:
+        raise ConfigError("give --budget or --arch, not both")
     run = RunFolder(run_folder(output, run_id))
     config = run.config()
     done, state = run.load_checkpoint()
@@ -120,7 +122,7 @@ def export(
         chosen = _judged(config, judge, arch)
         limit = Budget(device, macs=space_of(config).cost(chosen.arch).macs)
     else:
-        allowance = _allowance(config, device, max_macs, budget)
+        allowance = _allowance(config, device, budget or "max")
         chosen, limit = _best(config, judge, allowance), allowance.budget
     folder = to.expanduser().resolve() if to else run.path / "models"
     model = deliver(replace(config, rounds=done), judge, limit, chosen, folder)
@@ -131,18 +133,15 @@ def export(
     print(folder / device)
 
 
-def _allowance(config: RunConfig, device: str, max_macs: str | None, text: str | None) -> Allowance:
-    """Return what the options allow; milliseconds are predicted from measurements on this machine."""
-    from fednas_core.devices.budgets import Allowance, Budget, parse_budget, parse_macs
+def _allowance(config: RunConfig, device: str, text: str) -> Allowance:
+    """Return what a budget allows; milliseconds are predicted from measurements on this machine."""
+    from fednas_core.devices.budgets import Allowance, parse_budget
     from fednas_core.devices.latency_model import LatencyModel
     from fednas_core.devices.profile import profile
     from fednas_core.tasks.bench import device_of, space_of
 
     space = space_of(config)
-    largest = space.cost(space.largest).macs
-    if text is None:
-        return Allowance(Budget(device, macs=parse_macs(max_macs or "max", largest)), space)
-    budget = parse_budget(text, largest, device)
+    budget = parse_budget(text, space.cost(space.largest).macs, device)
     if not budget.timed:
         return Allowance(budget, space)
     return Allowance(budget, space, LatencyModel.fit(space, profile(space, device_of(config)).probes).upper_ms)

@@ -134,9 +134,8 @@ def _write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    finally:
+        Path(aside).unlink(missing_ok=True)  # it is there only if something went wrong
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -170,7 +170,7 @@ def test_export_of_one_architecture(finished: tuple[Path, dict[str, Any], Result
     [
         (("--arch", "{"), "is not JSON"),
         (("--arch", "{}"), "needed are d, e and w"),
-        (("--arch", "{}", "--max-macs", "1M"), "give one of --max-macs, --budget and --arch"),
+        (("--arch", "{}", "--max-macs", "1M"), "not both"),
         (("--max-macs", "1"), "at most 1 MACs"),
         (("--max-macs", "much"), "budget 'much'"),
         (("--budget", "1kB"), "keeps its budget of 0.001 MB"),

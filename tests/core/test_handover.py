@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from contracts.samples import answer
+
+from fednas_core.config import RunConfig, read
+from fednas_core.console import clients_table, table
+from fednas_core.crew import Crew
+from fednas_core.handover import ATTEMPTS, hand_over
+from fednas_core.local import LocalFleet
+from fednas_core.protocol import Failure, TrainOrder, TrainReport
+from fednas_core.selection import Judge, Judged
+from fednas_core.spaces.modules import initial_weights
+from fednas_core.tasks.bench import space_of
+
+Reply = TrainReport | Failure
+Answering = Callable[[TrainOrder], list[Reply]]
+
+
+@pytest.fixture
+def config(tiny_pairs: dict[str, Any]) -> RunConfig:
+    return read(tiny_pairs)
+
+
+class Scripted(LocalFleet):
+    """Clients that answer the offer of a model as told."""
+
+    def __init__(self, config: RunConfig, answering: Answering) -> None:
+        super().__init__(config)
+        self.answering, self.orders = answering, list[TrainOrder]()
+
+    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Reply]:
+        self.orders += orders.values()
+        for order in orders.values():
+            yield from self.answering(order)
+
+
+def says(order: TrainOrder, **figures: float) -> TrainReport:
+    told = {"fits": 1.0, "latency_ms": 2.0, "tested": 9.0, "held_out": 1.0, "stored": 1.0} | figures
+    return answer(order, {}, accuracy=0.75, figures=told)
+
+
+def offered(config: RunConfig, answering: Answering) -> tuple[list[dict[str, Any]], Scripted]:
+    """Hand over one of three networks, of which larger ones are better."""
+    space = space_of(config)
+    archs = [space.smallest, space.decode(space.encode(space.largest) // 2), space.largest]
+    judged = [
+        Judged(arch, cost.macs, cost.params, cost.bytes, 0.0, 0.5 + 0.1 * i, 1.0)
+        for i, (arch, cost) in enumerate((arch, space.cost(arch)) for arch in archs)
+    ]
+    fleet = Scripted(config, answering)
+    crew = Crew(fleet, config, archs, lambda text: None)
+    return hand_over(config, crew, Judge(config, initial_weights(space, 1)), judged, "run-7"), fleet
+
+
+def test_everybody_is_offered_the_best_that_fits(config: RunConfig) -> None:
+    rows, fleet = offered(replace(config, client_budgets="30%,max"), lambda order: [says(order)])
+    space = space_of(config)
+    most = space.cost(space.largest).macs
+    assert [row["macs"] == most for row in rows] == [False, True, False, True]
+    assert all(row["macs"] <= 0.3 * most for row in rows[::2])
+    assert {row["accuracy"] for row in rows} == {0.75} and all(row["stored"] and row["held_out"] for row in rows)
+    for order in fleet.orders:
+        assert (order.task, order.returns, order.run) == ("install", False, "run-7")
+        assert order.budget == ("30%" if order.client in ("client-00", "client-02") else "max")
+
+
+def test_a_device_on_which_it_is_too_slow_is_offered_a_smaller_one(config: RunConfig) -> None:
+    space = space_of(config)
+
+    def slow(order: TrainOrder) -> list[Reply]:
+        return [says(order, fits=float(order.arch != space.largest))]
+
+    rows, fleet = offered(config, slow)
+    assert all(row["reason"] == "" and row["macs"] < space.cost(space.largest).macs for row in rows)
+    assert len(fleet.orders) == 2 * len(rows)
+
+
+def test_a_device_on_which_everything_is_too_slow_keeps_nothing(config: RunConfig) -> None:
+    rows, fleet = offered(config, lambda order: [says(order, fits=0.0, latency_ms=70.0, stored=0.0)])
+    assert len(fleet.orders) == ATTEMPTS * len(rows)
+    assert all("macs" not in row and row["reason"].endswith("takes 70.00 ms there") for row in rows)
+
+
+def test_what_goes_wrong_is_that_clients_reason_and_strangers_are_passed_over(config: RunConfig) -> None:
+    def odd(order: TrainOrder) -> list[Reply]:
+        if order.client == "client-00":
+            return [Failure("client-00", "disk full"), says(order)]
+        if order.client == "client-01":
+            return [Failure("stranger", "hello"), replace(says(order), client="nobody")]
+        return [says(order), says(order, fits=0.0)]
+
+    rows, _ = offered(config, odd)
+    assert [row["reason"] for row in rows] == ["disk full", "gave no answer", "", ""]
+
+
+def test_the_tables_say_who_has_what(config: RunConfig) -> None:
+    rows, _ = offered(
+        config, lambda order: [Failure(order.client, "away")] if order.client < "client-02" else [says(order)]
+    )
+    text = clients_table(rows, most=3)
+    assert "client-00" in text and "away" in text and "75.0%" in text and "stored" in text
+    assert "client-03" not in text and "… and 1 more in result.json" in text
+    model = {
+        "device": "phone", "budget": "1 M MACs", "macs": 5e5, "params": 3e4, "bytes": 1.2e5, "latency_ms": 0.5,
+        "validation_accuracy": 0.9, "test_accuracy": 0.8, "export_max_abs_error": 1e-6,
+    }  # fmt: skip
+    lines = table([model]).splitlines()
+    assert len({len(line) for line in lines[1:]}) == 1 and "1 M MACs" in lines[-1]
