@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -137,12 +138,13 @@ def _serve_one(connection: Connection) -> None:
 
 
 def _answered(message: Message, context: Context) -> Message | str:
+    """Return the ClientApp's reply, or what it raised, told as Flower tells what ends a process of its own."""
     from client_app.app import app
 
-    try:
-        return app(message, context)
-    except Exception as error:  # whatever it is, it is told as Flower tells what ends a process of its own
-        return f"{type(error).__name__}: {error}"
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(app, message, context)
+        error = future.exception()
+    return f"{type(error).__name__}: {error}" if error else future.result()
 
 
 def _end_without_listener(link: int, done: threading.Event) -> None:
