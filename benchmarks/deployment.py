@@ -34,8 +34,20 @@ LARGE_SPACE = (
     "stem = 64\nstages = [144, 288, 576, 1152]\nstrides = [1, 2, 2, 2]\nwidths = [0.5, 1.0]\n"
     "expansions = [0.1, 0.25]\nextra_blocks = 2\n"
 )
+SMALL_SPACE = (
+    "stem = 16\nstages = [32, 64, 128]\nstrides = [1, 2, 2]\nwidths = [0.5, 1.0]\nexpansions = [0.25, 1.0]\n"
+    "extra_blocks = 1\n"
+)
+"""Its largest network is that of the default job: 0.69 million parameters."""
 DIGITS = "image_size = 8\nin_channels = 1\nclasses = 10\n"
-ENCODINGS = (("fp32", "fp32"), ("fp16", "fp16"), ("int8", "int8"))
+WIRES = (
+    (LARGE_SPACE, True, "fp32"),
+    (LARGE_SPACE, True, "fp16"),
+    (LARGE_SPACE, True, "int8"),
+    (LARGE_SPACE, False, "fp32"),
+    (SMALL_SPACE, True, "fp32"),
+)
+"""Space, whether over TLS, and the encoding both ways."""
 
 
 def pairs(folder: Path, space: str, clients: int, rounds: int, **more: Any) -> dict[str, Any]:
@@ -89,11 +101,11 @@ def phase_seconds(nodes: int, warm: int, space: str, rounds: int) -> dict[str, A
     }
 
 
-def bytes_on_the_wire(space: str, tls: bool, down: str, up: str, rounds: int) -> dict[str, Any]:
+def bytes_on_the_wire(space: str, tls: bool, encoding: str, rounds: int) -> dict[str, Any]:
     """Return the bytes of a round both ways, the medians over rounds, against those of the network's tensors."""
     with federation(1, 120, tls, proxied=True) as (made, proxy):
         assert proxy is not None
-        settings = pairs(made.folder, space, 1, WARM_UP + rounds, **{"wire.down": down, "wire.up": up})
+        settings = pairs(made.folder, space, 1, WARM_UP + rounds, **{"wire.down": encoding, "wire.up": encoding})
         job, marks = made.submit(settings), []
         events = made.folder / "out" / "latest" / "events.jsonl"
         for done in range(1, WARM_UP + rounds + 1):
@@ -107,8 +119,7 @@ def bytes_on_the_wire(space: str, tls: bool, down: str, up: str, rounds: int) ->
     plan = int(model["bytes"])
     return {
         "tls": tls,
-        "down": down,
-        "up": up,
+        "encoding": encoding,
         "plan_bytes": plan,
         "wire_down": wire[0],
         "wire_up": wire[1],
@@ -145,10 +156,8 @@ def main() -> None:
     if chosen.only in (None, "large"):
         show({"benchmark": "deployment", "part": "large"} | phase_seconds(1, chosen.warm, LARGE_SPACE, rounds))
     if chosen.only in (None, "bytes"):
-        for tls in (True, False):
-            for down, up in ENCODINGS if tls else ENCODINGS[:1]:
-                found = bytes_on_the_wire(LARGE_SPACE, tls, down, up, min(rounds, 3))
-                show({"benchmark": "deployment", "part": "bytes"} | found)
+        for wire in WIRES:
+            show({"benchmark": "deployment", "part": "bytes"} | bytes_on_the_wire(*wire, min(rounds, 3)))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ MERGES: dict[str, dict[str, Any]] = {
     "trimmed": {"merge.rule": "trimmed"},
     "trimmed, clip 2": {"merge.rule": "trimmed", "merge.clip": 2.0},
     "trimmed, clip 2, outlier 3": {"merge.rule": "trimmed", "merge.clip": 2.0, "merge.outlier": 3.0},
+    "mean, opposed 0.1": {"merge.opposed": 0.1},
+    "trimmed, clip 2, opposed 0.1": {"merge.rule": "trimmed", "merge.clip": 2.0, "merge.opposed": 0.1},
 }
 LENGTHS = (0, 1, 5, 10)
 """How many times its own length a bad client's flipped update has; 0: nobody is bad."""
@@ -69,7 +71,7 @@ class Flipping:
 
 
 def run(merge: str, length: int, seed: int, count: int) -> dict[str, Any]:
-    """Train one cohort with one way of merging; return test accuracies in percent, None where training broke down."""
+    """Train one cohort with one way of merging; return test accuracies in percent and how many replies it refused."""
     torch.set_num_threads(1)
     config = read({"seed": seed, "workers": 1, "rounds": count, "train.epochs": 3, **MERGES[merge]})
     space, supernet = space_of(config), initial_weights(space_of(config), derive(seed, "weights"))
@@ -80,8 +82,10 @@ def run(merge: str, length: int, seed: int, count: int) -> dict[str, Any]:
     names = [client.name for client in fleet.clients()]
     bad = stream(seed, "bad clients").choice(names, len(names) // 5, replace=False).tolist() if length else []
     method = make(config, space, path, supernet)
-    for _ in rounds(config, method, Flipping(fleet, bad, length), 0):
-        pass
+    refused = {"bad": 0, "honest": 0}
+    for event in rounds(config, method, Flipping(fleet, bad, length), 0):
+        for failure in event["failures"]:
+            refused["bad" if failure["client"] in bad else "honest"] += 1
     judge = Judge(config, supernet)
     judged = judge_all(config, judge, candidates(config, allowances, path))
     accuracy = {}
@@ -89,7 +93,7 @@ def run(merge: str, length: int, seed: int, count: int) -> dict[str, Any]:
         chosen = best_within(judged, allowance.allows)
         assert chosen is not None
         accuracy[allowance.budget.device] = 100 * judge.test(chosen.arch).accuracy
-    return {"merge": merge, "length": length, "seed": seed, "rounds": count, "accuracy": accuracy}
+    return {"merge": merge, "length": length, "seed": seed, "rounds": count, "accuracy": accuracy, "refused": refused}
 
 
 def summary(rows: list[dict[str, Any]]) -> str:

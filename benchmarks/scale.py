@@ -1,6 +1,6 @@
 """Many clients in one run: what a thousand of them cost to gather, to train in cohorts and to hand a model each.
 
-    python benchmarks/scale.py [--quick] [--clients 1000] [--nodes 20,1000] [--cohort 20] [--rounds 5] [--data PATH]
+    python benchmarks/scale.py [--quick] [--clients 1000] [--nodes 16,1000,0] [--cohort 20] [--rounds 5] [--data PATH]
 
 Each row is a run of its own through Flower's simulation (`nodes`: of how many SuperNodes), or in process (`nodes` 0,
 as `fednas run`). Data is genuine Fashion-MNIST (torchvision's files in --data), or scikit-learn's digits with --quick.
@@ -28,14 +28,15 @@ from typing import Any
 
 from common import options, show
 
-from fednas_core.cli.simulate import flwr_run
+from fednas_core.cli.simulate import flwr_run, played_by
 from fednas_core.cli.superlink import descendants, end_tree, superlink
 from fednas_core.config import flatten, read
 
 GREETING, HANDOVER, SEARCH, END = "run ", "handing each client", "searching:", "run folder:"
 FILES = ("devices.json", "events.jsonl", "result.json", "report.html")
 HERE = (sys.executable, "-c", "from fednas_core.cli import main; main()", "run")
-SERVER, ACTOR = re.compile(r"flwr-simulation|fednas_core\.cli"), re.compile(r"ray::ClientAppActor|multiprocessing\.spawn")
+SERVER = re.compile(r"flwr-simulation|fednas_core\.cli")
+ACTOR = re.compile(r"ray::ClientAppActor|multiprocessing\.spawn")
 
 
 class Memory(threading.Thread):
@@ -80,7 +81,7 @@ def command(pairs: dict[str, Any], nodes: int) -> Iterator[tuple[subprocess.Pope
         return
     with superlink(keep=False) as link:
         line = flwr_run(link, Path(__file__).parents[1], flatten(read(pairs)))
-        line += ["--federation-config", f"num-supernodes={nodes}"]
+        line += played_by(nodes)
         with subprocess.Popen(line, cwd=link.home, env=link.environment, **pipes) as process:
             try:
                 yield process, link.process.pid
@@ -137,7 +138,7 @@ def main() -> None:
     chosen = options(
         __doc__,
         clients={"type": int, "default": 1000},
-        nodes={"default": "20,1000,0"},
+        nodes={"default": "16,1000,0"},
         cohort={"type": int, "default": 20},
         rounds={"type": int, "default": 5},
         data={"default": str(Path("~/.cache/fednas-data").expanduser()), "help": "folder of Fashion-MNIST"},
@@ -150,12 +151,17 @@ def main() -> None:
         "budgets": "phone=30%,tablet=60%,workstation=max",
         "client-budgets": "phone,tablet,workstation",
         "data.clients": chosen.clients,
+        "data.validation": 0.02,
         "train.epochs": 1,
     }
-    pairs |= {"data.source": "digits"} if chosen.quick else {"data.source": "fashion-mnist", "data.path": chosen.data}
+    if chosen.quick:
+        pairs |= {"data.partition": "iid", "data.image-size": 4}
+    else:
+        pairs |= {"data.source": "fashion-mnist", "data.path": chosen.data, "data.image-size": 14}
     rows = [measure(pairs, int(nodes), chosen.loud) for nodes in chosen.nodes.split(",")]
     print(table(rows))
-    show({"benchmark": "scale", "data": pairs["data.source"], "cohort": chosen.cohort, "rows": rows})
+    data = "digits" if chosen.quick else "fashion-mnist"
+    show({"benchmark": "scale", "data": data, "cohort": chosen.cohort, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -120,6 +120,13 @@ class MergeConfig:
     outlier: float = _setting(
         100.0, "replies whose update is this many times the cohort's median norm are refused (0: none)", low=0.0
     )
+    opposed: float = _setting(
+        1.0,
+        "replies whose update points against the others' are refused: its cosine with theirs is below minus this "
+        "(1: none)",
+        low=0.0,
+        high=1.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fednas_core.config import RunConfig
+from fednas_core.export.units import few
 from fednas_core.methods.registry import METHODS
 from fednas_core.runs.folder import RunFolder
 from fednas_core.tasks.bench import dataset_of, space_of, split_of
@@ -42,7 +43,7 @@ def line(config: RunConfig, event: Mapping[str, Any]) -> str:
     for row in event["evaluation"] or []:
         text += f"  {row['name']} {row['accuracy']:.1%}"
     if event["failures"]:
-        text += "  failed: " + ", ".join(failure["client"] for failure in event["failures"])
+        text += "  failed: " + few([failure["client"] for failure in event["failures"]])
     return text
 
 

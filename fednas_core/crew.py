@@ -14,6 +14,7 @@ from fednas_core.devices.budgets import Allowance, Budget, budget_of, budget_tex
 from fednas_core.devices.limits import client_budget_texts, limits
 from fednas_core.devices.profile import from_json, profile, to_json
 from fednas_core.errors import RunError
+from fednas_core.export.units import few
 from fednas_core.protocol import ClientId, ClientInfo, Failure, Fleet, Limit, Profile, TrainOrder, TrainReport
 from fednas_core.runs.folder import RunFolder
 from fednas_core.tasks.bench import device_of, space_of
@@ -59,9 +60,8 @@ class Crew:
         new = [self._measured(replace(i, budget=texts[i.name])) for i in there if i.name not in self._known]
         if new:
             found = limits(space_of(self._config), self._named, new, "")
-            for info in new:
-                self._known[info.name] = replace(info, limit=found[info.name])
-                self._refuse_if_too_small(self._known[info.name])
+            self._known |= {info.name: replace(info, limit=found[info.name]) for info in new}
+            self._tell_who_stays_out([self._known[info.name] for info in new])
             self._note()
         crew = [replace(self._known[info.name], examples=info.examples) for info in there]
         able = [info for info in crew if self._fits(info)]
@@ -118,6 +118,8 @@ class Crew:
         if self._run is None:
             return
         for name, info in self._known.items():
+            if name in self._noted["devices"]:
+                continue
             if info.profile:
                 self._keep(name, info.budget, info.profile)
             self._noted["devices"].setdefault(name, {"budget": info.budget, "profile": ""})
@@ -126,9 +128,15 @@ class Crew:
     def _fits(self, info: ClientInfo) -> bool:
         return info.limit is None or any(info.limit.allows(arch) for arch in self._archs)
 
-    def _refuse_if_too_small(self, info: ClientInfo) -> None:
-        if not self._fits(info):
-            self._announce(f"{info.name} takes no part: no network is small enough for its budget of {info.budget}")
+    def _tell_who_stays_out(self, new: Sequence[ClientInfo]) -> None:
+        """Say it once for all clients of one budget: there may be a thousand."""
+        out: dict[str, list[ClientId]] = {}
+        for info in new:
+            if not self._fits(info):
+                out.setdefault(info.budget, []).append(info.name)
+        for budget, names in out.items():
+            take, whose = ("takes", "its") if len(names) == 1 else ("take", "their")
+            self._announce(f"{few(names)} {take} no part: no network is small enough for {whose} budget of {budget}")
 
 
 def _allowance(limit: Limit | None) -> Allowance | None:

@@ -125,7 +125,7 @@ def _finish(
     announce("searching: judging candidates on the validation images")
     space = space_of(config)
     allowances = crew.allowances(parse_budgets(config.budgets, space.cost(space.largest).macs))
-    own = {str(client.limit): client.limit for client in crew.clients() if isinstance(client.limit, Allowance)}
+    own = {client.limit.kind: client.limit for client in crew.clients() if isinstance(client.limit, Allowance)}
     archs = trained_archs(config, space) or candidates(config, [*allowances, *own.values()], path)
     judged = judge_all(config, judge, archs)
     run.write_json("frontier.json", frontier(judged))

@@ -31,7 +31,8 @@ def hand_over(
     cheaper ones. ``reason`` says why a client has no model, '' if it has one.
     """
     clients = {client.name: client for client in crew.clients()}
-    choices = {name: _ranked(judged, client) for name, client in clients.items()}
+    ranked = {_kind(client): _ranked(judged, client) for client in clients.values()}
+    choices = {name: ranked[_kind(client)] for name, client in clients.items()}
     rows = {name: _without(client, "no judged network keeps its budget") for name, client in clients.items()}
     tensors: dict[Arch, Mapping[str, Tensor]] = {}
     waiting = [name for name in clients if choices[name]]
@@ -55,6 +56,11 @@ def hand_over(
         for name in awaited:
             rows[name] = _without(clients[name], NO_ANSWER)
     return [rows[name] for name in sorted(rows)]
+
+
+def _kind(client: ClientInfo) -> object:
+    """Return what clients share that are offered the same networks."""
+    return client.limit.kind if isinstance(client.limit, Allowance) else client.limit
 
 
 def _ranked(judged: Sequence[Judged], client: ClientInfo) -> list[Judged]:

@@ -13,6 +13,7 @@ from fednas_core.config import RunConfig
 from fednas_core.devices.budgets import budget_of
 from fednas_core.devices.profile import from_json
 from fednas_core.errors import FednasError, ReplyError, RunError
+from fednas_core.export.units import few
 from fednas_core.protocol import ClientId, ClientInfo
 from fednas_core.tasks.bench import client_names, space_of
 from fednas_core.wire import Packet
@@ -83,16 +84,19 @@ class Roster:
         """Query the profiles of nodes that are new and remember who they serve, or why not."""
         ask = Request(Packet("{}", {}), self._config, 0)
         messages = ((node, request(ask, node, "query.profile")) for node in sorted(nodes))
+        out: dict[str, list[str]] = {}
         for node, reply in exchange(self._grid, lambda: messages, self._profile_s):
             if reply is None or (reply.has_error() and reply.error.code != FAILED):
                 why = f"no answer within {self._profile_s:.0f} seconds" if reply is None else reason(reply)
-                self._announce(f"node {node} takes no part in this round: {why}")  # it may be there in the next
+                out.setdefault(f"no part in this round: {why}", []).append(str(node))  # it may be there in the next
                 continue
             try:
                 self._members[node] = read_members(read_reply(reply).head, node, self._config)
             except ReplyError as error:
                 self._refused[node] = str(error)
-                self._announce(f"node {node} takes no part: {error}")
+                out.setdefault(f"no part: {error}", []).append(str(node))
+        for why, names in out.items():
+            self._announce(f"node {names[0]} takes {why}" if len(names) == 1 else f"nodes {few(names)} take {why}")
 
     def _nobody(self, present: set[int]) -> str:
         refusals = sorted({self._refused[node] for node in present if node in self._refused})

@@ -41,20 +41,31 @@ class GridFleet:
     ) -> Iterator[TrainReport | Failure]:
         """Carry out the orders, started in the mapping's order, and yield one answer for each as they arrive.
 
-        Whatever a client does wrong becomes a `Failure` with its reason. Raises `RunError` if no more work can be
-        done at all.
+        A node has one order at a time; those for its other clients wait here, so that Flower's queue holds no more of
+        them than there are nodes. Whatever a client does wrong becomes a `Failure` with its reason. Raises `RunError`
+        if no more work can be done at all.
         """
         waiting = deque() if more is None else more
         waiting.extendleft(reversed(list(orders.values())))
         ttl_s = min(LONGEST_TTL_S, self._silence_s * max(1, len(orders)))
 
-        def messages() -> Iterator[tuple[TrainOrder, Message]]:
-            while waiting:
-                order = waiting.popleft()
-                yield order, self._message(order, ttl_s)
+        busy: set[int] = set()
 
-        for order, reply in exchange(self._grid, messages, self._silence_s):
-            yield self._answer(order, reply)
+        def messages() -> Iterator[tuple[TrainOrder, Message]]:
+            """Yield what waits now; asked again, what has come up since."""
+            for _ in range(len(waiting)):
+                order = waiting.popleft()
+                node = self._members[order.client].node
+                if node in busy:
+                    waiting.append(order)
+                else:
+                    busy.add(node)
+                    yield order, self._message(order, ttl_s)
+
+        while waiting:  # again if a node that was given up had kept others waiting
+            for order, reply in exchange(self._grid, messages, self._silence_s):
+                busy.discard(self._members[order.client].node)
+                yield self._answer(order, reply)
 
     def close(self) -> None:
         """Nothing to release: Flower ends the processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -22,6 +23,7 @@ from fednas_core.errors import RunError
 
 POLL_S = 0.2
 LAST_LINES = 25
+NODES_A_CORE = 8
 STARTED = re.compile(r"Successfully started run (\d+)")
 NAMED = re.compile(r"^run (\S+?)(?:, resumed after round \d+)?$")
 """The first line of a run's greeting: it names the run's folder."""
@@ -32,6 +34,7 @@ def simulate(
     config: Config = None,
     pairs: Pairs = None,
     clients: Annotated[int | None, typer.Option(min=1, help="Number of simulated clients (data.clients).")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="SuperNodes that play them (by default 8 a core).")] = None,
     keep_superlink: Annotated[bool, typer.Option("--keep-superlink", help="Leave Flower running afterwards.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -45,8 +48,7 @@ def simulate(
     project = project_folder()
     with superlink(keep_superlink) as link:
         values = flatten(settings) | {"output": str(root)}
-        nodes = ["--federation-config", f"num-supernodes={values['data.clients']}"]
-        stream = Stream([*flwr_run(link, project, values), *nodes], link)
+        stream = Stream(flwr_run(link, project, values) + played_by(nodes or nodes_for(settings.data.clients)), link)
         try:
             follow(stream, stream.running, root, settings.rounds, as_json)
             status, details = link.status(stream.flower_id) if stream.flower_id else ("not started", "")
@@ -93,6 +95,20 @@ def flwr_run(link: Connection, project: Path, values: dict[str, Any]) -> list[st
     file = link.home / "settings.toml"
     file.write_text(tomli_w.dumps(values), encoding="utf-8")
     return link.command("run", str(project), CONNECTION, "--stream", "--run-config", str(file))
+
+
+def nodes_for(clients: int) -> int:
+    """Return how many simulated SuperNodes play so many clients (0: as many as the data names).
+
+    Each has one order at a time, so that few nodes keep few orders in memory; eight a core keep every core at work.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(clients or NODES_A_CORE * cores, NODES_A_CORE * cores)
+
+
+def played_by(nodes: int) -> list[str]:
+    """Return the options of `flwr run` for so many simulated SuperNodes."""
+    return ["--federation-config", f"num-supernodes={nodes}"]
 
 
 class Stream:

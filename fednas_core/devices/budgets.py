@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fednas_core.errors import ConfigError
 from fednas_core.spaces.space import SearchSpace
@@ -81,6 +81,11 @@ class Allowance:
         """See `Limit.allows`."""
         latency_ms = self.predict_ms(arch) if self.predict_ms and self.budget.timed else 0.0
         return self.budget.allows(self.space.cost(arch), latency_ms)
+
+    @property
+    def kind(self) -> tuple[Budget, Callable[[Arch], float] | None]:
+        """What tells devices apart that allow different networks: equal for all others of one space."""
+        return replace(self.budget, device=""), self.predict_ms
 
 
 def parse_macs(text: str, largest: int) -> int:

@@ -213,6 +213,10 @@ Run {{ view.id }}. {{ view.story }}
 | {{ row.client }} | {{ row.budget }} | {{ row.accuracy }} | {{ row.tested }} | {{ row.macs }} | {{ row.bytes }} | \
 {{ row.latency }} | {{ row.reason }} |
 {% endfor %}
+{% if view.more_clients %}
+
+And {{ view.more_clients }} more in result.json.
+{% endif %}
 {% endif %}
 {% if view.evaluations %}
 

@@ -134,15 +134,16 @@ def spread_over_clients(rounds: Sequence[Event]) -> str:
     if not seen:
         return ""
     panel = Panel("spread-clients")
-    worst = sorted(seen, key=lambda name: float(np.mean([accuracy for _, accuracy in seen[name]])))[:NAMED]
-    for name, values in sorted(seen.items()):
-        examples, accuracies = values[-1][0], [accuracy for _, accuracy in values]
-        mean = float(np.mean(accuracies))
-        panel.axes.vlines(examples, min(accuracies), max(accuracies), color=SERIES[0], alpha=0.35, linewidth=2)
-        panel.axes.plot(examples, mean, "o", color=SERIES[0], markersize=4, alpha=0.9)
-        if name in worst and mean < 1:
+    accuracies = {name: [accuracy for _, accuracy in values] for name, values in sorted(seen.items())}
+    examples = [seen[name][-1][0] for name in accuracies]
+    means = [float(np.mean(values)) for values in accuracies.values()]
+    ends = [min(values) for values in accuracies.values()], [max(values) for values in accuracies.values()]
+    panel.axes.vlines(examples, *ends, color=SERIES[0], alpha=0.35, linewidth=2)
+    panel.axes.plot(examples, means, "o", color=SERIES[0], markersize=4, alpha=0.9)
+    for mean, x, name in sorted(zip(means, examples, accuracies, strict=True))[:NAMED]:
+        if mean < 1:
             at = {"xytext": (5, 3), "textcoords": "offset points", "color": SOFT, "size": 7}
-            panel.axes.annotate(short(name, 9), (examples, mean), **at)
+            panel.axes.annotate(short(name, 9), (x, mean), **at)
     span = f"last {LAST_ROUNDS} rounds" if len(rounds) >= LAST_ROUNDS else "all rounds"
     panel.label("training examples on the client", f"Training accuracy, {span}, %")
     panel.axes.set_xlim(0, 1.12 * panel.axes.dataLim.x1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from fednas_core.export.units import MISSING, count, duration, macs, milliseconds, percent, size
+from fednas_core.export.units import MISSING, count, duration, few, macs, milliseconds, percent, size
 from fednas_core.report import plots
 from fednas_core.report.panel import SERIES, finite
 from fednas_core.report.read import RunData
@@ -207,8 +207,8 @@ def _failures(run: RunData) -> tuple[Mapping[str, str], ...]:
     return tuple(
         {
             "reason": reason,
-            "clients": _few(dict.fromkeys(client for _, client in rows)),
-            "rounds": _few(dict.fromkeys(str(number) for number, _ in rows)),
+            "clients": few(dict.fromkeys(client for _, client in rows)),
+            "rounds": few(dict.fromkeys(str(number) for number, _ in rows)),
             "times": str(len(rows)),
         }
         for reason, rows in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
@@ -269,13 +269,6 @@ def _list(items: Any) -> str:
 def _together(text: str) -> str:
     """Return text that is not broken over two lines."""
     return text.replace(" ", "\u00a0")
-
-
-def _few(items: Mapping[str, None], most: int = 12) -> str:
-    """Return up to `most` items in one line, and how many more there are."""
-    names: Sequence[str] = list(items)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _text(value: object) -> str:

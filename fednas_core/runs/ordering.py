@@ -32,17 +32,21 @@ class WaitingRoom:
         shapes = {name: tuple(tensor.shape) for name, tensor in report.tensors.items()}
         self._there[report.client] = replace(report, tensors={}), shapes, self._shelf.put(pack(report.tensors))
 
-    def called(self, clients: Iterable[ClientId]) -> Iterator[TrainReport]:
-        """Yield the replies of these clients one by one, in this order.
+    def seen(self, clients: Iterable[ClientId]) -> Iterator[TrainReport]:
+        """Yield the replies of these clients one by one, in this order; they go on waiting.
 
-        Their tensors, which the caller may change, are those of one buffer: they hold until the next reply is called.
+        Their tensors, which the caller may change, are those of one buffer: they hold until the next reply comes.
         """
         buffer = torch.empty(max((sum(map(prod, shapes.values())) for _, shapes, _ in self._there.values()), default=0))
         for client in clients:
-            report, shapes, number = self._there.pop(client)
-            flat = self._shelf.read(number, out=buffer)
-            self._shelf.drop(number)
-            yield replace(report, tensors=unpack(flat, shapes))
+            report, shapes, number = self._there[client]
+            yield replace(report, tensors=unpack(self._shelf.read(number, out=buffer), shapes))
+
+    def called(self, clients: Iterable[ClientId]) -> Iterator[TrainReport]:
+        """Yield the replies like `seen`; their places in memory are given back."""
+        for report in self.seen(clients):
+            self._shelf.drop(self._there.pop(report.client)[2])
+            yield report
 
     def close(self) -> None:
         """Give memory and disk back."""

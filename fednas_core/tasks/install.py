@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -12,14 +13,17 @@ from fednas_core.config import RunConfig
 from fednas_core.data.sources import Images
 from fednas_core.devices.budgets import budget_of
 from fednas_core.devices.latency import Latency, measure
+from fednas_core.devices.probes import blank
 from fednas_core.export.bundle import ExportInput, Facts, export
 from fednas_core.protocol import TrainOrder
+from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.networks import calibrate, network
 from fednas_core.tasks.bench import Ground, device_of, facts_of, ground_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.store import store_of
 from fednas_core.tasks.subnet import Work
 from fednas_core.training.evaluate import EVAL_BATCH, evaluate
+from fednas_core.values import Arch
 
 CALIBRATION_IMAGES = 512
 EXPORT_SAMPLES = 64
@@ -38,7 +42,7 @@ def install(order: TrainOrder, config: RunConfig, index: int, home: Home, until:
         calibrate(module, (x for x, _ in _prepared(ground, _first(ground.train, CALIBRATION_IMAGES))))
     found = evaluate(module, _prepared(ground, ground.test))
     space = ground.space
-    latency = measure(module, (space.in_channels, space.image_size, space.image_size), threads=home.threads)
+    latency = _latency(space, order.arch, device, home.threads, order.run)
     if config.wire.up == "topk":
         store_of(home).forget(order.run)  # what was left out of updates is of no use once training is over
     fits = latency.median_ms <= budget_of(home.budget or order.budget, config.budgets, space).latency_ms
@@ -57,6 +61,13 @@ def install(order: TrainOrder, config: RunConfig, index: int, home: Home, until:
             "stored": float(bool(fits and home.models)),
         },
     )
+
+
+@lru_cache(maxsize=64)
+def _latency(space: ResNetSpace, arch: Arch, device: torch.device, threads: int, run: str) -> Latency:
+    """Return the latency of an architecture here, measured once in `run`: simulated clients share a machine."""
+    module = blank(space, arch, torch.zeros(space.cost(arch).params, device=device))
+    return measure(module, (space.in_channels, space.image_size, space.image_size), threads=threads)
 
 
 def _store(

@@ -57,7 +57,12 @@ def merged(supernet: dict[str, torch.Tensor], replies: Replies, trim: float) -> 
 
 
 @given(
-    st.lists(st.tuples(archs, st.floats(0.1, 10), st.integers(0, 1000)), min_size=1, max_size=9),
+    st.lists(
+        st.tuples(archs, st.floats(0.1, 10), st.integers(0, 1000)),
+        min_size=1,
+        max_size=9,
+        unique_by=lambda item: item[2],  # equal values are a matter of their own
+    ),
     st.sampled_from([0.0, 0.1, 0.2, 0.25, 0.34, 0.49]),
     st.sampled_from([50, 5000, 1 << 18]),
 )
@@ -105,6 +110,12 @@ def test_hand_computed() -> None:
     ]
     # five cover the first: 1, 2, 3 are left, of weights 1, 2, 2; four the second: 3 and 5, of weights 3 and 4
     assert merged(supernet, replies, 0.25)["b"].tolist() == pytest.approx([11 / 5, 29 / 7, 7.0])
+
+
+def test_of_equal_values_all_stay_if_one_does() -> None:
+    for values, wanted in (([0.0, 0.0, 0.0, 5.0], 0.0), ([0.0, 0.0, 1.0, 1.0, 5.0], 0.5), ([1.0, 2.0, 2.0, 9.0], 2.0)):
+        replies: Replies = [({"b": (slice(0, 1),)}, {"b": torch.tensor([value])}, 1.0) for value in values]
+        assert merged({"b": torch.zeros(1)}, replies, 0.25)["b"].item() == pytest.approx(wanted)
 
 
 def test_liars_no_more_than_are_left_out_do_not_move_it_beyond_the_honest() -> None:

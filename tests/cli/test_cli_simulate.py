@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fednas_core.cli import app, progress, superlink
-from fednas_core.cli.simulate import NAMED, STARTED, read_events
+from fednas_core.cli.simulate import NAMED, NODES_A_CORE, STARTED, nodes_for, read_events
 from fednas_core.errors import RunError
 
 EVENT: dict[str, Any] = {
@@ -61,6 +61,11 @@ def test_the_live_view_follows_rounds(monkeypatch: pytest.MonkeyPatch, capsys: p
     with progress.display(3) as show:
         show(EVENT)
     assert "3/3" in capsys.readouterr().out
+
+
+def test_many_clients_are_played_by_few_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    assert [nodes_for(clients) for clients in (1, 10, 1000, 0)] == [1, 10, 2 * NODES_A_CORE, 2 * NODES_A_CORE]
 
 
 def test_a_process_is_ended_with_its_descendants() -> None:

@@ -305,9 +305,10 @@ def test_clipping_holds_here_too(pairs: dict[str, Any]) -> None:
     assert moved(config, method) == pytest.approx(12 * STEP, rel=1e-2)
 
 
-def test_a_merge_that_needs_replies_side_by_side_is_refused(pairs: dict[str, Any]) -> None:
-    config = read({**pairs, "merge.rule": "trimmed"})
-    with pytest.raises(ConfigError, match="'merge.rule' = 'trimmed' compares the replies .* allowed there is mean"):
+@pytest.mark.parametrize("setting", [{"merge.rule": "trimmed"}, {"merge.opposed": 0.1}])
+def test_a_merge_that_needs_replies_side_by_side_is_refused(pairs: dict[str, Any], setting: dict[str, Any]) -> None:
+    config = read({**pairs, **setting})
+    with pytest.raises(ConfigError, match="compare the replies of a round.* allowed there are rule mean and opposed 1"):
         list(rounds(config, method_of(config), Script("abcd"), 0))
 
 

@@ -163,3 +163,11 @@ def test_batch_statistics_travel_with_a_model_that_is_delivered(config: RunConfi
     with torch.inference_mode():
         right = again(preprocessing_of(config)(images.x)).argmax(1) == images.y
     assert rows[0]["accuracy"] == pytest.approx(float(right.float().mean()), abs=0.021)  # one image, or two
+
+
+def test_clients_of_one_budget_without_room_are_named_in_one_line(config: RunConfig) -> None:
+    said: list[str] = []
+    small = [ClientInfo(f"small-{i:02d}", 5, budget="1kB") for i in range(20)]
+    assert [info.name for info in crew_of(config, [ClientInfo("a", 5), *small], said).clients()] == ["a"]
+    (line,) = said
+    assert line.startswith("small-00, small-01") and "and 8 more take no part" in line and "budget of 1kB" in line

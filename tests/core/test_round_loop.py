@@ -125,7 +125,8 @@ class Recorded(Around):
     answers: dict[str, list[Answer]] = {}
 
     def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
-        key = str([(str(order.arch), order.round, order.seed) for order in orders.values()])
+        about = [(str(order.arch), order.round, order.seed, order.settings) for order in orders.values()]
+        key = f"{about} {self.clients()}"
         if key not in self.answers:
             self.answers[key] = list(super().train(orders, more))
         yield from self.answers[key]
@@ -283,6 +284,25 @@ def test_a_run_that_goes_on_decides_as_if_it_had_not_stopped(tiny_pairs: dict[st
     assert [e["update_norm"] for e in [*first, *second]] == [e["update_norm"] for e in events]
     assert [e["round"] for e in [*first, *second]] == [1, 2, 3, 4]
     assert same(whole.weights(), again.weights())
+
+
+# -- directions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0.5, 1.0, 20.0])
+def test_an_update_turned_around_is_refused_whatever_its_length(tiny_pairs: dict[str, Any], length: float) -> None:
+    alike = {"method": "fedavg", "data.partition": "iid", "data.examples": 400, "train.epochs": 4, "train.lr": 0.05}
+    config = read({**tiny_pairs, **alike, "merge.opposed": 0.05, "merge.clip": 1.0})
+    without, wanted = one_round(config, absent)
+    event, found = one_round(config, times(-length))
+    (failure,) = event["failures"]
+    assert failure["client"] == BAD and "its update points against the cohort's: cosine -0." in failure["reason"]
+    assert same(found, wanted) and event["update_norm"] == without["update_norm"]
+
+
+def test_replies_that_agree_are_merged_as_without_the_check(tiny_pairs: dict[str, Any]) -> None:
+    found = [one_round(read({**tiny_pairs, **extra}), lambda r, o: [r]) for extra in ({}, {"merge.opposed": 0.9})]
+    assert found[0][0]["failures"] == found[1][0]["failures"] == [] and same(found[0][1], found[1][1])
 
 
 # -- memory --------------------------------------------------------------------------------------------------------

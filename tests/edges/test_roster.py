@@ -74,7 +74,7 @@ def test_other_code_is_refused_with_its_folder(config: RunConfig, monkeypatch: p
     said: list[str] = []
     with pytest.raises(RunError, match="none of the 2 nodes can take part: this client runs the code in /home/me/old"):
         roster(InProcessGrid(client, simulated(2)), config, said).members()
-    assert len(said) == 2
+    assert len(said) == 1 and said[0].startswith("nodes 397, 550 take no part: this client runs the code in")
 
 
 def test_a_silent_node_does_not_stop_the_others(config: RunConfig) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fednas_core.export.units import count, duration, macs, milliseconds, percent, size
+from fednas_core.export.units import count, duration, few, macs, milliseconds, percent, size
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,8 @@ def test_units() -> None:
 )
 def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_few_names_in_one_line() -> None:
+    assert few(["a", "b"]) == "a, b"
+    assert few(map(str, range(5)), most=3) == "0, 1, 2 and 2 more"
