@@ -125,11 +125,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--merge", action="append", choices=list(MERGES), help="only this way (may be repeated)")
+    parser.add_argument(
+        "--length", action="append", type=int, choices=LENGTHS, help="only this length (may be repeated)"
+    )
     parser.add_argument("--summary", action="store_true", help="only print the table of what is there")
     options = parser.parse_args()
     rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     done = {(row["merge"], row["length"], row["seed"]) for row in rows}
-    jobs = [(m, k, seed) for seed in range(1, options.seeds + 1) for k in LENGTHS for m in MERGES]
+    ways, lengths = options.merge or list(MERGES), options.length or LENGTHS
+    jobs = [(m, k, seed) for seed in range(1, options.seeds + 1) for k in lengths for m in ways]
     missing = [job for job in jobs if job not in done]
     if not options.summary and missing:
         with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:

@@ -33,8 +33,9 @@ class GridFleet:
 
     def clients(self) -> Sequence[ClientInfo]:
         """Return the clients whose nodes are there now, sorted by name; raise `RunError` if there are none."""
-        self._members = self._roster.members()
-        return [member.info for member in self._members.values()]
+        there = self._roster.members()
+        self._members |= there  # an order may still wait for a client that has just left
+        return [member.info for member in there.values()]
 
     def train(
         self, orders: Mapping[ClientId, TrainOrder], more: deque[TrainOrder] | None = None
