@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner, Result
 
-from fednas_core.cli import app, keys, operate, programs, simulate, supervise
+from fednas_core.cli import app, deploy, keys, operate, programs, simulate, supervise
 from fednas_core.cli.superlink import Connection, environment
 from fednas_core.errors import ConfigError, FednasError, RunError
 
@@ -214,7 +214,7 @@ def test_a_node_is_started_with_its_key_and_what_is_true_of_its_device(
     monkeypatch.setattr(supervise, "supervise", lambda commands, folder, env: started.append((commands, folder, env)))
     images = tmp_path / "own images"
     images.mkdir()
-    words = ["--server", "10.1.1.1:443", "--budget", "20ms+8MB", "--threads", "3", "--data", images]
+    words = ["--server", "10.1.1.1:443", "--budget", "20ms+8MB", "--threads", "3", "--data", images, "--warm", "60"]
     found = fednas("node", site, "phone", *words)
     assert found.exit_code == 0, found.output
     (command,), folder, env = started[0]
@@ -223,7 +223,7 @@ def test_a_node_is_started_with_its_key_and_what_is_true_of_its_device(
     assert told["--root-certificates"] == str(site / "nodes/phone/ca.crt")
     assert told["--auth-supernode-private-key"] == str(site / "nodes/phone/node.key")
     assert told["--node-config"] == (
-        f'partition-id=0 name="phone" threads=3 budget="20ms+8MB" data="{images}" '
+        f'partition-id=0 name="phone" threads=3 budget="20ms+8MB" data="{images}" warm=60 '
         f'models="{site}/nodes/phone/models" state="{site}/nodes/phone/state"'
     )
     assert folder == site / "nodes/phone" and env["FLWR_HOME"] == str(site / "nodes/phone/flower")
@@ -406,3 +406,8 @@ def test_a_request_to_end_ends_everything(tmp_path: Path) -> None:
 
 def test_refusals_are_for_people() -> None:
     assert issubclass(ConfigError, FednasError) and issubclass(RunError, FednasError)
+
+
+def test_the_commands_of_a_deployment_are_these() -> None:
+    named = {command.callback.__name__ for command in deploy.app.registered_commands if command.callback}
+    assert named == {"keys", "server", "register", "node", "run"}
