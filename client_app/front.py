@@ -1,6 +1,6 @@
 """What Flower starts for each message: hands it to the ClientApp, in this process or in one that stays.
 
-It imports neither torch nor the core by itself, so that a process which only hands over starts in a second less.
+It does not import torch by itself, so that a process which only hands over starts in a second less.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from client_app.stay import ask
+from fednas_core.devices.containers import available_cores
 
 # Flower asks two CPUs for a simulated client unless told otherwise, and each of ours computes with one thread. This
 # module is imported before Ray starts: offering Ray two CPUs a core makes the plain `flwr run` use every core.
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-os.environ.setdefault("RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": 2 * CORES}))
+os.environ.setdefault("RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": 2 * available_cores()}))
 
 FAILED = 2
 """Flower's code of an error in the ClientApp."""

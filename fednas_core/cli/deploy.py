@@ -6,7 +6,6 @@ and the server's programs are separate processes with a database, so that a run 
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ import typer
 from fednas_core.cli.settings import Config, Pairs, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json
 from fednas_core.cli.superlink import CONNECTION, end_tree, environment, project_folder
+from fednas_core.devices.containers import available_cores
 from fednas_core.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def node(
         raise ConfigError(f"--num-partitions {num_partitions}: allowed are numbers above the partition's, {part}")
     settings: dict[str, str | int] = {"partition-id": part}
     settings |= {"name": bundle.name} if num_partitions is None else {"num-partitions": num_partitions}
-    settings |= {"threads": threads or _cores(), "budget": budget, "data": _absolute(data)}
+    settings |= {"threads": threads or available_cores(), "budget": budget, "data": _absolute(data)}
     settings |= {"warm": warm} if warm else {}
     settings |= {"models": _absolute(models or bundle.path / "models")}
     settings |= {"state": _absolute(state or bundle.path / "state")}
@@ -196,8 +196,3 @@ def _list(option: str, text: str) -> list[str]:
 
 def _absolute(path: Path | None) -> str:
     return str(path.expanduser().resolve()) if path else ""
-
-
-def _cores() -> int:
-    """Return the number of cores this process may use, without importing torch into a supervisor that stays."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fednas_core.cli.runs import Output, RunId, run_folder, run_folders, runs_folder
-from fednas_core.cli.show import Json, guard, note, print_json, print_models, print_table
+from fednas_core.cli.show import Json, guard, note, print_json, print_table
 from fednas_core.errors import ArchError, ConfigError, InfeasibleError, RunError
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Extract a network from a run's checkpoint, test it and export it as a verified model."""
+    from fednas_core.console import table
     from fednas_core.devices.budgets import Budget
     from fednas_core.runs.folder import RunFolder
     from fednas_core.selection import Judge, deliver
@@ -129,8 +130,7 @@ def export(
     if as_json:
         print_json({**model, "run": run.id, "folder": str(folder / device)})
         return
-    print_models([model])
-    print(folder / device)
+    print(f"{table([model])}\n\n{folder / device}")
 
 
 def _allowance(config: RunConfig, device: str, text: str) -> Allowance:

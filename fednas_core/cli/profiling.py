@@ -9,6 +9,7 @@ import typer
 
 from fednas_core.cli.scoring import Space
 from fednas_core.cli.show import Json, guard, millions, print_json, print_table
+from fednas_core.devices.containers import available_cores
 from fednas_core.errors import ConfigError, InfeasibleError
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def profile(
     from fednas_core.tasks.bench import device_of
 
     chosen, where = load(space), device_of(read({"device": device}))
-    if threads > devices.available_cores():
-        raise ConfigError(f"--threads {threads}: allowed are 1 to {devices.available_cores()}, the cores there are")
+    if threads > available_cores():
+        raise ConfigError(f"--threads {threads}: allowed are 1 to {available_cores()}, the cores there are")
     if budget is not None:
         parse_budget(budget, chosen.cost(chosen.largest).macs)
     found = devices.profile(chosen, where, threads)

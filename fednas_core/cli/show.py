@@ -79,25 +79,6 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
 
 
-def print_models(models: Sequence[Mapping[str, Any]]) -> None:
-    """Print the chosen models, rows as in ``result.json``."""
-    head = ("device", "MACs", "parameters", "size", "latency", "validation", "test", "export error")
-    rows = [
-        (
-            str(model["device"]),
-            millions(model["macs"]),
-            millions(model["params"]),
-            f"{model['bytes'] / 1e6:.2f} MB",
-            f"{model['latency_ms']:.2f} ms",
-            f"{model['validation_accuracy']:.1%}",
-            f"{model['test_accuracy']:.1%}",
-            f"{model['export_max_abs_error']:.0e}",
-        )
-        for model in models
-    ]
-    print_table(head, rows)
-
-
 def millions(number: float) -> str:
     """Return a count in millions, e.g. ``458.24 M``."""
     return f"{number / 1e6:,.2f} M"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import time
@@ -17,8 +16,9 @@ import typer
 from fednas_core.cli.progress import display
 from fednas_core.cli.running import stopped
 from fednas_core.cli.settings import Config, Pairs, gather
-from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json, print_models, refuse
+from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json, refuse
 from fednas_core.cli.superlink import CONNECTION, Connection, end_tree, project_folder, superlink
+from fednas_core.devices.containers import available_cores
 from fednas_core.errors import RunError
 
 POLL_S = 0.2
@@ -64,7 +64,7 @@ def simulate(
 
 def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool) -> None:
     """Print the result of a run that ended with the status and details `told`, or refuse with the reason."""
-    from fednas_core.console import clients_table
+    from fednas_core.console import clients_table, table
 
     status, details = told
     if status != "finished:completed" or stream.run_name is None:
@@ -82,7 +82,7 @@ def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool) -
     if as_json:
         print_json(result)
     else:
-        print_models(result["models"])
+        print(table(result["models"]))
         if result.get("clients"):
             print(clients_table(result["clients"]) + "\n")
         print(f"run folder: {folder}\nreport:     {folder / 'report.html'}")
@@ -102,8 +102,8 @@ def nodes_for(clients: int) -> int:
 
     Each has one order at a time, so that few nodes keep few orders in memory; eight a core keep every core at work.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(clients or NODES_A_CORE * cores, NODES_A_CORE * cores)
+    most = NODES_A_CORE * available_cores()
+    return min(clients or most, most)
 
 
 def played_by(nodes: int) -> list[str]:

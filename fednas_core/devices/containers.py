@@ -1,13 +1,23 @@
-"""What a container grants a process, read from Linux control groups, version 2 or 1: a share of cores, memory."""
+"""What a container grants a process, read from Linux control groups, version 2 or 1: a share of cores, memory.
+
+Without torch: supervisors and whoever only hands messages over ask here too.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 MOUNT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use, by its affinity and the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, granted_cores() or cores)
 
 
 def granted_cores(mount: Path = MOUNT, own: Path = OWN) -> int | None:

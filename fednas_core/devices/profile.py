@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from fednas_core.devices.containers import granted_cores, granted_memory
+from fednas_core.devices.containers import available_cores, granted_memory
 from fednas_core.devices.latency import device_name, synchronize
 from fednas_core.devices.probes import blank, measure_probes
 from fednas_core.errors import ArchError
@@ -128,12 +128,6 @@ def native_bf16(device: torch.device | str = "cpu") -> bool:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(bool(check()) for check in checks if check is not None)
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use, by its affinity and the quota of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, granted_cores() or cores)
 
 
 def available_memory_mb(meminfo: Path = Path("/proc/meminfo")) -> int:

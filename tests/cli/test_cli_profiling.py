@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 
 from fednas_core.cli import app, profiling
 from fednas_core.devices import probes
-from fednas_core.devices.profile import available_cores, from_json
+from fednas_core.devices.containers import available_cores
+from fednas_core.devices.profile import from_json
 from fednas_core.search.exact import exact_search
 from fednas_core.spaces.registry import load
 

@@ -13,9 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fednas_core.devices import containers
 from fednas_core.devices import profile as profiles
+from fednas_core.devices.containers import available_cores
 from fednas_core.devices.profile import (
-    available_cores,
     available_memory_mb,
     from_json,
     native_bf16,
@@ -90,10 +91,10 @@ def test_cores_where_there_is_no_affinity(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_container_has_the_cores_and_the_memory_of_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiles, "granted_cores", lambda: 1)
+    monkeypatch.setattr(containers, "granted_cores", lambda: 1)
     monkeypatch.setattr(profiles, "granted_memory", lambda: 12_900_000)
     assert (available_cores(), available_memory_mb()) == (1, 12)
-    monkeypatch.setattr(profiles, "granted_cores", lambda: 10**6)
+    monkeypatch.setattr(containers, "granted_cores", lambda: 10**6)
     assert available_cores() == len(os.sched_getaffinity(0))
 
 

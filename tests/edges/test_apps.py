@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import fednas_core.experiment as experiment
 from client_app.app import app as client
 from fednas_core.config import read
-from fednas_core.devices.profile import available_cores
+from fednas_core.devices.containers import available_cores
 from fednas_core.errors import ConfigError, RunError
 from fednas_core.local import LocalFleet
 from server_app.app import PlainErrors
