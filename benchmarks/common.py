@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,25 @@ def copies(flats: Sequence[torch.Tensor]) -> Work:
             out.copy_(flat)
 
     return work
+
+
+def stored(out: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file of JSON lines; none if there is no such file."""
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
+def collect(
+    run: Callable[..., dict[str, Any]], jobs: Sequence[Sequence[Any]], out: Path, processes: int = 2
+) -> list[dict[str, Any]]:
+    """Return ``run(*job)`` of every job, side by side; each row is appended to `out` and shown when it is there."""
+    rows = []
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(run, *job) for job in jobs]):
+            rows.append(future.result())
+            with out.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            print(f"{len(rows)} of {len(jobs)}: {rows[-1]}", flush=True)
+    return rows
 
 
 def show(result: Mapping[str, Any]) -> None:

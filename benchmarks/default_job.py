@@ -9,14 +9,12 @@ Every arm starts from the same weights and data of its seed and runs the same ro
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import statistics
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import collect, stored
 
 from fednas_core.config import read
 from fednas_core.devices.budgets import Allowance, parse_budgets
@@ -77,16 +75,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--summary", action="store_true", help="only print the table of what is there")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    rows = stored(options.out)
     done = {(row["arm"], row["seed"]) for row in rows}
     missing = [(arm, seed) for seed in range(1, options.seeds + 1) for arm in ARMS if (arm, seed) not in done]
     if not options.summary and missing:
-        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-            for future in as_completed([pool.submit(run, *job) for job in missing]):
-                rows.append(future.result())
-                with options.out.open("a") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
-                print(f"{len(rows)}: {rows[-1]}", flush=True)
+        rows += collect(run, missing, options.out)
     print(summary(rows))
 
 

@@ -12,14 +12,12 @@ paired by seed.
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import statistics
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import collect, stored
 from scipy.stats import ttest_1samp
 
 from fednas_core.config import RunConfig, read
@@ -173,20 +171,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--summary", action="store_true", help="only print the table of what is there")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    rows = stored(options.out)
     done = {(row["arm"], row["seed"]) for row in rows}
     wanted = [
         (arm, s) for arms in (ARMS.keys() - OURS.keys(), OURS) for s in range(options.seeds) for arm in sorted(arms)
     ]
     missing = [job for job in wanted if job not in done]
     if not options.summary and missing:
-        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-            futures = [pool.submit(run, arm, seed, options.data, options.rounds) for arm, seed in missing]
-            for future in as_completed(futures):
-                rows.append(future.result())
-                with options.out.open("a") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
-                print(f"{len(rows)}: {rows[-1]['arm']}, seed {rows[-1]['seed']}", flush=True)
+        rows += collect(run, [(*job, options.data, options.rounds) for job in missing], options.out)
     print(summary(rows))
 
 

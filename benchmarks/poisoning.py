@@ -11,17 +11,15 @@ Accuracy is that of the network chosen for each budget, on the test images; its 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import statistics
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import collect, stored
 
 from fednas_core.config import read
 from fednas_core.devices.budgets import Allowance, parse_budgets
@@ -131,18 +129,13 @@ def main() -> None:
     )
     parser.add_argument("--summary", action="store_true", help="only print the table of what is there")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    rows = [row for row in stored(options.out) if row["rounds"] == options.rounds and row["merge"] in MERGES]
     done = {(row["merge"], row["length"], row["seed"]) for row in rows}
     ways, lengths = options.merge or list(MERGES), options.length or LENGTHS
     jobs = [(m, k, seed) for seed in range(1, options.seeds + 1) for k in lengths for m in ways]
     missing = [job for job in jobs if job not in done]
     if not options.summary and missing:
-        with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
-            for future in as_completed([pool.submit(run, *job, options.rounds) for job in missing]):
-                rows.append(future.result())
-                with options.out.open("a") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
-                print(f"{len(rows)}: {rows[-1]}", flush=True)
+        rows += collect(run, [(*job, options.rounds) for job in missing], options.out, options.processes)
     print(summary(rows))
 
 

@@ -11,17 +11,14 @@ paired by seed. The payload is that of the tensors as they are sent; `--speed` t
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import os
 import statistics
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import medians, show
+from common import collect, medians, show, stored
 
 from fednas_core.compression import codec, count
 from fednas_core.config import read
@@ -144,17 +141,11 @@ def main() -> None:
         return speed()
     if options.out is None:
         parser.error("name a file with --out")
-    lines = options.out.read_text().splitlines() if options.out.exists() else []
-    rows = [row for row in map(json.loads, lines) if row["rounds"] == options.rounds]
+    rows = [row for row in stored(options.out) if row["rounds"] == options.rounds]
     done = {(row["arm"], row["seed"]) for row in rows}
     missing = [(arm, seed) for arm in ARMS for seed in range(1, options.seeds + 1) if (arm, seed) not in done]
     if not options.summary and missing:
-        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-            for future in as_completed([pool.submit(run, *job, options.rounds) for job in missing]):
-                rows.append(future.result())
-                with options.out.open("a") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
-                print(f"{len(rows)}: {rows[-1]}", flush=True)
+        rows += collect(run, [(*job, options.rounds) for job in missing], options.out, options.jobs)
     print(summary(rows))
 
 
