@@ -168,9 +168,11 @@ def _clients_story(rows: Sequence[Mapping[str, Any]]) -> str:
     reached = sorted(float(row["accuracy"]) for row in rows if not row.get("reason"))
     if not reached:
         return "No client could be handed a model."
+    trained = any(not row.get("reason") and not row.get("held_out") for row in rows)
+    where = ", on images they trained on (data.holdout keeps some apart)," if trained else ""
     worst = reached[: max(1, len(reached) // 10)]
     text = (
-        f"{_number(len(reached), 'client')} of {len(rows)} run a model of their own: accuracy there "
+        f"{_number(len(reached), 'client')} of {len(rows)} run a model of their own: accuracy there{where} "
         f"{percent(sum(reached) / len(reached))} on average, {percent(sum(worst) / len(worst))} over the worst tenth."
     )
     return text
