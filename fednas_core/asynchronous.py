@@ -49,10 +49,10 @@ def rounds(
     go on working while an event is looked at; what they still have in hand after the last one is dropped. Raises
     `ConfigError` for a merge that needs replies side by side, `RunError` if no client gives a usable answer.
     """
-    if config.merge.rule != "mean" or config.merge.opposed < 1:
+    if config.merge.rule != "overlap" or config.merge.opposed < 1:
         raise ConfigError(
             "settings 'merge.rule' and 'merge.opposed' compare the replies of a round, and loop 'async' absorbs them "
-            "one by one: allowed there are rule mean and opposed 1; merge.clip and merge.outlier hold there too"
+            "one by one: allowed there are rule overlap and opposed 1; merge.clip and merge.outlier hold there too"
         )
     desk = _Desk(config, method, fleet, usual, run)
     try:

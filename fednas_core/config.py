@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from fednas_core.errors import ConfigError
 from fednas_core.protocol import TrainSettings
+from fednas_core.values import NormKind
 
 Scalar = str | int | float | bool
 
@@ -43,7 +44,11 @@ class DataConfig:
     clients: int = _setting(10, "number of partitions, one for each simulated client", low=1, high=100_000)
     validation: float = _setting(0.1, "share of the training examples the server keeps to validate", low=0.01, high=0.5)
     holdout: float = _setting(
-        0.0, "share of each client's examples kept to test models on the device, never trained on", low=0.0, high=0.9
+        0.0,
+        "share of each client's examples kept to test models on the device, never trained on (0: none, but a fifth if layers "
+        "are personal)",
+        low=0.0,
+        high=0.9,
     )
 
 
@@ -52,7 +57,11 @@ class SpaceConfig:
     """Which networks exist."""
 
     name: str = _setting("small", "a preset's name or the path of a TOML file")
-    norm: Literal["none", "group", "batch"] = _setting("group", "normalisation", choices=("none", "group", "batch"))
+    norm: NormKind = _setting(
+        "group",
+        "normalisation; parametric (FedSup) takes the spread from the batch, parametric-sample from each image alone",
+        choices=("none", "group", "batch", "parametric", "parametric-sample"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +74,20 @@ class TrainConfig:
     schedule: str = _setting(
         "cosine", "learning rate over the rounds; cosine: down to nothing", choices=("constant", "cosine")
     )
+    warmup: int = _setting(0, "rounds over which the learning rate rises to its full height", low=0)
     momentum: float = _setting(0.9, "SGD momentum", low=0.0, high=0.9999)
     weight_decay: float = _setting(5e-3, "weight decay", low=0.0, high=10.0)
     clip: float = _setting(10.0, "largest gradient norm (0: unclipped)", low=0.0)
+    clip_value: float = _setting(0.0, "largest size of a gradient's entry (0: unclipped)", low=0.0)
     label_smoothing: float = _setting(0.1, "label smoothing", low=0.0, high=0.99)
     precision: str = _setting("auto", "arithmetic of training", choices=("auto", "fp32", "bf16"))
     augment: str = _setting("none", "augmentation recipe", choices=("none", "crop", "crop-flip", "crop-flip-cutout"))
 
     def settings(self) -> TrainSettings:
         """Return the settings that travel with an order, at the full learning rate."""
-        return TrainSettings(**{f.name: getattr(self, f.name) for f in fields(self) if f.name != "schedule"})
+        return TrainSettings(
+            **{f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("schedule", "warmup")}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,20 @@ class SampleConfig:
     beta_end: float = _setting(0.0, "MaxNet: its weight in the end (0: one over the cohort's size)", low=0.0, high=1.0)
     beta_decay: float = _setting(0.8, "MaxNet: share of the rounds over which it falls", low=0.01, high=1.0)
     weigh_examples: bool = _setting(False, "also weigh each client by its number of examples")
+    inner: int = _setting(
+        2, "fedsup: random networks that a client trains in each step besides the largest and the smallest", low=0
+    )
+    distill: bool = _setting(True, "fedsup: the largest network teaches the others in each step")
+    tiers: str = _setting(
+        "min,30%,70%,max",
+        "efedsup: parameters of each tier's networks, as a share of the supernet's; clients without a budget are "
+        "dealt in turn",
+    )
+    shrink: str = _setting(
+        "",
+        "progressive shrinking: genes in the order in which they become elastic, e.g. k,d,e ('' : all from the start)",
+    )
+    sort: bool = _setting(False, "with shrink: sort channels by importance whenever a gene becomes elastic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +134,10 @@ class MergeConfig:
     """How replies are judged and merged."""
 
     rule: str = _setting(
-        "mean",
-        "how replies are merged; trimmed: coordinate-wise trimmed mean over coverage",
-        choices=("mean", "trimmed"),
+        "overlap",
+        "how replies are merged; overlap: mean over those that cover a coordinate; damped: over all of them, as FedSup "
+        "published; trimmed: overlap without the extreme values",
+        choices=("overlap", "damped", "trimmed"),
     )
     trim: float = _setting(
         0.25, "for rule 'trimmed': share of values left out at each end of a coordinate", low=0.0, high=0.49
@@ -127,6 +155,19 @@ class MergeConfig:
         low=0.0,
         high=1.0,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalConfig:
+    """Which part of the network stays on the client, trained there and never sent; any method can have one."""
+
+    layers: str = _setting(
+        "auto",
+        "layers that never leave a client, e.g. head or head,stages.2 ('' : none; auto: the method's own, fedper: head)",
+    )
+    blocks: int = _setting(0, "last blocks of the network that stay as well", low=0)
+    arch: bool = _setting(False, "whether each client keeps to one architecture of its own")
+    epochs: int = _setting(5, "local epochs in which a client that never trained fits its own part", low=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +198,9 @@ class RunConfig:
     """Everything that decides a run. `read` makes one of flat pairs, `flatten` turns it back."""
 
     method: str = _setting(
-        "deepfednas", "which published system trains", choices=("fedavg", "superfednas", "deepfednas")
+        "deepfednas",
+        "which published system trains",
+        choices=("fedavg", "superfednas", "deepfednas", "fedsup", "efedsup", "fedper"),
     )
     rounds: int = _setting(40, "rounds of training", low=1, high=1_000_000)
     cohort: int = _setting(0, "clients a round (0: all)", low=0)
@@ -176,10 +219,18 @@ class RunConfig:
     install: bool = _setting(True, "whether every client gets a model within its own budget after training")
     calibrate: str = _setting(
         "server",
-        "whose images set a delivered model's batch statistics (norm 'batch')",
-        choices=("server", "client"),
+        "whose images set a delivered model's batch statistics (norm 'batch'); federated: those of all clients",
+        choices=("server", "client", "federated"),
+    )
+    calibration_passes: int = _setting(
+        0, "for calibrate 'federated': passes over the clients' images (0: one a norm layer, which is exact)", low=0
     )
     evaluate_every: int = _setting(5, "rounds between evaluations on the validation split", low=1)
+    evaluate_clients: int = _setting(
+        0,
+        "clients that test networks on their own images at each evaluation (0: none, but 100 if layers are personal)",
+        low=0,
+    )
     deadline: float = _setting(600.0, "seconds a client may take for one round", low=0.1, high=1e6)
     device: str = _setting("auto", "where networks run", choices=("auto", "cpu", "cuda"))
     workers: int = _setting(
@@ -193,6 +244,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
+    personal: PersonalConfig = field(default_factory=PersonalConfig)
     wire: WireConfig = field(default_factory=WireConfig)
     stale: StaleConfig = field(default_factory=StaleConfig)
 

@@ -86,8 +86,9 @@ class ClientInfo:
 class TrainSettings:
     """How a client trains: `epochs` passes in batches of `batch`, SGD with these rates.
 
-    `clip` is the largest gradient norm (0: unclipped); `precision` is fp32, bf16 or auto (bf16 where the processor
-    computes it natively); `augment` names a recipe of `fednas_core.data.augment`.
+    `clip` is the largest gradient norm and `clip_value` the largest size of a gradient's entry (0: unclipped);
+    `precision` is fp32, bf16 or auto (bf16 where the processor computes it natively); `augment` names a recipe of
+    `fednas_core.data.augment`.
     """
 
     epochs: int = 1
@@ -96,6 +97,7 @@ class TrainSettings:
     momentum: float = 0.0
     weight_decay: float = 5e-4
     clip: float = 10.0
+    clip_value: float = 0.0
     label_smoothing: float = 0.0
     precision: str = "auto"
     augment: str = "none"

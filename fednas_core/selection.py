@@ -20,12 +20,11 @@ from fednas_core.devices.latency import measure
 from fednas_core.errors import InfeasibleError
 from fednas_core.export.bundle import ExportInput, Facts, export
 from fednas_core.methods.registry import fixed_arch
-from fednas_core.search.exact import exact_search
 from fednas_core.search.fitness import Fitness
-from fednas_core.search.fitness import evaluate as score
+from fednas_core.search.fittest import fitness_of, fittest
 from fednas_core.search.path import PathRow
 from fednas_core.search.within import within
-from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.networks import calibrate, subnet
 from fednas_core.tasks.bench import dataset_of, device_of, precision_of, preprocessing_of, space_of, validation_images
 from fednas_core.training.evaluate import EVAL_BATCH, Evaluation, evaluate
@@ -41,7 +40,7 @@ EXPORT_SAMPLES = 64
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One candidate: its costs, its fitness, and its accuracy (0 to 1) and loss on the server's validation images."""
+    """One candidate: costs, fitness (NaN where it is not defined), accuracy (0 to 1) and loss on validation images."""
 
     arch: Arch
     macs: int
@@ -105,7 +104,7 @@ def candidates(config: RunConfig, allowances: Sequence[Allowance], path: Sequenc
     return tuple(sorted(chosen, key=lambda arch: space.cost(arch).macs))
 
 
-def _fittest(config: RunConfig, space: ResNetSpace, allowance: Allowance) -> Arch:
+def _fittest(config: RunConfig, space: SearchSpace, allowance: Allowance) -> Arch:
     """Return the architecture of highest fitness that a device allows.
 
     A limit on MACs is met exactly; under others it is the fittest that fits of the best at each of many MAC budgets.
@@ -114,10 +113,10 @@ def _fittest(config: RunConfig, space: ResNetSpace, allowance: Allowance) -> Arc
     least, most = (space.cost(arch).macs for arch in (space.smallest, space.largest))
     try:
         if min(budget.params, budget.bytes, budget.latency_ms) == math.inf:
-            return exact_search(space, [int(min(budget.macs, most))], fitness)[0]
+            return fittest(space, [int(min(budget.macs, most))], fitness)[0]
     except InfeasibleError as error:
         raise InfeasibleError(f"device '{budget.device}': {error}") from error
-    found = exact_search(space, [int(macs) for macs in np.geomspace(least, most, SEARCH_BUDGETS)], fitness)
+    found = fittest(space, [int(macs) for macs in np.geomspace(least, most, SEARCH_BUDGETS)], fitness)
     fitting = within(space, found[-1], allowance)
     if fitting is None:
         raise InfeasibleError(
@@ -130,13 +129,12 @@ def _fittest(config: RunConfig, space: ResNetSpace, allowance: Allowance) -> Arc
 def judge_all(config: RunConfig, judge: Judge, archs: Sequence[Arch]) -> tuple[Judged, ...]:
     """Judge every architecture on the validation images."""
     space = space_of(config)
-    rows = score(space, torch.stack([torch.from_numpy(space.encode(arch)) for arch in archs]).numpy())
-    fitness = rows.fitness(Fitness(lam=config.sample.fitness_lambda))
+    fitness = fitness_of(space, archs, Fitness(lam=config.sample.fitness_lambda))
     judged = []
     for arch, value in zip(archs, fitness, strict=True):
         cost = space.cost(arch)
         found = judge.validate(arch)
-        judged.append(Judged(arch, cost.macs, cost.params, cost.bytes, float(value), found.accuracy, found.loss))
+        judged.append(Judged(arch, cost.macs, cost.params, cost.bytes, value, found.accuracy, found.loss))
     return tuple(judged)
 
 
@@ -161,7 +159,7 @@ def frontier(judged: Sequence[Judged]) -> list[dict[str, Any]]:
                 "macs": row.macs,
                 "params": row.params,
                 "bytes": row.bytes,
-                "fitness": row.fitness,
+                "fitness": None if math.isnan(row.fitness) else row.fitness,
                 "validation_accuracy": row.validation_accuracy,
                 "on_frontier": on_frontier,
             }
@@ -205,6 +203,6 @@ def deliver(config: RunConfig, judge: Judge, budget: Budget, chosen: Judged, fol
     }
 
 
-def trained_archs(config: RunConfig, space: ResNetSpace) -> tuple[Arch, ...] | None:
+def trained_archs(config: RunConfig, space: SearchSpace) -> tuple[Arch, ...] | None:
     """Return the only architectures that the method trains; None if any subnet of the supernet may be used."""
     return (fixed_arch(config, space),) if config.method == "fedavg" else None

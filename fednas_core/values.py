@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fednas_core.errors import ArchError
 
 Gene = int | float
+NormKind = Literal["none", "group", "batch", "parametric", "parametric-sample"]
+"""How a network normalises: not, in groups of channels, over the batch, or parametric (FedSup, arXiv 2206.01366)."""
 Region = tuple[slice, ...]
 """The part of a supernet tensor that a subnet's tensor of the same name owns: one slice a dimension."""
 Plan = Mapping[str, Region]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from fednas_core.cli.settings import presets as all_presets
 from fednas_core.cli.show import Json, guard, millions, print_json, print_table
@@ -25,13 +26,10 @@ def spaces(as_json: Json = False) -> None:
     """List the search spaces, from the smallest to the largest network of each."""
     from fednas_core.spaces.registry import load, names
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for space in map(load, names()):
         costs = {"smallest": space.cost(space.smallest).to_json(), "largest": space.cost(space.largest).to_json()}
-        choices, blocks, stages = len(space.expansions), space.most_blocks, len(space.stages)
-        active = sum(choices**depth for depth in range(1, blocks + 1))  # expansions of a stage, over its depths
-        size = active**stages * len(space.widths) ** (stages + 1)
-        rows.append({"name": space.name, **costs, "size": size})
+        rows.append({"name": space.name, **costs, "size": space.size})
     if as_json:
         print_json(rows)
         return

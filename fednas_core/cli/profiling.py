@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from fednas_core.devices.latency_model import LatencyModel
     from fednas_core.protocol import Profile
-    from fednas_core.spaces.resnet import ResNetSpace
-    from fednas_core.values import Arch
+    from fednas_core.spaces.space import SearchSpace
 
 PATH_BUDGETS = 120
 """Architectures to choose from: the fittest within each of so many budgets of MACs, in geometric steps."""
@@ -62,7 +61,7 @@ def profile(
 
 
 def _best_within(
-    space: ResNetSpace, model: LatencyModel, text: str, device: torch.device, threads: int
+    space: SearchSpace, model: LatencyModel, text: str, device: torch.device, threads: int
 ) -> dict[str, Any]:
     """Return the fittest architecture of a Pareto path that keeps the budget, predicted and measured."""
     import numpy as np
@@ -71,7 +70,7 @@ def _best_within(
     from fednas_core.devices.budgets import Allowance, parse_budget
     from fednas_core.devices.latency import measure
     from fednas_core.devices.probes import blank
-    from fednas_core.search.exact import exact_search
+    from fednas_core.search.fittest import fittest
     from fednas_core.search.path import rows_of
 
     budget = parse_budget(text, space.cost(space.largest).macs)
@@ -80,7 +79,7 @@ def _best_within(
     steps = np.geomspace(least, most, PATH_BUDGETS).round().astype(int).tolist()
     if least <= budget.macs < most:
         steps.append(int(budget.macs))
-    rows = rows_of(space, [space.smallest, *exact_search(space, steps), space.largest])
+    rows = rows_of(space, [space.smallest, *fittest(space, steps), space.largest])
     fitting = [row for row in rows if limit.allows(row.arch)]
     if not fitting:
         raise InfeasibleError(
@@ -88,13 +87,13 @@ def _best_within(
             f"{model.upper_ms(space.smallest):.3g} ms at most, {millions(least)} MACs and "
             f"{millions(rows[0].cost.params)} parameters"
         )
-    best = max(fitting, key=lambda row: (row.fitness, row.cost.macs))
+    best = max(fitting, key=lambda row: (row.fitness if row.fitness == row.fitness else 0.0, row.cost.macs))
     network = blank(space, best.arch, torch.zeros(best.cost.params, device=device))
     measured = measure(network, (space.in_channels, space.image_size, space.image_size), threads=threads)
     return {
         "budget": str(budget),
         "arch": best.arch.to_json(),
-        "network": _short(space, best.arch),
+        "network": space.describe(best.arch),
         **best.cost.to_json(),
         "predicted_ms": model.predict_ms(best.arch),
         "upper_ms": model.upper_ms(best.arch),
@@ -115,7 +114,7 @@ def _show_device(found: Profile) -> None:
     print_table(("this device", ""), rows)
 
 
-def _show_probes(space: ResNetSpace, found: Profile, model: LatencyModel) -> None:
+def _show_probes(space: SearchSpace, found: Profile, model: LatencyModel) -> None:
     """Print the probes in rising order of MACs, each beside what a model says that never saw it."""
     held_out: list[float | None] = list(model.held_out) or [None] * len(found.probes)
     rows = []
@@ -125,7 +124,7 @@ def _show_probes(space: ResNetSpace, found: Profile, model: LatencyModel) -> Non
         cost = space.cost(probe.arch)
         rows.append(
             (
-                _short(space, probe.arch),
+                space.describe(probe.arch),
                 millions(cost.macs),
                 millions(cost.params),
                 _ms(probe.median_ms),
@@ -162,14 +161,6 @@ def _show_within(row: dict[str, Any]) -> None:
     )
     print_table(head, [cells])
     print(f"--arch '{json.dumps(row['arch'], separators=(',', ':'))}'")
-
-
-def _short(space: ResNetSpace, arch: Arch) -> str:
-    """Return the shape of a network: channels of the stem, channels × blocks of each stage, mean expansion."""
-    widths = [int(space.channels[i, int(w)]) for i, w in enumerate(arch["w"])]
-    stages = (f"{width}×{int(d) + 1}" for width, d in zip(widths[1:], arch["d"], strict=True))
-    active = [e for i, e in enumerate(arch["e"]) if i % space.most_blocks <= arch["d"][i // space.most_blocks]]
-    return f"{widths[0]} · {' · '.join(stages)}  e {sum(active) / len(active):.2f}"
 
 
 def _ms(time: float) -> str:

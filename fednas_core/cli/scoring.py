@@ -15,7 +15,7 @@ from fednas_core.errors import ArchError, ConfigError, InfeasibleError
 if TYPE_CHECKING:
     from fednas_core.search.evolution import Measure
     from fednas_core.search.fitness import Floats, Ints
-    from fednas_core.spaces.layers import NormKind
+    from fednas_core.values import NormKind
     from fednas_core.spaces.resnet import ResNetSpace
     from fednas_core.values import Arch
 
@@ -130,11 +130,13 @@ def path(
 
 
 def _space(name: str, norm: NormKind) -> ResNetSpace:
-    from dataclasses import replace
-
     from fednas_core.spaces.registry import load
+    from fednas_core.spaces.resnet import ResNetSpace
 
-    return replace(load(name), norm=norm)
+    found = load(name).with_norm(norm)
+    if not isinstance(found, ResNetSpace):
+        raise ConfigError(f"--space {name}: the fitness of DeepFedNAS is defined for elastic ResNets only")
+    return found
 
 
 def _read_archs(space: ResNetSpace, file: Path) -> Iterator[tuple[dict[str, Any], Arch]]:

@@ -17,7 +17,7 @@ import numpy as np
 from fednas_core.errors import ConfigError
 from fednas_core.protocol import Probe
 from fednas_core.spaces.layers import Conv
-from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch
 
 Feature = tuple[str, int]
@@ -48,7 +48,7 @@ class LatencyModel:
     prediction, as a share of it, to be on the safe side. Without enough probes `held_out` is empty and `error` None.
     """
 
-    space: ResNetSpace
+    space: SearchSpace
     prices: dict[Feature, float]
     held_out: tuple[float, ...]
     error: float | None
@@ -56,7 +56,7 @@ class LatencyModel:
     _known: dict[tuple[int, ...], float] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def fit(cls, space: ResNetSpace, probes: Sequence[Probe]) -> LatencyModel:
+    def fit(cls, space: SearchSpace, probes: Sequence[Probe]) -> LatencyModel:
         """Return the model of a device's probes.
 
         Prices are fitted to 10th percentiles, which other work on the device disturbs least, and raised by the usual
@@ -90,7 +90,7 @@ class LatencyModel:
     def predict_ms(self, arch: Arch) -> float:
         """Return the expected latency in milliseconds; it never falls when a gene rises."""
         total = self.prices.get(NETWORK, 0.0)
-        for layer in self.space.spec(arch).layers():
+        for layer in self.space.layers(arch):
             if isinstance(layer, Conv):
                 shape = (layer.c_in, layer.c_out, layer.kernel, layer.size)
                 if shape not in self._known:
@@ -118,10 +118,10 @@ def _amounts(layer: Conv) -> dict[str, int]:
     }
 
 
-def _features(space: ResNetSpace, arch: Arch, fine: bool) -> Counter[Feature]:
+def _features(space: SearchSpace, arch: Arch, fine: bool) -> Counter[Feature]:
     """Return how much of each feature a network has; `fine` tells the sizes of feature maps apart."""
     found: Counter[Feature] = Counter({NETWORK: 1})
-    for layer in space.spec(arch).layers():
+    for layer in space.layers(arch):
         if isinstance(layer, Conv):
             for what, amount in _amounts(layer).items():
                 found[what, layer.size if fine else ANYWHERE] += amount

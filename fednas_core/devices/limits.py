@@ -10,13 +10,13 @@ from fednas_core.devices.budgets import ALLOWED, Allowance, parse_budget
 from fednas_core.devices.latency_model import LatencyModel
 from fednas_core.errors import ConfigError
 from fednas_core.protocol import ClientId, ClientInfo, Limit, Probe
-from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.spaces.space import SearchSpace
 
 _NUMBER = re.compile(r"-([0-9]{1,9})$")
 
 
 def limits(
-    space: ResNetSpace, budgets: Mapping[str, str], clients: Sequence[ClientInfo], client_budgets: str
+    space: SearchSpace, budgets: Mapping[str, str], clients: Sequence[ClientInfo], client_budgets: str
 ) -> dict[ClientId, Limit | None]:
     """Return the limit of each client, None for one without a budget, sorted by name.
 
@@ -62,7 +62,7 @@ def _entries(client_budgets: str) -> list[str]:
     return entries
 
 
-def _limit(space: ResNetSpace, client: ClientInfo, text: str) -> Limit | None:
+def _limit(space: SearchSpace, client: ClientInfo, text: str) -> Limit | None:
     if not text:
         return None
     try:
@@ -80,6 +80,6 @@ def _limit(space: ResNetSpace, client: ClientInfo, text: str) -> Limit | None:
 
 
 @lru_cache(maxsize=1024)
-def _model(space: ResNetSpace, probes: tuple[Probe, ...]) -> LatencyModel:
+def _model(space: SearchSpace, probes: tuple[Probe, ...]) -> LatencyModel:
     """Return a device's latency model, fitted once however often its clients are asked for."""
     return LatencyModel.fit(space, probes)

@@ -11,7 +11,7 @@ from torch import nn
 from fednas_core.devices.latency import passes, percentiles
 from fednas_core.protocol import Probe
 from fednas_core.seeding import stream
-from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.packing import shapes, unpack
 from fednas_core.values import Arch
 
@@ -28,7 +28,7 @@ SLOW_PASSES = 8
 """A slow device has the time of so many passes of the largest network, however long they take."""
 
 
-def architectures(space: ResNetSpace, count: int = COUNT) -> tuple[Arch, ...]:
+def architectures(space: SearchSpace, count: int = COUNT) -> tuple[Arch, ...]:
     """Return the smallest and the largest architecture, then up to `count` - 2 between them, always the same.
 
     Each of these has a level of its own between 0 (smallest) and 1 (largest), at which its genes are drawn
@@ -42,7 +42,7 @@ def architectures(space: ResNetSpace, count: int = COUNT) -> tuple[Arch, ...]:
 
 
 def measure_probes(
-    space: ResNetSpace, device: torch.device, limit_s: float = LIMIT_S, archs: tuple[Arch, ...] | None = None
+    space: SearchSpace, device: torch.device, limit_s: float = LIMIT_S, archs: tuple[Arch, ...] | None = None
 ) -> tuple[Probe, ...]:
     """Time forward passes of one image with torch's present number of threads, the probes taking turns.
 
@@ -73,7 +73,7 @@ def measure_probes(
     return tuple(Probe(arch, *percentiles(found), len(found), 1, threads, version) for arch, found in times.items())
 
 
-def blank(space: ResNetSpace, arch: Arch, weights: torch.Tensor) -> nn.Module:
+def blank(space: SearchSpace, arch: Arch, weights: torch.Tensor) -> nn.Module:
     """Return the network of `arch` in eval mode, its parameters at the beginning of the flat tensor `weights`.
 
     Nothing is copied or drawn. Weights of zero are as good as any to be timed: nothing overflows, no number is

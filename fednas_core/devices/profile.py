@@ -18,7 +18,7 @@ from fednas_core.devices.latency import device_name, synchronize
 from fednas_core.devices.probes import blank, measure_probes
 from fednas_core.errors import ArchError
 from fednas_core.protocol import Probe, Profile
-from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch
 
 BATCH = 16
@@ -29,7 +29,7 @@ NAME_LIMIT = 100
 THROUGHPUT_LIMIT_S = 0.3
 
 
-def profile(space: ResNetSpace, device: torch.device | str = "cpu", threads: int = 1) -> Profile:
+def profile(space: SearchSpace, device: torch.device | str = "cpu", threads: int = 1) -> Profile:
     """Measure this machine: cores and memory that this process may use, precision, throughput and probes.
 
     Computes with `threads`; the global random state and torch's number of threads stay as they are. A pass that has
@@ -66,7 +66,7 @@ def _shallow(value: Probe | Profile) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
-def from_json(space: ResNetSpace, told: Mapping[str, Any]) -> Profile:
+def from_json(space: SearchSpace, told: Mapping[str, Any]) -> Profile:
     """Return the profile of a JSON object that anybody may have made.
 
     Raises `ValueError`, `KeyError` or `TypeError` for anything that is not a plausible profile of `space`.
@@ -85,7 +85,7 @@ def from_json(space: ResNetSpace, told: Mapping[str, Any]) -> Profile:
     )
 
 
-def _probe(space: ResNetSpace, told: Mapping[str, Any]) -> Probe:
+def _probe(space: SearchSpace, told: Mapping[str, Any]) -> Probe:
     try:
         arch = space.arch(told["arch"])
     except (ArchError, OverflowError) as error:
@@ -151,12 +151,12 @@ def _free_memory(meminfo: Path) -> int:
         return 0
 
 
-def _middle(space: ResNetSpace) -> Arch:
+def _middle(space: SearchSpace) -> Arch:
     """Return the architecture whose every gene is the middle one of its choices."""
     return space.decode((space.gene_choices - 1) // 2)
 
 
-def _macs_per_second(space: ResNetSpace, device: torch.device) -> float:
+def _macs_per_second(space: SearchSpace, device: torch.device) -> float:
     """Return training throughput: of the middle network, or of the smallest where a step of the middle takes long."""
     end = time.perf_counter() + THROUGHPUT_LIMIT_S
     rate = 0.0
@@ -171,7 +171,7 @@ def _macs_per_second(space: ResNetSpace, device: torch.device) -> float:
     return rate
 
 
-def _step(space: ResNetSpace, arch: Arch, device: torch.device) -> float:
+def _step(space: SearchSpace, arch: Arch, device: torch.device) -> float:
     """Return the seconds of one forward and backward pass of `BATCH` images."""
     network = blank(space, arch, torch.zeros(space.cost(arch).params, device=device)).train()
     images = torch.full((BATCH, space.in_channels, space.image_size, space.image_size), 0.5, device=device)

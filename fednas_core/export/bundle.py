@@ -27,7 +27,7 @@ from fednas_core.errors import ArchError, ConfigError, ExportError
 from fednas_core.export.card import card
 from fednas_core.export.graph import INPUT, OUTPUT, Normalised, require, run_onnx, write_onnx
 from fednas_core.spaces.registry import from_table
-from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch
 
 FORMAT = 1
@@ -58,7 +58,7 @@ class ExportInput:
     """
 
     device: str
-    space: ResNetSpace
+    space: SearchSpace
     arch: Arch
     module: nn.Module
     mean: tuple[float, ...]

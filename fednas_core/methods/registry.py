@@ -22,7 +22,7 @@ from fednas_core.search.fitness import Fitness
 from fednas_core.search.path import PathRow, budgets, pareto_path
 from fednas_core.search.within import within
 from fednas_core.seeding import derive
-from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch
 
 Parts = tuple[ArchSampler, Weighting]
@@ -34,10 +34,10 @@ class Entry:
 
     title: str
     source: str
-    parts: Callable[[RunConfig, ResNetSpace, Sequence[PathRow]], Parts]
+    parts: Callable[[RunConfig, SearchSpace, Sequence[PathRow]], Parts]
 
 
-def fixed_arch(config: RunConfig, space: ResNetSpace) -> Arch:
+def fixed_arch(config: RunConfig, space: SearchSpace) -> Arch:
     """Return the architecture that `fedavg` trains: setting ``sample.arch``, or the largest of the space."""
     if not config.sample.arch:
         return space.largest
@@ -47,18 +47,18 @@ def fixed_arch(config: RunConfig, space: ResNetSpace) -> Arch:
         raise ConfigError(f"setting 'sample.arch' is not JSON ({error}); an example: {space.smallest}") from error
 
 
-def _fedavg(config: RunConfig, space: ResNetSpace, path: Sequence[PathRow]) -> Parts:
+def _fedavg(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
     return Everyone(fixed_arch(config, space)), ByExamples()
 
 
-def _superfednas(config: RunConfig, space: ResNetSpace, path: Sequence[PathRow]) -> Parts:
+def _superfednas(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
     if config.sample.between not in ("auto", "uniform"):
         return curriculum(space, path, config.sample), max_net(config)
     narrow = partial(within, space)
     return TrackingSandwich(space.largest, lambda rng: space.smallest, space.sample, narrow), max_net(config)
 
 
-def _deepfednas(config: RunConfig, space: ResNetSpace, path: Sequence[PathRow]) -> Parts:
+def _deepfednas(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
     return curriculum(space, path, config.sample), max_net(config)
 
 
@@ -76,7 +76,7 @@ METHODS: dict[str, Entry] = {
 }
 
 
-def path_of(config: RunConfig, space: ResNetSpace, poorest: int) -> tuple[PathRow, ...]:
+def path_of(config: RunConfig, space: SearchSpace, poorest: int) -> tuple[PathRow, ...]:
     """Return the run's Pareto path, from its published lower end or `poorest`, the MACs of the poorest device."""
     return pareto_path(
         space,
@@ -90,7 +90,7 @@ def path_of(config: RunConfig, space: ResNetSpace, poorest: int) -> tuple[PathRo
 
 
 def make(
-    config: RunConfig, space: ResNetSpace, path: Sequence[PathRow], supernet: dict[str, Tensor]
+    config: RunConfig, space: SearchSpace, path: Sequence[PathRow], supernet: dict[str, Tensor]
 ) -> SupernetAveraging:
     """Return the method that the settings name; `supernet` is trained in place."""
     sampler, weighting = METHODS[config.method].parts(config, space, path)

@@ -19,8 +19,10 @@ from fednas_core.errors import ArchError, ConfigError, InfeasibleError
 from fednas_core.search.evolution import Constraint, evolve
 from fednas_core.search.exact import exact_search
 from fednas_core.search.fitness import PUBLISHED, Fitness, Ints, evaluate
+from fednas_core.search.fittest import fitness_of, fittest, macs_of
 from fednas_core.seeding import derive
 from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch, Cost
 
 How = Literal["exact", "evolved"]
@@ -33,14 +35,14 @@ _STEPS = 400
 
 @dataclass(frozen=True, slots=True)
 class PathRow:
-    """One architecture of a path, what it costs and its fitness F."""
+    """One architecture of a path, what it costs and its fitness F (NaN where that is not defined)."""
 
     arch: Arch
     cost: Cost
     fitness: float
 
 
-def budgets(space: ResNetSpace, count: int, low: int | None = None, high: int | None = None) -> tuple[int, ...]:
+def budgets(space: SearchSpace, count: int, low: int | None = None, high: int | None = None) -> tuple[int, ...]:
     """Return `count` equally spaced MAC budgets from `low` to `high`, both included.
 
     `low` is by default the cost of the smallest network at full width (one block a stage, least expansion), as
@@ -48,9 +50,7 @@ def budgets(space: ResNetSpace, count: int, low: int | None = None, high: int | 
     `high` is by default the cost of the largest network. With a count of 1 the only budget is `high`.
     """
     if low is None:
-        stages, blocks = len(space.stages), space.most_blocks
-        genes = {"d": [0] * stages, "e": [space.expansions[0]] * (stages * blocks)}
-        low = space.cost(space.arch({**genes, "w": [len(space.widths) - 1] * (stages + 1)})).macs
+        low = space.cost(_wide(space) if isinstance(space, ResNetSpace) else space.smallest).macs
     if high is None:
         high = space.cost(space.largest).macs
     if count < 1 or low > high:
@@ -60,8 +60,15 @@ def budgets(space: ResNetSpace, count: int, low: int | None = None, high: int | 
     return tuple(low + (high - low) * i // (count - 1) for i in range(count)) if count > 1 else (high,)
 
 
+def _wide(space: ResNetSpace) -> Arch:
+    """Return the smallest network at full width."""
+    stages, blocks = len(space.stages), space.most_blocks
+    genes = {"d": [0] * stages, "e": [space.expansions[0]] * (stages * blocks)}
+    return space.arch({**genes, "w": [len(space.widths) - 1] * (stages + 1)})
+
+
 def pareto_path(
-    space: ResNetSpace,
+    space: SearchSpace,
     count: int = 60,
     constants: Fitness = PUBLISHED,
     how: How = "exact",
@@ -78,9 +85,13 @@ def pareto_path(
     With `stratify` (not in the paper) budgets take turns between uniform depth vectors, from full depth downwards,
     among those whose networks reach the budget: shallow subnets are trained where they belong.
 
-    `seed` matters to ``how="evolved"`` alone, which needs the extra ``search``.
+    `seed` matters to ``how="evolved"`` alone, which needs the extra ``search``. In a space without a closed form of
+    the fitness the path is a ladder (see `fittest`); `how` and `stratify` then mean nothing.
     """
     limits = budgets(space, count, low)
+    if not isinstance(space, ResNetSpace):
+        ladder = rows_of(space, [*fittest(space, limits[:-1], constants), space.largest], constants)
+        return tuple(sorted(ladder, key=lambda row: row.cost.macs))
     depths = _strata(space, limits) if stratify else [None] * count
     if how == "exact":
         found = _exact(space, limits[:-1], depths[:-1], constants)
@@ -90,12 +101,10 @@ def pareto_path(
     return tuple(sorted(rows, key=lambda row: (row.cost.macs, row.fitness)))
 
 
-def rows_of(space: ResNetSpace, archs: Sequence[Arch], constants: Fitness = PUBLISHED) -> tuple[PathRow, ...]:
+def rows_of(space: SearchSpace, archs: Sequence[Arch], constants: Fitness = PUBLISHED) -> tuple[PathRow, ...]:
     """Return the rows of the given architectures, in their order."""
-    if not archs:
-        return ()
-    fitness = evaluate(space, np.stack([space.encode(arch) for arch in archs])).fitness(constants)
-    return tuple(PathRow(arch, space.cost(arch), float(f)) for arch, f in zip(archs, fitness, strict=True))
+    fitness = fitness_of(space, archs, constants)
+    return tuple(PathRow(arch, space.cost(arch), f) for arch, f in zip(archs, fitness, strict=True))
 
 
 def _exact(space: ResNetSpace, limits: Sequence[int], depths: Sequence[int | None], constants: Fitness) -> list[Arch]:
@@ -155,7 +164,7 @@ def to_json(rows: Iterable[PathRow]) -> str:
     return "".join(lines)
 
 
-def from_json(space: ResNetSpace, text: str) -> tuple[PathRow, ...]:
+def from_json(space: SearchSpace, text: str) -> tuple[PathRow, ...]:
     """Return the rows of JSON lines that `to_json` wrote, in their order.
 
     Raises `ArchError`, naming the line, if one is malformed, does not fit the space, or states other costs than its
@@ -203,7 +212,7 @@ def from_csv(space: ResNetSpace, text: str) -> tuple[tuple[PathRow, ...], tuple[
     return rows, tuple(wrong)
 
 
-def range_matched(space: ResNetSpace, low: int, high: int, rng: np.random.Generator) -> Arch:
+def range_matched(space: SearchSpace, low: int, high: int, rng: np.random.Generator) -> Arch:
     """Return an architecture drawn uniformly (every gene) from those of `low` to `high` MACs, both included.
 
     Raises `InfeasibleError` if none of 16,384 draws lies in the range, with the range they cover.
@@ -211,7 +220,7 @@ def range_matched(space: ResNetSpace, low: int, high: int, rng: np.random.Genera
     nearest = (np.inf, -np.inf)
     for _ in range(_TRIES):
         rows = _draw(space, rng)
-        macs = evaluate(space, rows).macs
+        macs = macs_of(space, rows)
         hits = np.flatnonzero((macs >= low) & (macs <= high))
         if len(hits):
             return space.decode(rows[hits[0]])
@@ -222,7 +231,7 @@ def range_matched(space: ResNetSpace, low: int, high: int, rng: np.random.Genera
     )
 
 
-def mac_matched(space: ResNetSpace, target_macs: int, tolerance: float, rng: np.random.Generator) -> Arch:
+def mac_matched(space: SearchSpace, target_macs: int, tolerance: float, rng: np.random.Generator) -> Arch:
     """Return a random architecture whose MACs are within ``tolerance · target_macs`` of the target.
 
     The first hit of a uniform draw of 256. Where it holds none, as near the largest network, the nearest of the draw
@@ -233,7 +242,7 @@ def mac_matched(space: ResNetSpace, target_macs: int, tolerance: float, rng: np.
     rows = _draw(space, rng)
     current, distance = rows[:0], np.inf
     for _ in range(_STEPS):
-        gaps = np.abs(evaluate(space, rows).macs - target_macs)
+        gaps = np.abs(macs_of(space, rows) - target_macs)
         hits = np.flatnonzero(gaps <= allowed)
         if len(hits):
             return space.decode(rows[hits[0]])
@@ -246,11 +255,11 @@ def mac_matched(space: ResNetSpace, target_macs: int, tolerance: float, rng: np.
     return space.decode(current)
 
 
-def _draw(space: ResNetSpace, rng: np.random.Generator) -> Ints:
+def _draw(space: SearchSpace, rng: np.random.Generator) -> Ints:
     return rng.integers(0, space.gene_choices, (_BATCH, len(space.gene_choices)))
 
 
-def _neighbours(space: ResNetSpace, row: Ints, rng: np.random.Generator) -> Ints:
+def _neighbours(space: SearchSpace, row: Ints, rng: np.random.Generator) -> Ints:
     """Return every architecture that differs from `row` in one gene, in random order."""
     gene = np.repeat(np.arange(len(row)), space.gene_choices)
     value = np.concatenate([np.arange(n) for n in space.gene_choices])

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, get_args
 
-from fednas_core.values import Cost, Plan, Region, region_shape
+from fednas_core.values import Cost, NormKind, Plan, Region, region_shape
 
 if TYPE_CHECKING:
     from torch import nn
 
-NormKind = Literal["none", "group", "batch"]
-NORMS: tuple[NormKind, ...] = ("none", "group", "batch")
+NORMS: tuple[NormKind, ...] = get_args(NormKind)
 CHANNELS_PER_GROUP = 8
 """Channels of one normalisation group: a divisor of every width, so that a slice cuts between groups, never in one."""
 BYTES_PER_PARAMETER = 4

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from fednas_core.errors import ConfigError
 from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.spaces.space import SearchSpace
 
 PRESETS = Path(__file__).parent / "presets"
+KINDS: Mapping[str, type[ResNetSpace]] = {"resnet": ResNetSpace}
+"""The families of networks by the field ``kind`` of a preset, ``resnet`` if it has none."""
 
 
 def names() -> list[str]:
@@ -18,7 +22,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
-def load(name_or_path: str) -> ResNetSpace:
+def load(name_or_path: str) -> SearchSpace:
     """Return the space of that name, or the one described in a TOML file; raise `ConfigError` if there is none."""
     path = Path(name_or_path) if name_or_path.endswith(".toml") else PRESETS / f"{name_or_path}.toml"
     if not path.is_file():
@@ -33,10 +37,13 @@ def load(name_or_path: str) -> ResNetSpace:
     return from_table(table, path.stem)
 
 
-def from_table(table: dict[str, Any], name: str) -> ResNetSpace:
+def from_table(table: dict[str, Any], name: str) -> SearchSpace:
     """Return the space that a TOML table or JSON object describes; raise `ConfigError` naming a wrong field."""
     table = {"name": name, **table}
-    known = {field.name: field for field in fields(ResNetSpace)}
+    kind = table.pop("kind", "resnet")
+    if kind not in KINDS:
+        raise ConfigError(f"search space '{name}': kind = {kind!r}, allowed: {', '.join(KINDS)}")
+    known = {field.name: field for field in fields(KINDS[kind])}
     unknown = sorted(set(table) - set(known))
     if unknown:
         raise ConfigError(f"search space '{name}': unknown field {unknown[0]!r}, allowed: {', '.join(known)}")
@@ -46,7 +53,7 @@ def from_table(table: dict[str, Any], name: str) -> ResNetSpace:
     values: dict[str, Any] = {}
     for key, value in table.items():
         values[key] = _typed(name, key, str(known[key].type), value)
-    return ResNetSpace(**values)
+    return KINDS[kind](**values)
 
 
 def _typed(space: str, key: str, annotation: str, value: object) -> object:

@@ -9,16 +9,17 @@ stage always has its projection, so the golden costs of DeepFedNAS are those of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fednas_core.errors import ArchError, ConfigError
-from fednas_core.spaces.layers import NORMS, Conv, Layer, Linear, Norm, NormKind, cost_of, plan_of
-from fednas_core.values import Arch, Cost, Plan
+from fednas_core.spaces.layered import LayeredSpace
+from fednas_core.spaces.layers import NORMS, Conv, Layer, Linear, Norm
+from fednas_core.values import Arch, NormKind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,7 +70,7 @@ class ResNetSpec:
 
 
 @dataclass(frozen=True)
-class ResNetSpace:
+class ResNetSpace(LayeredSpace):
     """An elastic ResNet: every choice is a field; read one from TOML with `fednas_core.spaces.load`.
 
     Genes of an `Arch`: ``d`` (stages) extra blocks; ``e`` (stages × most blocks) expansion ratios, stage by stage,
@@ -88,6 +89,9 @@ class ResNetSpace:
     in_channels: int = 3
     classes: int = 10
     norm: NormKind = "group"
+    personal: tuple[str, ...] = ()
+
+    kind: ClassVar[str] = "resnet"
 
     def __post_init__(self) -> None:
         """Refuse fields that describe no network."""
@@ -143,18 +147,12 @@ class ResNetSpace:
             out.append(size)
         return tuple(out)
 
-    def for_data(self, image_size: int, in_channels: int, classes: int) -> ResNetSpace:
-        """Return this space for images of another size, channel count or number of classes."""
-        return replace(self, image_size=image_size, in_channels=in_channels, classes=classes)
-
     # -- architectures -------------------------------------------------------------------------------------------
 
     def arch(self, genes: Mapping[str, Any]) -> Arch:
         """Check ``{"d": …, "e": …, "w": …}`` and return the canonical `Arch` (see `SearchSpace.arch`)."""
         blocks, stages = self.most_blocks, len(self.stages)
-        if not isinstance(genes, Mapping) or set(genes) != {"d", "e", "w"}:
-            found = ", ".join(map(str, genes)) if isinstance(genes, Mapping) else type(genes).__name__
-            raise ArchError(f"architecture of space '{self.name}': found {found or 'no genes'}, needed are d, e and w")
+        genes = self._genes(genes, ("d", "e", "w"))
         depths = self._integers("d", genes["d"], stages, self.extra_blocks)
         widths = self._integers("w", genes["w"], stages + 1, len(self.widths) - 1)
         ratios = self._gene_list("e", genes["e"], stages * blocks)
@@ -163,21 +161,6 @@ class ResNetSpace:
             active = i % blocks <= depths[i // blocks]
             expansions.append(self._expansion(i, ratio) if active else self.expansions[0])
         return Arch((("d", depths), ("e", tuple(expansions)), ("w", widths)))
-
-    def _gene_list(self, gene: str, values: object, length: int) -> Sequence[Any]:
-        if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != length:
-            raise ArchError(
-                f"gene {gene} of space '{self.name}': found {values!r}, needed is a list of {length} numbers"
-            )
-        return values
-
-    def _integers(self, gene: str, values: object, length: int, largest: int) -> tuple[int, ...]:
-        out = []
-        for i, value in enumerate(self._gene_list(gene, values, length)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= largest:
-                raise ArchError(f"gene {gene}[{i}] of space '{self.name}' is {value!r}, allowed: 0 to {largest}")
-            out.append(int(value))
-        return tuple(out)
 
     def _expansion(self, position: int, value: object) -> float:
         if isinstance(value, (int, float, np.floating)):
@@ -200,10 +183,6 @@ class ResNetSpace:
     def _uniform(self, depth: int, expansion: float, width: int) -> Arch:
         n = len(self.stages)
         return self.arch({"d": [depth] * n, "e": [expansion] * (n * self.most_blocks), "w": [width] * (n + 1)})
-
-    def sample(self, rng: np.random.Generator) -> Arch:
-        """Draw every gene independently and uniformly."""
-        return self.decode(rng.integers(0, self.gene_choices))
 
     @cached_property
     def gene_choices(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -230,30 +209,39 @@ class ResNetSpace:
             }
         )
 
-    # -- the three derivations -----------------------------------------------------------------------------------
+    # -- the description -------------------------------------------------------------------------------------------
 
     def spec(self, arch: Arch) -> ResNetSpec:
-        """Return the description that `build`, `plan` and `cost` are derived from."""
+        """Return the description that everything about a network is derived from."""
         return _spec(self, arch)
+
+    def layers(self, arch: Arch) -> Iterable[Layer]:
+        """Return every layer of an architecture in order of execution."""
+        return self.spec(arch).layers()
+
+    @cached_property
+    def blocks(self) -> tuple[str, ...]:
+        """The names of the largest network's blocks in order of execution."""
+        return tuple(f"stages.{j}.{b}" for j in range(len(self.stages)) for b in range(self.most_blocks))
+
+    @property
+    def size(self) -> int:
+        """Number of different architectures."""
+        active = sum(len(self.expansions) ** depth for depth in range(1, self.most_blocks + 1))
+        return int(active ** len(self.stages) * len(self.widths) ** (len(self.stages) + 1))
+
+    def describe(self, arch: Arch) -> str:
+        """Return channels of the stem, channels × blocks of each stage and the mean expansion."""
+        widths = [int(self.channels[i, int(w)]) for i, w in enumerate(arch["w"])]
+        stages = (f"{width}×{int(d) + 1}" for width, d in zip(widths[1:], arch["d"], strict=True))
+        active = [e for i, e in enumerate(arch["e"]) if i % self.most_blocks <= arch["d"][i // self.most_blocks]]
+        return f"{widths[0]} · {' · '.join(stages)}  e {sum(active) / len(active):.2f}"
 
     def build(self, arch: Arch) -> nn.Module:
         """Return the static network of `arch` (see `SearchSpace.build`)."""
         from fednas_core.spaces.modules import ResNet
 
         return ResNet(self.spec(arch))
-
-    def plan(self, arch: Arch) -> Plan:
-        """Return the plan of `arch` (see `SearchSpace.plan`)."""
-        return plan_of(self.spec(arch).layers())
-
-    def cost(self, arch: Arch) -> Cost:
-        """Return the cost of `arch` (see `SearchSpace.cost`)."""
-        return cost_of(self.spec(arch).layers())
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values: `ResNetSpace.from_json` makes an equal space of them."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 @lru_cache(maxsize=4096)

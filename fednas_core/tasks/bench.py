@@ -6,7 +6,7 @@ serves many orders reads and splits its data once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -21,7 +21,7 @@ from fednas_core.errors import ConfigError, DataError
 from fednas_core.protocol import ClientId
 from fednas_core.seeding import derive, stream
 from fednas_core.spaces.registry import load as load_space
-from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.home import Home
 
 
@@ -41,10 +41,10 @@ def facts_of(config: RunConfig) -> Facts:
 
 
 @lru_cache(maxsize=8)
-def space_of(config: RunConfig, told: Facts | None = None) -> ResNetSpace:
+def space_of(config: RunConfig, told: Facts | None = None) -> SearchSpace:
     """Return the run's search space, fitted to its images and classes, or to those of which the server has told."""
     known = told or facts_of(config)
-    space = replace(load_space(config.space.name), norm=config.space.norm)
+    space = load_space(config.space.name).with_norm(config.space.norm)
     return space.for_data(known.size, known.channels, len(known.classes))
 
 
@@ -68,7 +68,7 @@ class Ground:
     `held_out` is False where it has no images for testing alone and `test` are those it trains on.
     """
 
-    space: ResNetSpace
+    space: SearchSpace
     prepare: Preprocessing
     train: Images
     test: Images

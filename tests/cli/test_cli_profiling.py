@@ -97,5 +97,5 @@ def test_what_cannot_be_done_is_said_with_what_can(tiny_space_file: Path, argume
 
 def test_a_network_is_shown_by_its_channels_and_blocks() -> None:
     space = load("small")
-    assert profiling._short(space, space.largest) == "16 · 32×2 · 64×2 · 128×2  e 1.00"
+    assert space.describe(space.largest) == "16 · 32×2 · 64×2 · 128×2  e 1.00"
     assert profiling._short(space, space.smallest) == "8 · 16×1 · 32×1 · 64×1  e 0.25"

@@ -1,0 +1,65 @@
+"""The network to train or judge at a budget, in any space: the fittest where fitness has a closed form, else a ladder.
+
+The fitness of DeepFedNAS is defined for the elastic ResNet. Elsewhere the largest network is narrowed until it fits,
+all genes in proportion, as compound scaling does (Tan and Le, ICML 2019).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fednas_core.errors import InfeasibleError
+from fednas_core.search.exact import exact_search
+from fednas_core.search.fitness import PUBLISHED, Fitness, Ints, evaluate
+from fednas_core.search.within import within
+from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.spaces.space import SearchSpace
+from fednas_core.values import Arch
+
+
+@dataclass(frozen=True, slots=True)
+class MacLimit:
+    """At most so many MACs (implements `fednas_core.protocol.Limit`)."""
+
+    space: SearchSpace
+    macs: int
+
+    def allows(self, arch: Arch) -> bool:
+        """See `Limit.allows`."""
+        return self.space.cost(arch).macs <= self.macs
+
+
+def fittest(space: SearchSpace, budgets: Sequence[int], constants: Fitness = PUBLISHED) -> tuple[Arch, ...]:
+    """Return for each MAC budget the network to use there, in the given order; raise `InfeasibleError` if none fits."""
+    if isinstance(space, ResNetSpace):
+        return exact_search(space, budgets, constants)
+    return tuple(_rung(space, macs) for macs in budgets)
+
+
+def fitness_of(space: SearchSpace, archs: Sequence[Arch], constants: Fitness = PUBLISHED) -> list[float]:
+    """Return the fitness of each architecture; NaN in a space for which it is not defined."""
+    if not isinstance(space, ResNetSpace) or not archs:
+        return [math.nan] * len(archs)
+    found = evaluate(space, np.stack([space.encode(arch) for arch in archs])).fitness(constants)
+    return [float(value) for value in found]
+
+
+def macs_of(space: SearchSpace, population: Ints) -> Ints:
+    """Return the MACs of encoded architectures, shape (n, genes) to (n,)."""
+    if isinstance(space, ResNetSpace):
+        return evaluate(space, population).macs
+    return np.array([space.cost(space.decode(row)).macs for row in population], dtype=np.int64)
+
+
+def _rung(space: SearchSpace, macs: int) -> Arch:
+    found = within(space, space.largest, MacLimit(space, macs))
+    if found is None:
+        raise InfeasibleError(
+            f"a budget of {macs:,} MACs is below the smallest network of space '{space.name}', which takes "
+            f"{space.cost(space.smallest).macs:,}"
+        )
+    return found
