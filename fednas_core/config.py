@@ -45,8 +45,8 @@ class DataConfig:
     validation: float = _setting(0.1, "share of the training examples the server keeps to validate", low=0.01, high=0.5)
     holdout: float = _setting(
         0.0,
-        "share of each client's examples kept to test models on the device, never trained on (0: none, but a fifth if layers "
-        "are personal)",
+        "share of each client's examples kept to test models on the device, never trained on (0: none, but a fifth if "
+        "layers are personal)",
         low=0.0,
         high=0.9,
     )
@@ -59,7 +59,7 @@ class SpaceConfig:
     name: str = _setting("small", "a preset's name or the path of a TOML file")
     norm: NormKind = _setting(
         "group",
-        "normalisation; parametric (FedSup) takes the spread from the batch, parametric-sample from each image alone",
+        "normalisation; parametric: as in FedSup, scaled by the batch; parametric-sample: by each image alone",
         choices=("none", "group", "batch", "parametric", "parametric-sample"),
     )
 
@@ -162,8 +162,7 @@ class PersonalConfig:
     """Which part of the network stays on the client, trained there and never sent; any method can have one."""
 
     layers: str = _setting(
-        "auto",
-        "layers that never leave a client, e.g. head or head,stages.2 ('' : none; auto: the method's own, fedper: head)",
+        "auto", "layers that never leave a client, e.g. head,stages.2 ('' : none; auto: the method's own, fedper: head)"
     )
     blocks: int = _setting(0, "last blocks of the network that stay as well", low=0)
     arch: bool = _setting(False, "whether each client keeps to one architecture of its own")
@@ -258,8 +257,9 @@ def read(pairs: Mapping[str, Scalar]) -> RunConfig:
     known = set(flatten(RunConfig()))
     for key in pairs:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(sorted(known))}"
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+            beside = [name for name in sorted(known) if name.partition(".")[0] == key.partition(".")[0]]
+            hint = f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(beside or sorted(known))}"
             raise ConfigError(f"unknown setting '{key}'{hint}")
     config = _read(RunConfig, pairs, "")
     assert isinstance(config, RunConfig)

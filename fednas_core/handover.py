@@ -90,7 +90,7 @@ def _order(config: RunConfig, client: ClientInfo, arch: Arch, tensors: Mapping[s
         settings=config.train.settings(),
         seed=0,
         budget=client.budget,
-        returns=False,
+        returns="figures",
         run=run_id,
     )
 

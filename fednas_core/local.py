@@ -28,12 +28,12 @@ from fednas_core.devices.containers import available_cores
 from fednas_core.errors import FednasError, RunError
 from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
 from fednas_core.subnets.networks import shapes_of
-from fednas_core.subnets.packing import copy_into, shapes, unpack
+from fednas_core.subnets.packing import copy_into, unpack
 from fednas_core.tasks.bench import device_of, space_of, split_of
 from fednas_core.tasks.feedback import pack_answer
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import clients_of, index_of, perform
-from fednas_core.wire import lossless, pack_order, read_order, read_report
+from fednas_core.wire import lossless, pack_order, read_order, read_report, returned
 
 Answer = TrainReport | Failure
 
@@ -75,20 +75,20 @@ class LocalFleet:
 
     def _through(self, pool: ProcessPoolExecutor, waiting: deque[TrainOrder]) -> Iterator[Answer]:
         free = list(range(len(self._slots)))
-        running: dict[Future[Answer], int] = {}
+        running: dict[Future[Answer], tuple[TrainOrder, int]] = {}
 
         def start() -> None:
             while waiting and free:
                 order, slot = waiting.popleft(), free.pop()
                 copy_into(self._slots[slot], order.tensors)
-                running[pool.submit(_there, replace(order, tensors={}), slot)] = slot
+                running[pool.submit(_there, replace(order, tensors={}), slot)] = order, slot
 
         try:
             while running or waiting:
                 start()
                 done = wait(running, return_when=FIRST_COMPLETED).done
-                answers = [self._received(future.result(), self._slots[running[future]]) for future in done]
-                free += [running.pop(future) for future in done]
+                answers = [self._received(future.result(), *running[future]) for future in done]
+                free += [running.pop(future)[1] for future in done]
                 start()
                 yield from answers
         except BrokenProcessPool as error:
@@ -99,11 +99,11 @@ class LocalFleet:
         finally:
             wait(running)  # until then workers write to the slots
 
-    def _received(self, answer: Answer, slot: Tensor) -> Answer:
-        if isinstance(answer, Failure) or not answer.bytes_up:
+    def _received(self, answer: Answer, order: TrainOrder, slot: int) -> Answer:
+        wanted = returned(order)
+        if isinstance(answer, Failure) or not wanted:
             return answer  # a reason, or figures only
-        wanted = shapes(space_of(self._config).plan(answer.arch))
-        return replace(answer, tensors=unpack(_front(slot, wanted).clone(), wanted))
+        return replace(answer, tensors=unpack(_front(self._slots[slot], wanted).clone(), wanted))
 
     def close(self) -> None:
         """End the worker processes."""
@@ -146,11 +146,12 @@ def _there(order: TrainOrder, slot: int) -> Answer:
     """In a worker: train what lies in the slot, leave the trained tensors there and return the report without them."""
     assert _given is not None
     config, slots = _given
-    wanted = shapes_of(space_of(config), order.arch, statistics=not order.returns)
-    answer = _performed(replace(order, tensors=unpack(_front(slots[slot], wanted), wanted)), config)
-    if isinstance(answer, Failure) or not order.returns:
+    wanted = shapes_of(space_of(config), order.arch, statistics=order.returns != "weights")
+    order = replace(order, tensors=unpack(_front(slots[slot], wanted), wanted))
+    answer = _performed(order, config)
+    if isinstance(answer, Failure) or not answer.tensors:
         return answer
-    copy_into(slots[slot], {name: answer.tensors[name] for name in wanted})
+    copy_into(slots[slot], {name: answer.tensors[name] for name in returned(order)})
     return replace(answer, tensors={})
 
 

@@ -107,7 +107,9 @@ class TrainSettings:
 class TrainOrder:
     """One client's work in one round. `tensors` are views into the supernet (no copy): exactly those of `arch`.
 
-    `returns` says whether the answer holds the tensors, changed, or figures only. `budget` is the text of the budget
+    `returns` says what the answer holds: ``weights``, the same tensors trained; ``moments`` of every norm layer (see
+    `fednas_core.subnets.moments`); or ``figures`` alone. Where no weights return, the order holds a network as it is
+    used, its batch statistics included. `budget` is the text of the budget
     that the client must keep ('' for none), `run` the id of the run, under which a client keeps its private state.
     """
 
@@ -119,7 +121,7 @@ class TrainOrder:
     settings: TrainSettings
     seed: int
     budget: str = ""
-    returns: bool = True
+    returns: str = "weights"
     run: str = ""
 
 

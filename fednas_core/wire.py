@@ -25,6 +25,7 @@ from fednas_core.errors import ReplyError
 from fednas_core.protocol import TrainOrder, TrainReport, TrainSettings
 from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
+from fednas_core.subnets.moments import moment_shapes
 from fednas_core.subnets.networks import shapes_of
 from fednas_core.subnets.packing import pack, unpack
 
@@ -73,7 +74,7 @@ def read_order(packet: Packet, space: SearchSpace, wire: WireConfig) -> TrainOrd
     """
     head = json.loads(packet.head)
     arch, down = space.arch(head["arch"]), _down(wire, head["returns"])
-    there = shapes_of(space, arch, statistics=not head["returns"])
+    there = shapes_of(space, arch, statistics=head["returns"] != "weights")
     if head["layout"] != _digest(down, there):
         raise ReplyError(
             f"the search space '{space.name}' of this device lays out the network {arch} in another way than the "
@@ -95,9 +96,9 @@ def pack_report(report: TrainReport, order: TrainOrder, wire: WireConfig, residu
     of the order or too large to travel.
     """
     head = _scalars(report) | {"arch": report.arch.to_json(), "figures": dict(report.figures)}
-    if not order.returns:
+    if order.returns == "figures":
         return Packet(json.dumps(head), {})
-    up, there = codec(wire.up, wire.keep), _shapes(order.tensors)
+    up, there = _up(wire, order.returns), returned(order)
     found = _shapes(report.tensors)
     for name in [*there, *found]:
         _same(f"tensor '{name}'", found.get(name), there.get(name))
@@ -125,7 +126,7 @@ def read_report(packet: Packet, order: TrainOrder, wire: WireConfig) -> TrainRep
         for key, wanted in (("client", order.client), ("round", order.round), ("arch", order.arch.to_json())):
             _same(key, head.get(key), wanted)
         figures = _figures(head.get("figures"))
-        tensors = _returned(head, packet, order, codec(wire.up, wire.keep))
+        tensors = _returned(head, packet, order, _up(wire, order.returns))
     except ReplyError as error:
         raise ReplyError(f"client {order.client}: {error}") from None
     report = TrainReport(arch=order.arch, tensors=tensors, figures=figures, **values)
@@ -133,15 +134,27 @@ def read_report(packet: Packet, order: TrainOrder, wire: WireConfig) -> TrainRep
     return replace(report, bytes_down=down, bytes_up=packet.size)
 
 
-def _down(wire: WireConfig, returns: bool) -> Codec:
-    return codec(wire.down, wire.keep) if returns else EXACT
+def returned(order: TrainOrder) -> Shapes:
+    """Return names and shapes of the tensors that the answer to an order holds, in the order in which they travel."""
+    if order.returns == "figures":
+        return {}
+    there = _shapes(order.tensors)
+    return there if order.returns == "weights" else moment_shapes(there)
+
+
+def _down(wire: WireConfig, returns: str) -> Codec:
+    return codec(wire.down, wire.keep) if returns == "weights" else EXACT
+
+
+def _up(wire: WireConfig, returns: str) -> Codec:
+    return codec(wire.up, wire.keep) if returns == "weights" else EXACT
 
 
 def _returned(head: Mapping[str, Any], packet: Packet, order: TrainOrder, up: Codec) -> Mapping[str, Tensor]:
-    if not order.returns:
+    there = returned(order)
+    if order.returns == "figures":
         _same("arrays", sorted(packet.buffers), [])
         return {}
-    there = _shapes(order.tensors)
     _same("layout", head.get("layout"), _digest(up, there))
     flat = up.decode(_payload(packet, up, there), there)
     return unpack(flat if up == EXACT else flat.add_(pack(order.tensors)), there)

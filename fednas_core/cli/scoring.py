@@ -15,9 +15,8 @@ from fednas_core.errors import ArchError, ConfigError, InfeasibleError
 if TYPE_CHECKING:
     from fednas_core.search.evolution import Measure
     from fednas_core.search.fitness import Floats, Ints
-    from fednas_core.values import NormKind
     from fednas_core.spaces.resnet import ResNetSpace
-    from fednas_core.values import Arch
+    from fednas_core.values import Arch, NormKind
 
 Space = Annotated[str, typer.Option("--space", help="A space's name (see `fednas spaces`) or a TOML file.")]
 Lambda = Annotated[float, typer.Option("--lambda", help="λ of the fitness: weight of effectiveness.")]

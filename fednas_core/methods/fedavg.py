@@ -25,17 +25,21 @@ from fednas_core.values import Arch
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one client trains in one round, and as what: ``largest``, ``smallest`` or ``between``."""
+    """What one client trains in one round, and as what: ``largest``, ``smallest`` or ``between``.
+
+    `tier` names the class of devices for which it was chosen, '' if the method has none.
+    """
 
     arch: Arch
     role: str
+    tier: str = ""
 
 
 class ArchSampler(Protocol):
     """Decides which subnet each client of a cohort trains."""
 
-    def assign(self, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
-        """Return an assignment for each client of the cohort (sorted by name) that has room for one.
+    def assign(self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
+        """Return an assignment for each client of a round's cohort (sorted by name) that has room for one.
 
         What a client is given keeps its limit; a client for which nothing is small enough is left out.
         """
@@ -60,7 +64,7 @@ class Everyone:
 
     arch: Arch
 
-    def assign(self, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
+    def assign(self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
         """See `ArchSampler.assign`."""
         able = [client.name for client in clients if client.limit is None or client.limit.allows(self.arch)]
         return dict.fromkeys(able, Assignment(self.arch, "largest"))
@@ -108,7 +112,7 @@ class SupernetAveraging:
         self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator
     ) -> Mapping[ClientId, TrainOrder]:
         """See `Method.plan`."""
-        assignments = self.sampler.assign(clients, rng)
+        assignments = self.sampler.assign(round, clients, rng)
         largest = next((name for name, chosen in assignments.items() if chosen.role == "largest"), None)
         examples = {client.name: client.examples for client in clients if client.name in assignments}
         weights = self.weighting.weights(round, examples, largest) if examples else {}

@@ -37,7 +37,7 @@ class TrackingSandwich:
         self._largest_rounds: Counter[ClientId] = Counter()
         self._smallest_rounds: Counter[ClientId] = Counter()
 
-    def assign(self, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
+    def assign(self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
         """See `ArchSampler.assign`: the largest first, then the smallest, then the rest in order of names."""
         smallest = self._smallest(rng)
         rest = sorted(clients, key=lambda client: client.name)

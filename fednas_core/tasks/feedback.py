@@ -17,7 +17,7 @@ from fednas_core.protocol import State, TrainOrder, TrainReport
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.packing import pack, shapes, unpack, views
 from fednas_core.tasks.home import Home
-from fednas_core.tasks.store import store_of
+from fednas_core.tasks.store import repeats, store_of
 from fednas_core.wire import Packet, pack_report
 
 PURPOSE = "residual"
@@ -32,11 +32,10 @@ def pack_answer(report: TrainReport, order: TrainOrder, config: RunConfig, space
     Raises `RunError` if the residual cannot be kept, `ReplyError` if the change cannot travel: the residual of the
     round before then stays.
     """
-    if config.wire.up != "topk" or not order.returns:
+    if config.wire.up != "topk" or order.returns != "weights":
         return pack_report(report, order, config.wire)
     store, plan, whole = store_of(home), space.plan(order.arch), shapes(space.plan(space.largest))
-    newest = order.round + (config.loop == "async")  # there a client may be asked twice in what counts as one round
-    before = store.load(order.run, order.client, PURPOSE, newest)
+    before = store.load(order.run, order.client, PURPOSE, order.round + repeats(config))
     residual = _fitting(before, {name: whole[name] for name in plan})
     mine = views(residual, plan)
     flat = pack(mine)

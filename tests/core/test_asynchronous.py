@@ -308,7 +308,7 @@ def test_clipping_holds_here_too(pairs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("setting", [{"merge.rule": "trimmed"}, {"merge.opposed": 0.1}])
 def test_a_merge_that_needs_replies_side_by_side_is_refused(pairs: dict[str, Any], setting: dict[str, Any]) -> None:
     config = read({**pairs, **setting})
-    with pytest.raises(ConfigError, match="compare the replies of a round.* allowed there are rule overlap and opposed 1"):
+    with pytest.raises(ConfigError, match="compare the replies of a round.* allowed there are rule overlap"):
         list(rounds(config, method_of(config), Script("abcd"), 0))
 
 

@@ -66,7 +66,7 @@ def test_everybody_is_offered_the_best_that_fits(config: RunConfig) -> None:
     assert all(row["macs"] <= 0.3 * most for row in rows[::2])
     assert {row["accuracy"] for row in rows} == {0.75} and all(row["stored"] and row["held_out"] for row in rows)
     for order in fleet.orders:
-        assert (order.task, order.returns, order.run) == ("install", False, "run-7")
+        assert (order.task, order.returns, order.run) == ("install", "figures", "run-7")
         assert order.budget == ("30%" if order.client in ("client-00", "client-02") else "max")
 
 

@@ -102,7 +102,7 @@ def test_workers_give_the_same_reports(
     same(two_rounds(fleet, orders, "pool"), two_rounds(fleet_of(wire=wire), orders, "through"))
     for order in orders.values():  # figures alone come back without tensors
         monkeypatch.setattr(local, "perform", lambda order, *_: answer(order, {}, figures={"a": 1.0}, bytes_up=0))
-        (found,) = fleet.train({order.client: replace(order, returns=False)})
+        (found,) = fleet.train({order.client: replace(order, returns="figures")})
         assert isinstance(found, TrainReport) and (dict(found.tensors), found.figures) == ({}, {"a": 1.0})
 
 

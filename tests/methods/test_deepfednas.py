@@ -21,7 +21,7 @@ CLIENTS = [ClientInfo(f"client-{i:02d}", 10) for i in range(6)]
 def drawn(config: SampleConfig, rounds: int = 40, path: tuple[PathRow, ...] = PATH) -> Iterator[Assignment]:
     sampler, rng = curriculum(SPACE, path, config), np.random.default_rng(8)
     for _ in range(rounds):
-        yield from sampler.assign(CLIENTS, rng).values()
+        yield from sampler.assign(0, CLIENTS, rng).values()
 
 
 def by_role(config: SampleConfig, role: str) -> list[int]:

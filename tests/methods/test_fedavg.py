@@ -78,7 +78,7 @@ def test_the_supernet_is_trained_in_place() -> None:
 
 def test_everyone_trains_the_same() -> None:
     sampler = Everyone(SPACE.smallest)
-    chosen = sampler.assign([ClientInfo("a", 1), ClientInfo("b", 1)], np.random.default_rng(1))
+    chosen = sampler.assign(0, [ClientInfo("a", 1), ClientInfo("b", 1)], np.random.default_rng(1))
     assert chosen == {"a": Assignment(SPACE.smallest, "largest"), "b": Assignment(SPACE.smallest, "largest")}
     sampler.trained("a", chosen["a"])
     assert sampler.state() == {}

@@ -37,7 +37,7 @@ def counts(sampler: TrackingSandwich, key: str) -> list[int]:
 def test_every_round_has_one_largest_and_one_smallest() -> None:
     sampler, rng = sandwich(), np.random.default_rng(1)
     for _ in range(12):
-        chosen = sampler.assign(CLIENTS, rng)
+        chosen = sampler.assign(0, CLIENTS, rng)
         assert list(sorted(chosen)) == NAMES
         assert Counter(a.role for a in chosen.values()) == {"largest": 1, "smallest": 1, "between": 3}
         for assignment in chosen.values():
@@ -51,7 +51,7 @@ def test_every_round_has_one_largest_and_one_smallest() -> None:
 def test_trackers_are_fair_under_full_participation(rounds: int) -> None:
     sampler, rng = sandwich(), np.random.default_rng(1)
     for _ in range(rounds):
-        for name, assignment in sampler.assign(CLIENTS, rng).items():
+        for name, assignment in sampler.assign(0, CLIENTS, rng).items():
             sampler.trained(name, assignment)
     for key, spread in (("largest_rounds", 1), ("smallest_rounds", 2)):  # whoever has the largest cannot catch up
         found = counts(sampler, key)
@@ -62,7 +62,7 @@ def test_trackers_are_fair_under_changing_cohorts() -> None:
     sampler, rng = sandwich(), np.random.default_rng(2)
     for _ in range(200):
         cohort = sorted(rng.choice(NAMES, 3, replace=False).tolist())
-        chosen = sampler.assign([client for client in CLIENTS if client.name in cohort], rng)
+        chosen = sampler.assign(0, [client for client in CLIENTS if client.name in cohort], rng)
         top = next(name for name, assignment in chosen.items() if assignment.role == "largest")
         before = sampler.state()["largest_rounds"]
         assert all(before.get(top, 0) <= before.get(name, 0) for name in cohort)
@@ -87,13 +87,13 @@ def test_whoever_fails_with_the_largest_gets_it_again() -> None:
 
 def test_a_draw_that_happens_to_be_the_largest_counts() -> None:
     sampler, rng = sandwich(between=SPACE.largest), np.random.default_rng(1)
-    chosen = sampler.assign(CLIENTS, rng)
+    chosen = sampler.assign(0, CLIENTS, rng)
     assert Counter(a.role for a in chosen.values()) == {"largest": 4, "smallest": 1}
     for name, assignment in chosen.items():
         sampler.trained(name, assignment)
     assert sum(counts(sampler, "largest_rounds")) == 4
     sampler = sandwich(between=SPACE.smallest)
-    chosen = sampler.assign(CLIENTS, rng)
+    chosen = sampler.assign(0, CLIENTS, rng)
     assert Counter(a.role for a in chosen.values()) == {"largest": 1, "smallest": 4}
 
 
@@ -114,14 +114,15 @@ def test_only_the_tracked_largest_has_the_weight_of_max_net() -> None:
 
 
 def test_two_clients_train_the_largest_and_the_smallest_and_one_the_largest() -> None:
-    chosen = sandwich().assign([ClientInfo("a", 1), ClientInfo("b", 1)], np.random.default_rng(1))
+    chosen = sandwich().assign(0, [ClientInfo("a", 1), ClientInfo("b", 1)], np.random.default_rng(1))
     assert sorted(a.role for a in chosen.values()) == ["largest", "smallest"]
-    assert [a.role for a in sandwich().assign([ClientInfo("a", 1)], np.random.default_rng(1)).values()] == ["largest"]
+    (alone,) = sandwich().assign(0, [ClientInfo("a", 1)], np.random.default_rng(1)).values()
+    assert alone.role == "largest"
 
 
 def test_draws_are_uniform_over_genes() -> None:
     sampler, rng = uniform(), np.random.default_rng(5)
-    archs = [a.arch for _ in range(300) for a in sampler.assign(CLIENTS, rng).values() if a.role == "between"]
+    archs = [a.arch for _ in range(300) for a in sampler.assign(0, CLIENTS, rng).values() if a.role == "between"]
     for gene, choices in (("d", 2), ("w", 2)):
         for i in range(len(SPACE.largest[gene])):
             share = sum(arch[gene][i] == choices - 1 for arch in archs) / len(archs)
@@ -132,11 +133,12 @@ def test_the_sampler_continues_from_its_state() -> None:
     one, two = uniform(), uniform()
     rng = np.random.default_rng(3)
     for _ in range(7):
-        for name, assignment in one.assign(CLIENTS, rng).items():
+        for name, assignment in one.assign(0, CLIENTS, rng).items():
             one.trained(name, assignment)
     two.restore(one.state())
     for seed in range(5):
-        assert one.assign(CLIENTS, np.random.default_rng(seed)) == two.assign(CLIENTS, np.random.default_rng(seed))
+        rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
+        assert one.assign(0, CLIENTS, rng) == two.assign(0, CLIENTS, again)
     assert one.state() == two.state()
 
 
@@ -156,7 +158,7 @@ def test_the_largest_goes_to_a_client_that_can_hold_it() -> None:
     ]
     sampler, rng = uniform(), np.random.default_rng(0)
     for _ in range(20):
-        chosen = sampler.assign(clients, rng)
+        chosen = sampler.assign(0, clients, rng)
         assert chosen["b"] == Assignment(SPACE.largest, "largest")
         assert SPACE.cost(chosen["a"].arch).macs == smallest.macs
         assert SPACE.cost(chosen["c"].arch).params == smallest.params
@@ -169,7 +171,7 @@ def test_if_nobody_can_hold_the_largest_they_take_turns_at_what_they_can() -> No
     clients = [limited(name, macs=middle) for name in "abcd"]
     sampler, rng, turns = uniform(), np.random.default_rng(0), []
     for _ in range(8):
-        chosen = sampler.assign(clients, rng)
+        chosen = sampler.assign(0, clients, rng)
         top = next(name for name, assignment in chosen.items() if assignment.role == "largest")
         assert SPACE.cost(SPACE.smallest).macs < SPACE.cost(chosen[top].arch).macs <= middle
         turns.append(top)
@@ -180,13 +182,13 @@ def test_if_nobody_can_hold_the_largest_they_take_turns_at_what_they_can() -> No
 
 def test_a_client_for_which_nothing_is_small_enough_has_no_order() -> None:
     clients = [limited("a", macs=10), ClientInfo("b", 10)]
-    assert set(uniform().assign(clients, np.random.default_rng(0))) == {"b"}
-    assert uniform().assign(clients[:1], np.random.default_rng(0)) == {}
+    assert set(uniform().assign(0, clients, np.random.default_rng(0))) == {"b"}
+    assert uniform().assign(0, clients[:1], np.random.default_rng(0)) == {}
 
 
 def test_without_limits_the_draws_are_those_without_budgets() -> None:
     free = [limited(client.name) for client in CLIENTS]
     for seed in range(5):
         one, two = (np.random.default_rng(seed) for _ in range(2))
-        assert uniform().assign(free, one) == uniform().assign(CLIENTS, two)
+        assert uniform().assign(0, free, one) == uniform().assign(0, CLIENTS, two)
         assert one.random() == two.random()

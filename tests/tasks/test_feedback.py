@@ -156,7 +156,7 @@ def test_without_topk_nothing_is_kept(
 def test_figures_alone_leave_no_residual(
     config: RunConfig, space: ResNetSpace, home: Home, supernet: dict[str, Tensor]
 ) -> None:
-    order = replace(order_of(config, supernet, 0, space.largest), returns=False)
+    order = replace(order_of(config, supernet, 0, space.largest), returns="figures")
     packet = pack_answer(answer(order, {}, figures={"latency_ms": 2.0}), order, config, space, home)
     assert packet.size == 0 and not Path(home.state).exists()
     assert read_report(packet, order, config.wire).figures == {"latency_ms": 2.0}

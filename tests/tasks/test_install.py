@@ -31,7 +31,7 @@ def config(tiny_pairs: dict[str, Any]) -> RunConfig:
 def order_of(config: RunConfig, **changes: Any) -> TrainOrder:
     space = space_of(config)
     tensors = views(initial_weights(space, 1), space.plan(space.smallest))
-    order = TrainOrder("client-01", 2, "install", space.smallest, tensors, TrainSettings(), 0, returns=False)
+    order = TrainOrder("client-01", 2, "install", space.smallest, tensors, TrainSettings(), 0, returns="figures")
     return replace(order, **changes)
 
 
@@ -61,7 +61,7 @@ def test_a_share_held_out_is_never_trained_on_and_tested_on(config: RunConfig) -
     assert examples_of(config, 1) == len(ground.train.y) == clients_of(config)[1].examples
     report = perform(order_of(config), config, 1)
     assert report.figures["held_out"] == 1.0 and report.figures["tested"] == len(ground.test.y)
-    assert perform(order_of(config, task="subnet", returns=True), config, 1).examples == len(ground.train.y)
+    assert perform(order_of(config, task="subnet", returns="weights"), config, 1).examples == len(ground.train.y)
 
 
 def test_the_model_is_stored_and_proved_where_the_node_says(config: RunConfig, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_device_with_data_of_its_own_trains_and_tests_on_those(config: RunConf
     x, y = rng.integers(0, 256, (30, 8, 8), dtype=np.uint8), rng.integers(0, 3, 30)
     np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x[:7], y_test=y[:7])
     home = Home(data=str(tmp_path / "own.npz"), facts=facts_of(config))
-    report = perform(order_of(config, task="subnet", returns=True), config, 0, home)
+    report = perform(order_of(config, task="subnet", returns="weights"), config, 0, home)
     assert report.examples == 30
     report = perform(order_of(config), config, 0, home)
     assert (report.figures["held_out"], report.figures["tested"]) == (1.0, 7.0)
@@ -130,7 +130,7 @@ def test_own_data_are_all_that_such_a_device_reads(config: RunConfig, tmp_path: 
     np.savez(tmp_path / "own.npz", x_train=np.zeros((4, 8, 8), np.uint8), y_train=np.array([0, 1, 2, 3]))
     elsewhere = replace(config, data=replace(config.data, source="npz", path="/nowhere/at/all.npz"))
     home = Home(data=str(tmp_path / "own.npz"), facts=facts_of(config))
-    order = order_of(config, task="subnet", returns=True)
+    order = order_of(config, task="subnet", returns="weights")
     assert perform(order, elsewhere, 0, home).examples == 4
     assert perform(order_of(config), elsewhere, 0, home).figures["stored"] == 0.0
     with pytest.raises(DataError):
