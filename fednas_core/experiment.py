@@ -7,7 +7,7 @@ same run. After each round the event is written and the state saved: a run kille
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fednas_core import asynchronous, rounds
@@ -17,16 +17,27 @@ from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.errors import InfeasibleError
 from fednas_core.handover import hand_over
+from fednas_core.methods.fedavg import Assignment
 from fednas_core.methods.registry import make, path_of
-from fednas_core.protocol import Fleet
+from fednas_core.protocol import ClientId, Fleet
 from fednas_core.report.write import write as write_report
 from fednas_core.runs.folder import RunFolder, create, find, output_folder, versions
 from fednas_core.runs.tensorboard import write_scalars
 from fednas_core.search.path import PathRow
 from fednas_core.seeding import derive
-from fednas_core.selection import Judge, best_within, candidates, deliver, frontier, judge_all, trained_archs
+from fednas_core.selection import (
+    Judge,
+    Judged,
+    best_within,
+    candidates,
+    deliver,
+    frontier,
+    judge_all,
+    trained_archs,
+)
 from fednas_core.spaces.modules import initial_weights
-from fednas_core.tasks.bench import space_of
+from fednas_core.tasks.bench import is_personal, space_of
+from fednas_core.trials import Jury, mean, spread, testers
 from fednas_core.values import Arch
 
 Announce = Callable[[str], None]
@@ -49,7 +60,9 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     Raises `FednasError` when it cannot start or go on; whatever was done by then is safe in the folder.
     """
     run = find(output_folder(config), config.resume) if config.resume else None
-    space, supernet = space_of(config), initial_weights(space_of(config), derive(config.seed, "weights"))
+    space = space_of(config)
+    initial = initial_weights(space, derive(config.seed, "weights"))
+    supernet = {name: initial[name] for name in space.plan(space.largest)}
     budgets = parse_budgets(config.budgets, space.cost(space.largest).macs)
     path = path_of(config, space, int(min(budgets[0].macs, space.cost(space.largest).macs)))
     crew = Crew(fleet, config, trained_archs(config, space) or (space.smallest,), announce, run)
@@ -67,19 +80,22 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     crew.aboard(run)
     announce(greeting(config, run, done))
     judge = Judge(config, method.weights())
+    jury = Jury(config, crew, judge, run.id, method.own)
     before = run.events()
+    for event in before:
+        jury.note(event)
     usual = before[-1].get("update_norm") if before else None
     for event in LOOPS[config.loop](config, method, crew, done, usual, run.id):
         done = event["round"]
-        last = method.done(done)
-        if done % config.evaluate_every == 0 or last:
-            event["evaluation"] = _evaluate(judge, references)
+        jury.note(event)
+        if done % config.evaluate_every == 0 or method.done(done):
+            event["evaluation"] = _evaluate(config, judge, jury, references, done)
         run.append_event(event)
         if config.tensorboard:
             write_scalars(run.path, event)
         run.save_checkpoint(done, method.state())
         announce(line(config, event))
-    return _finish(config, run, crew, judge, path, announce)
+    return _finish(_Finished(config, run, crew, judge, jury, method.own), path, announce)
 
 
 # -- evaluation and the end ----------------------------------------------------------------------------------------
@@ -106,48 +122,87 @@ def _references(config: RunConfig, allowances: Sequence[Allowance], path: Sequen
     return chosen
 
 
-def _evaluate(judge: Judge, references: Mapping[str, Arch]) -> list[dict[str, Any]]:
+def _evaluate(
+    config: RunConfig, judge: Judge, jury: Jury, references: Mapping[str, Arch], done: int
+) -> list[dict[str, Any]]:
+    """Return a row for each network that is followed: how the server finds it, or its clients if only they can."""
     rows = []
-    for name, arch in references.items():
-        found = judge.validate(arch)
-        rows.append({"name": name, "macs": judge.macs(arch), "accuracy": found.accuracy, "loss": found.loss})
+    followed: Mapping[str, Arch | None] = {"own": None} if config.personal.arch else references
+    for name, arch in followed.items():
+        row: dict[str, Any] = {"name": name, "macs": judge.macs(arch) if arch else None}
+        found = jury.hear(arch, done) if testers(config) else []
+        if arch and not is_personal(config):
+            seen = judge.validate(arch)
+            row |= {"accuracy": seen.accuracy, "loss": seen.loss}
+        elif found:
+            seen = mean(found)
+            row |= {"accuracy": seen.accuracy, "loss": seen.loss}
+        if found:
+            row["clients"] = spread(found)
+        if "accuracy" in row:
+            rows.append(row)
     return rows
 
 
-def _finish(
-    config: RunConfig,
-    run: RunFolder,
-    crew: Crew,
-    judge: Judge,
-    path: Sequence[PathRow],
-    announce: Announce,
-) -> RunFolder:
-    announce("searching: judging candidates on the validation images")
-    space = space_of(config)
-    allowances = crew.allowances(parse_budgets(config.budgets, space.cost(space.largest).macs))
-    own = {client.limit.kind: client.limit for client in crew.clients() if isinstance(client.limit, Allowance)}
-    archs = trained_archs(config, space) or candidates(config, [*allowances, *own.values()], path)
-    judged = judge_all(config, judge, archs)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Finished:
+    """A run whose training is over."""
+
+    config: RunConfig
+    run: RunFolder
+    crew: Crew
+    judge: Judge
+    jury: Jury
+    own: Mapping[ClientId, Assignment]
+
+
+def _finish(done: _Finished, path: Sequence[PathRow], announce: Announce) -> RunFolder:
+    config, run, crew = done.config, done.run, done.crew
+    judged = _search(done, path, announce)
     run.write_json("frontier.json", frontier(judged))
-    models = []
-    for allowance in allowances:
+    models = [] if is_personal(config) else _deliver(done, judged, announce)
+    clients = []
+    if config.install:
+        announce("handing each client a model of its own")
+        own = {name: mine.arch for name, mine in done.own.items()}
+        clients = hand_over(config, crew, done.judge, judged, run.id, own)
+    run.write_json("result.json", _result(config, run, models, clients))
+    write_report(run.path)
+    if models:
+        announce(table(models))
+    if clients:
+        announce(clients_table(clients))
+    announce(f"run folder: {run.path}\nreport:     {run.path / 'report.html'}")
+    return run
+
+
+def _search(done: _Finished, path: Sequence[PathRow], announce: Announce) -> tuple[Judged, ...]:
+    """Judge the architectures that the devices' models are chosen from: by the clients where layers are personal."""
+    config, crew = done.config, done.crew
+    whose = "clients' own images" if is_personal(config) else "the validation images"
+    announce(f"searching: judging candidates on {whose}")
+    space = space_of(config)
+    archs: Sequence[Arch] | None = trained_archs(config, space)
+    if archs is None and config.personal.arch:
+        archs = sorted({mine.arch for mine in done.own.values()}, key=lambda arch: space.cost(arch).macs)
+    if archs is None:
+        allowances = crew.allowances(parse_budgets(config.budgets, space.cost(space.largest).macs))
+        own = {client.limit.kind: client.limit for client in crew.clients() if isinstance(client.limit, Allowance)}
+        archs = candidates(config, [*allowances, *own.values()], path)
+    return judge_all(config, done.jury if is_personal(config) else done.judge, archs)
+
+
+def _deliver(done: _Finished, judged: Sequence[Judged], announce: Announce) -> list[dict[str, Any]]:
+    """Choose and export the model of each kind of device that the run's budgets name."""
+    config, space, models = done.config, space_of(done.config), []
+    for allowance in done.crew.allowances(parse_budgets(config.budgets, space.cost(space.largest).macs)):
         budget, chosen = allowance.budget, best_within(judged, allowance.allows)
         if chosen is None:
             cheapest = min(judged, key=lambda row: row.macs)
             announce(f"{budget.device}: no trained network keeps {budget}; the cheapest takes {cheapest.macs:,} MACs")
             continue
-        models.append(deliver(config, judge, budget, chosen, run.path / "models"))
-    clients = []
-    if config.install:
-        announce("handing each client a model of its own")
-        clients = hand_over(config, crew, judge, judged, run.id)
-    run.write_json("result.json", _result(config, run, models, clients))
-    write_report(run.path)
-    announce(table(models))
-    if clients:
-        announce(clients_table(clients))
-    announce(f"run folder: {run.path}\nreport:     {run.path / 'report.html'}")
-    return run
+        models.append(deliver(config, done.judge, budget, chosen, done.run.path / "models"))
+    return models
 
 
 def _result(

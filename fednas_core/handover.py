@@ -10,12 +10,9 @@ from torch import Tensor
 from fednas_core.config import RunConfig
 from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance
-from fednas_core.protocol import ClientInfo, Failure, TrainOrder, TrainReport
+from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
 from fednas_core.rounds import NO_ANSWER
 from fednas_core.selection import Judge, Judged
-from fednas_core.subnets.networks import shapes_of
-from fednas_core.subnets.packing import views
-from fednas_core.tasks.bench import space_of
 from fednas_core.values import Arch
 
 ATTEMPTS = 3
@@ -23,16 +20,22 @@ ATTEMPTS = 3
 
 
 def hand_over(
-    config: RunConfig, crew: Crew, judge: Judge, judged: Sequence[Judged], run_id: str
+    config: RunConfig,
+    crew: Crew,
+    judge: Judge,
+    judged: Sequence[Judged],
+    run_id: str,
+    own: Mapping[ClientId, Arch] | None = None,
 ) -> list[dict[str, Any]]:
     """Give each client the most accurate judged network that its limit allows; return a row for each, by name.
 
+    A client that is in `own` gets the network named there if it can.
     A device that measures more milliseconds than its budget allows keeps nothing and is offered the best of the
     cheaper ones. ``reason`` says why a client has no model, '' if it has one.
     """
     clients = {client.name: client for client in crew.clients()}
     ranked = {_kind(client): _ranked(judged, client) for client in clients.values()}
-    choices = {name: ranked[_kind(client)] for name, client in clients.items()}
+    choices = {name: _first(ranked[_kind(client)], (own or {}).get(name)) for name, client in clients.items()}
     rows = {name: _without(client, "no judged network keeps its budget") for name, client in clients.items()}
     tensors: dict[Arch, Mapping[str, Tensor]] = {}
     waiting = [name for name in clients if choices[name]]
@@ -40,7 +43,7 @@ def hand_over(
         orders = {}
         for name in waiting:
             arch = choices[name][0].arch
-            tensors.setdefault(arch, _tensors(config, judge, arch))
+            tensors.setdefault(arch, judge.model(arch))
             orders[name] = _order(config, clients[name], arch, tensors[arch], run_id)
         waiting = []
         awaited = set(orders)
@@ -63,21 +66,14 @@ def _kind(client: ClientInfo) -> object:
     return client.limit.kind if isinstance(client.limit, Allowance) else client.limit
 
 
+def _first(ranked: list[Judged], own: Arch | None) -> list[Judged]:
+    """Return the ranking with a client's own architecture in front."""
+    return sorted(ranked, key=lambda row: row.arch != own)
+
+
 def _ranked(judged: Sequence[Judged], client: ClientInfo) -> list[Judged]:
     fitting = [row for row in judged if client.limit is None or client.limit.allows(row.arch)]
     return sorted(fitting, key=lambda row: (-row.validation_accuracy, row.validation_loss))
-
-
-def _tensors(config: RunConfig, judge: Judge, arch: Arch) -> Mapping[str, Tensor]:
-    """Return what travels: the subnet's tensors and any batch statistics, as the server's images set them.
-
-    A device that is to calibrate on its own images sets them anew.
-    """
-    space = space_of(config)
-    if config.space.norm != "batch":
-        return views(judge.supernet, space.plan(arch))
-    state = judge.network(arch).cpu().state_dict()
-    return {name: state[name] for name in shapes_of(space, arch, statistics=True)}
 
 
 def _order(config: RunConfig, client: ClientInfo, arch: Arch, tensors: Mapping[str, Tensor], run_id: str) -> TrainOrder:

@@ -6,28 +6,28 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fednas_core.config import RunConfig
-from fednas_core.data.augment import Preprocessing
-from fednas_core.data.sources import Images
 from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.devices.latency import measure
 from fednas_core.errors import InfeasibleError
 from fednas_core.export.bundle import ExportInput, Facts, export
-from fednas_core.methods.registry import fixed_arch
+from fednas_core.methods.registry import METHODS, fixed_arch
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.fittest import fitness_of, fittest
 from fednas_core.search.path import PathRow
 from fednas_core.search.within import within
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.subnets.networks import calibrate, subnet
+from fednas_core.subnets.networks import calibrate, shapes_of, subnet
+from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import dataset_of, device_of, precision_of, preprocessing_of, space_of, validation_images
-from fednas_core.training.evaluate import EVAL_BATCH, Evaluation, evaluate
+from fednas_core.tasks.images import prepared
+from fednas_core.training.evaluate import Evaluation, evaluate
 from fednas_core.values import Arch
 
 CALIBRATION_IMAGES = 512
@@ -51,6 +51,14 @@ class Judged:
     validation_loss: float
 
 
+class Validator(Protocol):
+    """Whoever says how accurate a subnet of the supernet is."""
+
+    def validate(self, arch: Arch) -> Evaluation:
+        """Evaluate an architecture on images that no client trains on."""
+        ...
+
+
 class Judge:
     """Evaluates subnets of a supernet on the server's images: validation to choose by, test at the end."""
 
@@ -64,8 +72,18 @@ class Judge:
     def network(self, arch: Arch) -> torch.nn.Module:
         """Return the extracted network, its batch statistics calibrated on validation images if it has any."""
         module = subnet(self._space, arch, self.supernet, self._device)
-        calibrate(module, (x for x, _ in prepared(self._calibration(), self._prepare)))
+        calibrate(module, (x for x, _ in prepared(self._images, self._prepare, CALIBRATION_IMAGES)))
         return module
+
+    def model(self, arch: Arch) -> Mapping[str, Tensor]:
+        """Return what a client needs to use a network: its tensors and any batch statistics, as calibrated here.
+
+        Where layers are personal the client finds those statistics itself.
+        """
+        if self._space.norm != "batch" or self._space.personal:
+            return views(self.supernet, self._space.plan(arch))
+        state = self.network(arch).cpu().state_dict()
+        return {name: state[name] for name in shapes_of(self._space, arch, statistics=True)}
 
     def validate(self, arch: Arch) -> Evaluation:
         """Evaluate an architecture on the validation images."""
@@ -78,15 +96,6 @@ class Judge:
     def test(self, arch: Arch) -> Evaluation:
         """Evaluate an architecture on the test set, in float32: what a finished model is reported with."""
         return evaluate(self.network(arch), prepared(dataset_of(self._config).test, self._prepare))
-
-    def _calibration(self) -> Images:
-        return Images(self._images.x[:CALIBRATION_IMAGES], self._images.y[:CALIBRATION_IMAGES])
-
-
-def prepared(images: Images, prepare: Preprocessing) -> list[tuple[Tensor, Tensor]]:
-    """Return images in batches of normalised float32, for evaluation."""
-    starts = range(0, len(images.y), EVAL_BATCH)
-    return [(prepare(images.x[i : i + EVAL_BATCH]), images.y[i : i + EVAL_BATCH]) for i in starts]
 
 
 def candidates(config: RunConfig, allowances: Sequence[Allowance], path: Sequence[PathRow]) -> tuple[Arch, ...]:
@@ -126,8 +135,8 @@ def _fittest(config: RunConfig, space: SearchSpace, allowance: Allowance) -> Arc
     return next((arch for arch in reversed(found) if allowance.allows(arch)), fitting)
 
 
-def judge_all(config: RunConfig, judge: Judge, archs: Sequence[Arch]) -> tuple[Judged, ...]:
-    """Judge every architecture on the validation images."""
+def judge_all(config: RunConfig, judge: Validator, archs: Sequence[Arch]) -> tuple[Judged, ...]:
+    """Let every architecture be judged."""
     space = space_of(config)
     fitness = fitness_of(space, archs, Fitness(lam=config.sample.fitness_lambda))
     judged = []
@@ -205,4 +214,4 @@ def deliver(config: RunConfig, judge: Judge, budget: Budget, chosen: Judged, fol
 
 def trained_archs(config: RunConfig, space: SearchSpace) -> tuple[Arch, ...] | None:
     """Return the only architectures that the method trains; None if any subnet of the supernet may be used."""
-    return (fixed_arch(config, space),) if config.method == "fedavg" else None
+    return (fixed_arch(config, space),) if METHODS[config.method].fixed else None

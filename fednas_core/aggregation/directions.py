@@ -25,6 +25,8 @@ Update = tuple[ClientId, Plan, Mapping[str, Tensor]]
 def to_direction(tensors: Mapping[str, Tensor], sent: Mapping[str, Tensor], norm: float) -> None:
     """Turn a reply into its update divided by its norm (see `update_norm`), in place."""
     parts = list(tensors.values())
+    if not parts:
+        return
     torch._foreach_sub_(parts, [sent[name] for name in tensors])
     torch._foreach_div_(parts, norm)
 
@@ -36,7 +38,8 @@ def alignments(updates: Callable[[], Iterable[Update]], supernet: Mapping[str, T
     """
     total = {name: torch.zeros_like(tensor) for name, tensor in supernet.items()}
     for _, plan, update in updates():
-        torch._foreach_add_(list(views(total, plan).values()), [update[name] for name in plan])
+        if plan:
+            torch._foreach_add_(list(views(total, plan).values()), [update[name] for name in plan])
     cosines = {}
     for client, plan, update in updates():
         dot, own, others = 0.0, 0.0, 0.0

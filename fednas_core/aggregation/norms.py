@@ -19,12 +19,15 @@ ENOUGH = 3
 
 
 def update_norm(tensors: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> float:
-    """Return the root mean square of what a client changed, to six digits: the same wherever it is computed."""
+    """Return the root mean square of what a client changed, to six digits: the same wherever it is computed.
+
+    A reply without tensors has changed nothing: 0.
+    """
     total, count = 0.0, 0
     for name, tensor in tensors.items():
         total += float(torch.linalg.vector_norm(tensor - sent[name])) ** 2
         count += tensor.numel()
-    return float(f"{math.sqrt(total / count):.6g}")
+    return float(f"{math.sqrt(total / max(1, count)):.6g}")
 
 
 def usual_norm(norms: Collection[float], before: float | None) -> float | None:
@@ -53,4 +56,5 @@ def clip_share(clip: float, norm: float, usual: float | None) -> float:
 
 def shorten(tensors: Mapping[str, Tensor], sent: Mapping[str, Tensor], share: float) -> None:
     """Leave only a share of an update, in place: ``w + share·(w_k − w)``."""
-    torch._foreach_lerp_(list(tensors.values()), [sent[name] for name in tensors], 1 - share)
+    if tensors:
+        torch._foreach_lerp_(list(tensors.values()), [sent[name] for name in tensors], 1 - share)

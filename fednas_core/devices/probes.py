@@ -84,7 +84,7 @@ def blank(space: SearchSpace, arch: Arch, weights: torch.Tensor) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.to_empty(device=weights.device).reset_running_stats()
-    parameters = unpack(weights[: space.cost(arch).params], shapes(space.plan(arch)))
+    parameters = unpack(weights[: space.cost(arch).params], shapes(space.whole(arch)))
     network.load_state_dict({**dict(network.named_buffers()), **parameters}, assign=True)
     return network.eval()
 

@@ -82,17 +82,24 @@ class Everyone:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long a method trains and how: number of rounds, the settings of each (from 0), the run's seed."""
+    """How long a method trains and how: number of rounds, the settings of each (from 0), the run's seed.
+
+    `task` is what clients do with their network, `own` whether each keeps to one architecture.
+    """
 
     rounds: int
     settings: Callable[[int], TrainSettings]
     seed: int
+    task: str = "subnet"
+    own: bool = False
 
 
 class SupernetAveraging:
-    """Sample a subnet for each client, train it there, merge what comes back (a `Method`)."""
+    """Sample a subnet for each client, train it there, merge what comes back (a `Method`).
 
-    task = "subnet"
+    Where the schedule says so, a client keeps to the first architecture it trained, as long as that fits it; `own` says
+    what that was.
+    """
 
     def __init__(
         self,
@@ -106,6 +113,7 @@ class SupernetAveraging:
         self.space, self.sampler, self.weighting = space, sampler, weighting
         self._supernet, self._schedule = supernet, schedule
         self._merge = merge or Merge(supernet)
+        self.own: dict[ClientId, Assignment] = {}
         self._open: dict[ClientId, tuple[int, Assignment, float]] = {}  # the round of an order, what it was, its weight
 
     def plan(
@@ -113,6 +121,8 @@ class SupernetAveraging:
     ) -> Mapping[ClientId, TrainOrder]:
         """See `Method.plan`."""
         assignments = self.sampler.assign(round, clients, rng)
+        if self._schedule.own:
+            assignments = self._kept(clients, assignments)
         largest = next((name for name, chosen in assignments.items() if chosen.role == "largest"), None)
         examples = {client.name: client.examples for client in clients if client.name in assignments}
         weights = self.weighting.weights(round, examples, largest) if examples else {}
@@ -123,7 +133,7 @@ class SupernetAveraging:
             name: TrainOrder(
                 client=name,
                 round=round,
-                task=self.task,
+                task=self._schedule.task,
                 arch=chosen.arch,
                 tensors=views(self._supernet, self.space.plan(chosen.arch)),
                 settings=settings,
@@ -132,6 +142,13 @@ class SupernetAveraging:
             )
             for name, chosen in assignments.items()
         }
+
+    def _kept(self, clients: Sequence[ClientInfo], drawn: Mapping[ClientId, Assignment]) -> dict[ClientId, Assignment]:
+        """Return assignments in which every client that has an architecture of its own gets that."""
+        fits = {
+            c.name for c in clients if c.name in self.own and (not c.limit or c.limit.allows(self.own[c.name].arch))
+        }
+        return {name: self.own[name] if name in fits else chosen for name, chosen in drawn.items()}
 
     def absorb(self, round: int, reports: Iterable[TrainReport]) -> RoundSummary:
         """See `Method.absorb`; a client's second report, and one of another round, is passed over."""
@@ -143,6 +160,8 @@ class SupernetAveraging:
             _, assignment, weight = self._open.pop(report.client)
             self._merge.add(self.space.plan(assignment.arch), report.tensors, weight)
             self.sampler.trained(report.client, assignment)
+            if self._schedule.own:
+                self.own[report.client] = assignment
             clients.append(_row(report, assignment, self.space))
         self._merge.finish()
         clients.sort(key=lambda row: str(row["client"]))
@@ -167,7 +186,8 @@ class SupernetAveraging:
 
     def state(self) -> State:
         """See `Method.state`."""
-        return State(self._supernet, {"sampler": self.sampler.state()})
+        own = {client: [mine.arch.to_json(), mine.role, mine.tier] for client, mine in self.own.items()}
+        return State(self._supernet, {"sampler": self.sampler.state(), "own": own})
 
     def restore(self, state: State) -> None:
         """See `Method.restore`; raise `RunError` for the state of another method or search space."""
@@ -176,6 +196,8 @@ class SupernetAveraging:
             if found != {name: tensor.shape for name, tensor in self._supernet.items()}:
                 raise ValueError("its tensors are not those of the supernet")
             self.sampler.restore(state.data["sampler"])
+            own = state.data.get("own", {}).items()
+            self.own = {name: Assignment(self.space.arch(genes), role, tier) for name, (genes, role, tier) in own}
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(
                 f"the checkpoint does not fit the settings ({error}): its method and search space must be those of the "
@@ -190,6 +212,7 @@ def _row(report: TrainReport, assignment: Assignment, space: SearchSpace) -> dic
     return {
         "client": report.client,
         "role": assignment.role,
+        "tier": assignment.tier,
         "macs": cost.macs,
         "params": cost.params,
         "examples": report.examples,

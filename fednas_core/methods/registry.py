@@ -30,11 +30,18 @@ Parts = tuple[ArchSampler, Weighting]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A published system: its title and source, and how its parts are made."""
+    """A published system: its title and source, and how its parts are made.
+
+    `task` is what its clients do, `personal` names the layers that stay on them unless the settings say otherwise;
+    `fixed` methods train one architecture only, that of setting ``sample.arch``.
+    """
 
     title: str
     source: str
     parts: Callable[[RunConfig, SearchSpace, Sequence[PathRow]], Parts]
+    task: str = "subnet"
+    personal: str = ""
+    fixed: bool = False
 
 
 def fixed_arch(config: RunConfig, space: SearchSpace) -> Arch:
@@ -70,8 +77,11 @@ def max_net(config: RunConfig) -> MaxNet:
 
 
 METHODS: dict[str, Entry] = {
-    "fedavg": Entry("Federated averaging of one network", "McMahan et al., AISTATS 2017", _fedavg),
+    "fedavg": Entry("Federated averaging of one network", "McMahan et al., AISTATS 2017", _fedavg, fixed=True),
     "superfednas": Entry("Tracking sandwich, MaxNet weights", "Khare et al., ECCV 2024", _superfednas),
+    "fedper": Entry(
+        "Personal layers on a shared base", "Arivazhagan et al., arXiv 1912.00818", _fedavg, personal="head", fixed=True
+    ),
     "deepfednas": Entry("Pareto path as curriculum", "Khan and Daneshtalab, arXiv 2601.15127", _deepfednas),
 }
 
@@ -93,15 +103,22 @@ def make(
     config: RunConfig, space: SearchSpace, path: Sequence[PathRow], supernet: dict[str, Tensor]
 ) -> SupernetAveraging:
     """Return the method that the settings name; `supernet` is trained in place."""
-    sampler, weighting = METHODS[config.method].parts(config, space, path)
-    schedule = Schedule(config.rounds, scheduled(config), config.seed)
+    entry = METHODS[config.method]
+    sampler, weighting = entry.parts(config, space, path)
+    schedule = Schedule(config.rounds, scheduled(config), config.seed, entry.task, config.personal.arch)
     merge = TrimmedMerge(supernet, config.merge.trim) if config.merge.rule == "trimmed" else None
     return SupernetAveraging(space, supernet, sampler, weighting, schedule, merge)
 
 
 def scheduled(config: RunConfig) -> Callable[[int], TrainSettings]:
-    """Return how clients train in each round (from 0): the learning rate may fall along half a cosine."""
-    settings = config.train.settings()
-    if config.train.schedule == "constant":
-        return lambda round: settings
-    return lambda round: replace(settings, lr=settings.lr * 0.5 * (1 + math.cos(math.pi * round / config.rounds)))
+    """Return how clients train in each round (from 0): the rate may rise at first, then fall along half a cosine."""
+    settings, warmup = config.train.settings(), config.train.warmup
+
+    def height(round: int) -> float:
+        if round < warmup:
+            return (round + 1) / (warmup + 1)
+        if config.train.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (round - warmup) / max(1, config.rounds - warmup)))
+
+    return lambda round: replace(settings, lr=settings.lr * height(round))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -72,6 +72,10 @@ class LayeredSpace(ABC):
             return {}
         return {name: region for name, region in plan_of(self.layers(arch)).items() if self._stays(name)}
 
+    def whole(self, arch: Arch) -> Plan:
+        """Return the plan of all that a network consists of: shared and private (see `SearchSpace.whole`)."""
+        return {**self.plan(arch), **self.private(arch)}
+
     def cost(self, arch: Arch) -> Cost:
         """Return the cost of the whole network (see `SearchSpace.cost`)."""
         return cost_of(self.layers(arch))
@@ -103,9 +107,7 @@ class LayeredSpace(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """Return kind and fields as JSON values: `registry.from_table` makes an equal space of them."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
-        listed = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        return {"kind": self.kind, **listed}
+        return {"kind": self.kind, **_listed(self)}
 
     def _changed(self, **changes: Any) -> Self:
         return replace(self, **changes)  # type: ignore[type-var]
@@ -129,13 +131,34 @@ class LayeredSpace(ABC):
             )
         return values
 
-    def _integers(self, gene: str, values: object, length: int, largest: int) -> tuple[int, ...]:
+    def _integers(self, gene: str, values: object, largest: Sequence[int]) -> tuple[int, ...]:
+        """Check a list of whole numbers, each from 0 to that of `largest`."""
         out = []
-        for i, value in enumerate(self._gene_list(gene, values, length)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= largest:
-                raise ArchError(f"gene {gene}[{i}] of space '{self.name}' is {value!r}, allowed: 0 to {largest}")
+        for i, (value, most) in enumerate(zip(self._gene_list(gene, values, len(largest)), largest, strict=True)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= most:
+                raise ArchError(f"gene {gene}[{i}] of space '{self.name}' is {value!r}, allowed: 0 to {most}")
             out.append(int(value))
         return tuple(out)
+
+    # -- checking fields -------------------------------------------------------------------------------------------
+
+    def _check_norm(self, size: int) -> None:
+        """Refuse a normalisation that has nothing to go by in feature maps of `size` × `size` pixels, the smallest."""
+        if self.norm == "parametric-sample" and size < 2:
+            raise ConfigError(
+                f"search space '{self.name}': norm = 'parametric-sample' takes the spread of a channel from one image, "
+                f"and with images of {self.image_size} pixels the last feature maps have a single one; use larger "
+                "images, fewer strides or another normalisation, e.g. parametric"
+            )
+
+
+def _listed(value: Any) -> Any:
+    """Return a value of a space's field as JSON has it: tuples as lists, the fields of dataclasses as objects."""
+    if isinstance(value, tuple):
+        return [_listed(item) for item in value]
+    if is_dataclass(value):
+        return {item.name: _listed(getattr(value, item.name)) for item in fields(value)}
+    return value
 
 
 def _within(tensor: str, part: str) -> bool:

@@ -6,7 +6,7 @@ its multiply-accumulates. That is why a network, its plan and its cost cannot di
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -18,12 +18,26 @@ if TYPE_CHECKING:
 NORMS: tuple[NormKind, ...] = get_args(NormKind)
 CHANNELS_PER_GROUP = 8
 """Channels of one normalisation group: a divisor of every width, so that a slice cuts between groups, never in one."""
+VECTORS: Mapping[NormKind, tuple[str, ...]] = {
+    "none": (),
+    "group": ("weight", "bias"),
+    "batch": ("weight", "bias"),
+    "parametric": ("weight", "bias", "alpha"),
+    "parametric-sample": ("weight", "bias", "alpha"),
+}
+"""The trained vectors of each kind of normalisation, one value a channel."""
 BYTES_PER_PARAMETER = 4
 
 
 def first(size: int) -> slice:
     """Return the slice of the first `size` channels: narrower layers own a prefix of wider ones."""
     return slice(0, size)
+
+
+def centre(size: int, of: int) -> slice:
+    """Return the slice of the middle `size` of `of` rows: a smaller kernel owns the centre of a larger one."""
+    start = (of - size) // 2
+    return slice(start, start + size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +69,95 @@ class Conv:
 
 
 @dataclass(frozen=True, slots=True)
+class Depthwise:
+    """A k×k convolution of each channel by itself, without bias, "same" padding, output of `size` × `size` pixels.
+
+    Its kernel is the centre of the largest of `kernels`, the choices in rising order. With `transforms` (once-for-all,
+    ICLR 2020, section 3.2) it is the centre multiplied by a learned k²×k² matrix, step by step: 7 to 5, 5 to 3. Such a
+    layer owns the centre of the second largest size and the matrices of the steps it takes; the layer of the largest
+    kernel takes none, but owns them all, because the largest network is the supernet.
+    """
+
+    name: str
+    channels: int
+    kernel: int
+    stride: int
+    size: int
+    kernels: tuple[int, ...]
+    transforms: bool = False
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image; those of the transforms do not depend on it and are not counted."""
+        return self.channels * self.kernel**2 * self.size**2
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Kernel sizes that the transforms lead to, in falling order, the last being `kernel`; none if it is largest."""
+        return tuple(k for k in self.kernels[-2::-1] if k >= self.kernel) if self.transforms else ()
+
+    @property
+    def matrices(self) -> tuple[int, ...]:
+        """Kernel sizes of which the layer owns the matrix, in falling order."""
+        return self.kernels[-2::-1] if self.transforms and self.kernel == self.kernels[-1] else self.steps
+
+    @property
+    def owned(self) -> int:
+        """Height and width of the weight that the layer owns."""
+        return self.steps[0] if self.steps else self.kernel
+
+    def regions(self) -> dict[str, Region]:
+        """Return the regions of ``weight``, shape (channels, 1, owned, owned), and of ``transform<k>``, (k², k²)."""
+        side = centre(self.owned, self.kernels[-1])
+        found: dict[str, Region] = {f"{self.name}.weight": (first(self.channels), first(1), side, side)}
+        return found | {f"{self.name}.transform{k}": (first(k * k), first(k * k)) for k in self.matrices}
+
+    def module(self) -> nn.Module:
+        """Return the layer's `nn.Conv2d`."""
+        from torch import nn
+
+        from fednas_core.spaces.modules import TransformedConv
+
+        if self.matrices:
+            return TransformedConv(self)
+        padding, groups = self.kernel // 2, self.channels
+        return nn.Conv2d(groups, groups, self.kernel, self.stride, padding, groups=groups, bias=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SqueezeExcite:
+    """Gates of `channels` channels computed from their means over `size` × `size` pixels (Hu et al., CVPR 2018)."""
+
+    name: str
+    channels: int
+    reduced: int
+    size: int
+
+    @property
+    def parts(self) -> tuple[Linear, Linear]:
+        """The two fully connected layers."""
+        inner = Linear(f"{self.name}.reduce", self.channels, self.reduced)
+        return inner, Linear(f"{self.name}.expand", self.reduced, self.channels)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return sum(part.macs for part in self.parts)
+
+    def regions(self) -> dict[str, Region]:
+        """Return the regions of both layers."""
+        return {name: region for part in self.parts for name, region in part.regions().items()}
+
+    def module(self) -> nn.Module:
+        """Return the layer's module."""
+        from fednas_core.spaces.modules import SqueezeExcitation
+
+        return SqueezeExcitation(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Norm:
-    """A normalisation of `channels` channels: none, group (8 channels a group) or batch."""
+    """A normalisation of `channels` channels: none, group (8 channels a group), batch or parametric."""
 
     name: str
     channels: int
@@ -68,31 +169,32 @@ class Norm:
         return 0
 
     def regions(self) -> dict[str, Region]:
-        """Return the regions of ``weight`` and ``bias``, shape (channels,); none for kind ``none``."""
-        if self.kind == "none":
-            return {}
-        return {f"{self.name}.weight": (first(self.channels),), f"{self.name}.bias": (first(self.channels),)}
+        """Return the regions of its vectors, each of shape (channels,)."""
+        return {f"{self.name}.{vector}": (first(self.channels),) for vector in VECTORS[self.kind]}
 
     def module(self) -> nn.Module:
         """Return the layer's module; batch statistics are buffers of the extracted network, not of the supernet."""
         from torch import nn
 
-        from fednas_core.spaces.modules import GroupNorm
+        from fednas_core.spaces.modules import GroupNorm, ParametricNorm
 
         if self.kind == "group":
             return GroupNorm(self.channels // CHANNELS_PER_GROUP, self.channels)
         if self.kind == "batch":
             return nn.BatchNorm2d(self.channels)
+        if self.kind in ("parametric", "parametric-sample"):
+            return ParametricNorm(self.channels, per_sample=self.kind == "parametric-sample")
         return nn.Identity()
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A fully connected layer with bias."""
+    """A fully connected layer."""
 
     name: str
     c_in: int
     c_out: int
+    bias: bool = True
 
     @property
     def macs(self) -> int:
@@ -101,19 +203,17 @@ class Linear:
 
     def regions(self) -> dict[str, Region]:
         """Return the regions of ``weight``, shape (c_out, c_in), and ``bias``, shape (c_out,)."""
-        return {
-            f"{self.name}.weight": (first(self.c_out), first(self.c_in)),
-            f"{self.name}.bias": (first(self.c_out),),
-        }
+        found: dict[str, Region] = {f"{self.name}.weight": (first(self.c_out), first(self.c_in))}
+        return found | {f"{self.name}.bias": (first(self.c_out),)} if self.bias else found
 
     def module(self) -> nn.Module:
         """Return the layer's `nn.Linear`."""
         from torch import nn
 
-        return nn.Linear(self.c_in, self.c_out)
+        return nn.Linear(self.c_in, self.c_out, self.bias)
 
 
-Layer = Conv | Norm | Linear
+Layer = Conv | Depthwise | SqueezeExcite | Norm | Linear
 
 
 def plan_of(layers: Iterable[Layer]) -> Plan:

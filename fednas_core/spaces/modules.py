@@ -1,16 +1,32 @@
-"""The networks that descriptions turn into. Only this file of the room needs torch: cost and search do without it."""
+"""The networks that descriptions turn into. Only this file and `sorting` need torch: cost and search do without it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from fednas_core.spaces.layers import centre
+
 if TYPE_CHECKING:
+    from fednas_core.spaces.layers import Depthwise, SqueezeExcite
+    from fednas_core.spaces.mobilenet import MobileBlockSpec, MobileNetSpec
     from fednas_core.spaces.resnet import BlockSpec, ResNetSpec
     from fednas_core.spaces.space import SearchSpace
+
+EPSILON = 1e-8
+"""What parametric normalisation adds to the root mean square."""
+NO_SPREAD = 1e-30
+"""Mean square up to which a channel counts as equal to α everywhere."""
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": functional.relu, "h-swish": functional.hardswish}
+"""Activation functions by name: ReLU, and h-swish of MobileNetV3 (arXiv 1905.02244)."""
+
+
+# -- layers --------------------------------------------------------------------------------------------------------
 
 
 class GroupNorm(nn.GroupNorm):
@@ -20,6 +36,113 @@ class GroupNorm(nn.GroupNorm):
         """(batch, channels, s, s) to the same shape and dtype."""
         weight, bias = self.weight.float(), self.bias.float()
         return functional.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
+
+
+class ParametricNorm(nn.Module):
+    """FedSup's parametric normalisation (arXiv 2206.01366): learned α for the mean, no running statistics.
+
+    ``x̂ = (x − α)/(RMS(x − α) + ε)``, ``y = γ·x̂ + β`` with γ = `weight`, β = `bias`, α = `alpha`, one a channel. RMS is
+    over batch and space as published, so that an output depends on its batch; or, `per_sample`, over the space of each
+    image, where it does not. Over a single pixel x̂ is the sign of x − α and hardly anything can be learned: spaces
+    refuse ``parametric-sample`` where maps are that small, and a batch of one image is one in both kinds.
+
+    A channel that equals α everywhere, e.g. one that no unit before it activates, gives β and passes no gradient to x
+    and α: by the formula that would be 10⁸ times the gradient of y.
+    """
+
+    def __init__(self, channels: int, per_sample: bool) -> None:
+        super().__init__()
+        self.dims = (2, 3) if per_sample else (0, 2, 3)
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.alpha = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, s, s) to the same shape and dtype; computed in float32."""
+        if torch.is_grad_enabled():
+            out: Tensor = _Parametric.apply(x, self.weight, self.bias, self.alpha, self.dims)  # type: ignore[no-untyped-call]
+            return out
+        return _parametric(x, self.weight, self.bias, self.alpha, self.dims)[0]
+
+
+def _parametric(
+    x: Tensor, weight: Tensor, bias: Tensor, alpha: Tensor, dims: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, the root mean square and its inverse (plus ε; 0 without spread), of sizes 1 along `dims`."""
+    centred = x.float() - _channels(alpha)
+    square = centred.square().mean(dims, keepdim=True)
+    rms = square.clamp_min(NO_SPREAD).sqrt()
+    inverse = torch.where(square > NO_SPREAD, 1 / (rms + EPSILON), 0.0)
+    return torch.addcmul(_channels(bias), centred, _channels(weight) * inverse).to(x.dtype), rms, inverse
+
+
+class _Parametric(torch.autograd.Function):
+    """`_parametric` with a backward pass of its own: 1.6 to 2.6 times faster on a CPU than what autograd derives."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, alpha: Tensor, dims: tuple[int, ...]
+    ) -> Tensor:
+        y, rms, inverse = _parametric(x, weight, bias, alpha, dims)
+        ctx.save_for_backward(x, weight, alpha, rms, inverse)
+        ctx.dims = dims
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        x, weight, alpha, rms, inverse = ctx.saved_tensors
+        grad, centred = grad.float(), x.float() - _channels(alpha)
+        sums = grad.sum(ctx.dims, keepdim=True)
+        products = (grad * centred).sum(ctx.dims, keepdim=True)
+        scale = _channels(weight) * inverse
+        share = scale * inverse * products / (rms * (x.numel() // rms.numel()))
+        grad_x = torch.addcmul(-share * centred, grad, scale)
+        grad_alpha = -grad_x.sum((0, 2, 3))
+        per_channel = ((products * inverse).sum((0, 2, 3)), sums.sum((0, 2, 3)))
+        return (grad_x.to(x.dtype), *per_channel, grad_alpha, None)
+
+
+def _channels(vector: Tensor) -> Tensor:
+    """(channels,) to float32 (channels, 1, 1)."""
+    return vector.float().view(-1, 1, 1)
+
+
+class TransformedConv(nn.Conv2d):
+    """A depthwise convolution whose kernel is computed from a larger one by learned matrices (see `Depthwise`)."""
+
+    def __init__(self, layer: Depthwise) -> None:
+        c, k = layer.channels, layer.kernel
+        super().__init__(c, c, layer.owned, layer.stride, k // 2, groups=c, bias=False)
+        self.kernel_size = (k, k)
+        self.steps = layer.steps
+        for size in layer.matrices:
+            self.register_parameter(f"transform{size}", nn.Parameter(torch.eye(size * size)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, s, s) to (batch, channels, ⌈s/stride⌉, ⌈s/stride⌉)."""
+        kernel = self.weight
+        for size in self.steps:
+            part = centre(size, kernel.shape[-1])
+            flat = functional.linear(kernel[:, :, part, part].flatten(1), getattr(self, f"transform{size}"))
+            kernel = flat.view(-1, 1, size, size)
+        return functional.conv2d(x, kernel, self.bias, self.stride, self.padding, groups=self.groups)
+
+
+class SqueezeExcitation(nn.Module):
+    """Multiplies each channel by a gate: mean, fully connected, ReLU, fully connected, hard sigmoid (MobileNetV3)."""
+
+    def __init__(self, layer: SqueezeExcite) -> None:
+        super().__init__()
+        self.reduce, self.expand = (part.module() for part in layer.parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, s, s) to the same shape."""
+        gates = functional.hardsigmoid(self.expand(functional.relu(self.reduce(x.mean((2, 3))))))
+        return x * gates[:, :, None, None]
+
+
+# -- networks ------------------------------------------------------------------------------------------------------
 
 
 class Block(nn.Module):
@@ -57,6 +180,66 @@ class ResNet(nn.Module):
         for stage in self.stages:
             x = stage(x)
         logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+class MobileBlock(nn.Module):
+    """An inverted residual block (see `fednas_core.spaces.mobilenet`); a strided shortcut averages before it projects.
+
+    Where there is a shortcut the last norm starts with γ = 0, so that the block starts as its shortcut.
+    """
+
+    def __init__(self, spec: MobileBlockSpec) -> None:
+        super().__init__()
+        self.expands, self.adds = spec.expand is not None, spec.adds
+        self.stride, self.act = spec.depthwise.stride, ACTIVATIONS[spec.activation]
+        if spec.expand and spec.expand_norm:
+            self.expand, self.expand_norm = spec.expand.module(), spec.expand_norm.module()
+        self.depthwise, self.depthwise_norm = spec.depthwise.module(), spec.depthwise_norm.module()
+        self.squeeze = spec.squeeze.module() if spec.squeeze else nn.Identity()
+        self.project, self.project_norm = spec.project.module(), spec.project_norm.module()
+        self.shortcut = spec.shortcut.module() if spec.shortcut else nn.Identity()
+        if self.adds and isinstance(gamma := getattr(self.project_norm, "weight", None), Tensor):
+            nn.init.zeros_(gamma)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, c_in, s, s) to (batch, c_out, ⌈s/stride⌉, ⌈s/stride⌉)."""
+        y = self.act(self.expand_norm(self.expand(x))) if self.expands else x
+        y = self.squeeze(self.act(self.depthwise_norm(self.depthwise(y))))
+        y = self.project_norm(self.project(y))
+        if not self.adds:
+            return y  # type: ignore[no-any-return]
+        if self.stride > 1:
+            x = functional.avg_pool2d(x, self.stride, ceil_mode=True)
+        return y + self.shortcut(x)  # type: ignore[no-any-return]
+
+
+class MobileNet(nn.Module):
+    """A static network of the space: tensor names are the supernet's. It brings images to its resolution itself."""
+
+    def __init__(self, spec: MobileNetSpec) -> None:
+        super().__init__()
+        self.resolution, self.act = spec.resolution, ACTIVATIONS[spec.activation]
+        self.stem, self.stem_norm = spec.stem.module(), spec.stem_norm.module()
+        self.stages = nn.ModuleList(nn.Sequential(*map(MobileBlock, blocks)) for blocks in spec.stages)
+        self.has_tail = spec.tail is not None
+        if spec.tail and spec.tail_norm and spec.mix:
+            self.tail, self.tail_norm, self.mix = spec.tail.module(), spec.tail_norm.module(), spec.mix.module()
+        self.head = spec.head.module()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, size, size) to logits (batch, classes)."""
+        if x.shape[-1] != self.resolution:
+            x = functional.interpolate(x, (self.resolution, self.resolution), mode="bilinear", align_corners=False)
+        x = self.act(self.stem_norm(self.stem(x)))
+        for stage in self.stages:
+            x = stage(x)
+        if self.has_tail:
+            x = self.act(self.tail_norm(self.tail(x)))
+        x = x.mean((2, 3))
+        if self.has_tail:
+            x = self.act(self.mix(x))
+        logits: Tensor = self.head(x)
         return logits
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from fednas_core.errors import ConfigError
+from fednas_core.spaces.mobilenet import MobileNetSpace
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.spaces.space import SearchSpace
 
 PRESETS = Path(__file__).parent / "presets"
-KINDS: Mapping[str, type[ResNetSpace]] = {"resnet": ResNetSpace}
+KINDS: Mapping[str, type[Any]] = {"resnet": ResNetSpace, "mobilenet": MobileNetSpace}
 """The families of networks by the field ``kind`` of a preset, ``resnet`` if it has none."""
 
 
@@ -41,31 +42,47 @@ def from_table(table: dict[str, Any], name: str) -> SearchSpace:
     """Return the space that a TOML table or JSON object describes; raise `ConfigError` naming a wrong field."""
     table = {"name": name, **table}
     kind = table.pop("kind", "resnet")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"search space '{name}': kind = {kind!r}, allowed: {', '.join(KINDS)}")
-    known = {field.name: field for field in fields(KINDS[kind])}
+    space: SearchSpace = _made(KINDS[kind], table, name, "")
+    return space
+
+
+def _made(cls: type[Any], table: Mapping[str, Any], space: str, where: str) -> Any:
+    """Return the dataclass that a table describes; `where` says where the table is, e.g. ``stages[0].``."""
+    known = {field.name: field for field in fields(cls)}
     unknown = sorted(set(table) - set(known))
     if unknown:
-        raise ConfigError(f"search space '{name}': unknown field {unknown[0]!r}, allowed: {', '.join(known)}")
+        raise ConfigError(f"search space '{space}': unknown field {where + unknown[0]!r}, allowed: {', '.join(known)}")
     missing = [key for key, field in known.items() if field.default is MISSING and key not in table]
     if missing:
-        raise ConfigError(f"search space '{name}': field {missing[0]!r} is missing")
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        values[key] = _typed(name, key, str(known[key].type), value)
-    return KINDS[kind](**values)
+        raise ConfigError(f"search space '{space}': field {where + missing[0]!r} is missing")
+    kinds = get_type_hints(cls)
+    return cls(**{key: _typed(space, where + key, kinds[key], value) for key, value in table.items()})
 
 
-def _typed(space: str, key: str, annotation: str, value: object) -> object:
-    if annotation.startswith("tuple["):
-        inner = annotation[len("tuple[") :].split(",")[0]
+def _typed(space: str, key: str, kind: Any, value: object) -> object:
+    """Return a value of TOML or JSON as a field of type `kind` holds it."""
+
+    def refuse(allowed: str) -> NoReturn:
+        raise ConfigError(f"search space '{space}': {key} holds {value!r}, allowed: {allowed}")
+
+    if get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"search space '{space}': {key} = {value!r}, allowed: a list of numbers")
-        return tuple(_typed(space, key, inner, item) for item in value)
-    if annotation in ("int", "float"):
+            tables = is_dataclass(get_args(kind)[0])
+            allowed = "tables" if tables else "a list of numbers"
+            raise ConfigError(f"search space '{space}': {key} = {value!r}, allowed: {allowed}")
+        inner = get_args(kind)[0]
+        names = (f"{key}[{i}]" if is_dataclass(inner) else key for i in range(len(value)))
+        return tuple(_typed(space, name, inner, item) for name, item in zip(names, value, strict=True))
+    if is_dataclass(kind):
+        return _made(kind, value, space, f"{key}.") if isinstance(value, Mapping) else refuse("a table")
+    if kind is bool:
+        return value if isinstance(value, bool) else refuse("true or false")
+    if kind in (int, float):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(f"search space '{space}': {key} holds {value!r}, allowed: a number")
-        if annotation == "int" and not float(value).is_integer():
-            raise ConfigError(f"search space '{space}': {key} holds {value!r}, allowed: a whole number")
-        return int(value) if annotation == "int" else float(value)
+            refuse("a number")
+        if kind is int and not float(value).is_integer():
+            refuse("a whole number")
+        return kind(value)
     return str(value)

@@ -115,6 +115,7 @@ class ResNetSpace(LayeredSpace):
             refuse("stem_stride", "1 or 2")
         if self.norm not in NORMS:
             refuse("norm", ", ".join(NORMS))
+        self._check_norm(self.sizes[-1])
 
     # -- sizes ---------------------------------------------------------------------------------------------------
 
@@ -153,8 +154,8 @@ class ResNetSpace(LayeredSpace):
         """Check ``{"d": …, "e": …, "w": …}`` and return the canonical `Arch` (see `SearchSpace.arch`)."""
         blocks, stages = self.most_blocks, len(self.stages)
         genes = self._genes(genes, ("d", "e", "w"))
-        depths = self._integers("d", genes["d"], stages, self.extra_blocks)
-        widths = self._integers("w", genes["w"], stages + 1, len(self.widths) - 1)
+        depths = self._integers("d", genes["d"], [self.extra_blocks] * stages)
+        widths = self._integers("w", genes["w"], [len(self.widths) - 1] * (stages + 1))
         ratios = self._gene_list("e", genes["e"], stages * blocks)
         expansions = []
         for i, ratio in enumerate(ratios):

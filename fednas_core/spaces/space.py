@@ -121,6 +121,10 @@ class SearchSpace(Protocol):
         """Return the regions of the tensors that stay on the client, in a client's own full-size copy of them."""
         ...
 
+    def whole(self, arch: Arch) -> Plan:
+        """Return the plan of all that a network consists of, shared tensors first."""
+        ...
+
     def cost(self, arch: Arch) -> Cost:
         """Return MACs, parameters and bytes."""
         ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -52,29 +52,48 @@ class Merge:
         self._supernet = supernet
         self._sums = {name: torch.zeros_like(tensor) for name, tensor in supernet.items()}
         self._weights: dict[str, Counter[Bounds]] = {name: Counter() for name in supernet}
+        self._total = 0.0
 
     def add(self, plan: Plan, tensors: Mapping[str, Tensor], weight: float) -> None:
         """Add one reply that `check_tensors` accepts, with a weight above zero."""
         if not 0 < weight < math.inf:
             raise ValueError(f"weight {weight}: the weight of a reply is a number above zero")
+        self._total += weight
         for name, region in plan.items():
             self._weights[name][tuple((part.start, part.stop) for part in region)] += weight  # type: ignore[assignment]
-        torch._foreach_add_(list(views(self._sums, plan).values()), [tensors[name] for name in plan], alpha=weight)
+        if plan:
+            torch._foreach_add_(list(views(self._sums, plan).values()), [tensors[name] for name in plan], alpha=weight)
 
     def finish(self) -> None:
         """Write the means into the supernet, in place, and be ready for the next round."""
         for name, target in self._supernet.items():
             for start, stop, cover in _runs(target, self._weights[name]):
-                covered, rows = cover > 0, max(1, CACHED // cover.numel())
-                everywhere = bool(covered.all())
+                write, rows = self._writing(cover), max(1, CACHED // cover.numel())
                 blocks = (torch.split(tensor[start:stop], rows) for tensor in (self._sums[name], target))
-                for sums, mean in zip(*blocks, strict=True):
-                    if everywhere:
-                        torch.div(sums, cover, out=mean)
-                    else:
-                        torch.where(covered, sums.div_(cover), mean, out=mean)
+                for sums, target_rows in zip(*blocks, strict=True):
+                    write(sums, target_rows)
                     sums.zero_()
             self._weights[name].clear()
+        self._total = 0.0
+
+    def _writing(self, cover: Tensor) -> Callable[[Tensor, Tensor], object]:
+        """Return how sums become new values, in place, where the replies' weights add up to `cover`."""
+        covered = cover > 0
+        if covered.all():
+            return lambda sums, target: torch.div(sums, cover, out=target)
+        return lambda sums, target: torch.where(covered, sums.div_(cover), target, out=target)
+
+
+class DampedMerge(Merge):
+    """The merge that FedSup published (arXiv 2206.01366): averages of whole supernets, of which a client changed a part.
+
+    ``w ← w + Σ_k a_k·1[k covers it]·(w_k − w)`` with weights a_k that add up to one over all replies: what few clients
+    trained is drawn back to its old value by the others. Where everybody covers everything it is the plain mean.
+    """
+
+    def _writing(self, cover: Tensor) -> Callable[[Tensor, Tensor], object]:
+        kept, total = 1 - cover / self._total, self._total
+        return lambda sums, target: target.mul_(kept).add_(sums.div_(total))
 
 
 def _runs(target: Tensor, weights: Mapping[Bounds, float]) -> Iterator[tuple[int, int, Tensor]]:
@@ -90,7 +109,7 @@ def _runs(target: Tensor, weights: Mapping[Bounds, float]) -> Iterator[tuple[int
 
 def largest_allowed(supernet: Mapping[str, Tensor]) -> float:
     """Return the largest absolute value that a reply may hold, for `check_tensors`."""
-    return HEADROOM * max(1.0, max(_largest(tensor) for tensor in supernet.values()))
+    return HEADROOM * max([1.0, *map(_largest, supernet.values())])
 
 
 def check_tensors(client: str, plan: Plan, tensors: Mapping[str, Tensor], limit: float = math.inf) -> None:
@@ -124,6 +143,8 @@ def check_tensors(client: str, plan: Plan, tensors: Mapping[str, Tensor], limit:
 
 
 def _largest(tensor: Tensor) -> float:
-    """Return the largest absolute value; NaN if any value is."""
+    """Return the largest absolute value, 0 of no values; NaN if any value is."""
+    if not tensor.numel():
+        return 0.0
     low, high = torch.aminmax(tensor)
     return max(-float(low), float(high)) if float(low) == float(low) else math.nan

@@ -43,10 +43,10 @@ def shapes_of(space: SearchSpace, arch: Arch, statistics: bool) -> dict[str, tup
     """Return the shape of each tensor of a subnet, in the order in which they travel.
 
     With `statistics` those of its batch statistics follow, if it has any: a network that is delivered for good brings
-    them, one that is trained computes its own.
+    them, one that is trained computes its own, and so does one that the client's own layers complete.
     """
     found = shapes(space.plan(arch))
-    if statistics:
+    if statistics and not space.personal:
         with torch.device("meta"):
             module = space.build(arch)
         named = module.named_buffers()

@@ -11,12 +11,27 @@ from math import prod
 import torch
 from torch import Tensor
 
-from fednas_core.values import Plan, region_shape
+from fednas_core.values import Plan, Region, region_shape
 
 
 def views(supernet: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     """Return the subnet's tensors as views into the supernet: with `functional_call`, gradients reach the supernet."""
     return {name: supernet[name][region] for name, region in plan.items()}
+
+
+def nested(plan: Plan, outer: Plan) -> Plan:
+    """Return where the tensors of a subnet lie in those of a larger subnet, both given by their plans.
+
+    ``views(views(supernet, outer), nested(plan, outer))`` are ``views(supernet, plan)``. Raises `ValueError` for a
+    tensor that does not lie within the larger subnet's.
+    """
+    return {name: _relative(name, region, outer.get(name)) for name, region in plan.items()}
+
+
+def _relative(name: str, region: Region, outer: Region | None) -> Region:
+    if outer is None or any(p.start < o.start or p.stop > o.stop for p, o in zip(region, outer, strict=True)):
+        raise ValueError(f"tensor '{name}' of the subnet does not lie within the network that should hold it")
+    return tuple(slice(p.start - o.start, p.stop - o.start) for p, o in zip(region, outer, strict=True))
 
 
 def extract(supernet: Mapping[str, Tensor], plan: Plan, out: Tensor | None = None) -> dict[str, Tensor]:
@@ -26,6 +41,8 @@ def extract(supernet: Mapping[str, Tensor], plan: Plan, out: Tensor | None = Non
     costs more than the copy.
     """
     sources = views(supernet, plan)
+    if not sources:
+        return {}
     flat = next(iter(sources.values())).new_empty(sum(map(Tensor.numel, sources.values()))) if out is None else out
     return copy_into(flat, sources)
 
@@ -34,14 +51,20 @@ def copy_into(flat: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copy the tensors to the beginning of a flat buffer, one after the other; return them as views of it."""
     sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     copies = unpack(flat[: sum(map(prod, sizes.values()))], sizes)
-    with torch.no_grad():
-        torch._foreach_copy_(list(copies.values()), list(tensors.values()))
+    if copies:
+        with torch.no_grad():
+            torch._foreach_copy_(list(copies.values()), list(tensors.values()))
     return copies
 
 
 def pack(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return all tensors of one dtype as one flat tensor, in the mapping's order; no copy if they lie so already."""
+    """Return all tensors of one dtype as one flat tensor, in the mapping's order; no copy if they lie so already.
+
+    No tensors at all make an empty one of float32.
+    """
     parts = list(tensors.values())
+    if not parts:
+        return torch.empty(0)
     first, expected = parts[0], parts[0].data_ptr()
     storage = first.untyped_storage().data_ptr()
     for part in parts:

@@ -18,11 +18,15 @@ from fednas_core.data.partitions import Split, split
 from fednas_core.data.sources import Dataset, Facts, Images, draw, facts, load
 from fednas_core.devices.profile import native_bf16
 from fednas_core.errors import ConfigError, DataError
+from fednas_core.methods.registry import METHODS
 from fednas_core.protocol import ClientId
 from fednas_core.seeding import derive, stream
 from fednas_core.spaces.registry import load as load_space
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.home import Home
+
+PERSONAL_HOLDOUT = 0.2
+"""The default of ``data.holdout`` where layers are personal."""
 
 
 def dataset_of(config: RunConfig) -> Dataset:
@@ -45,7 +49,24 @@ def space_of(config: RunConfig, told: Facts | None = None) -> SearchSpace:
     """Return the run's search space, fitted to its images and classes, or to those of which the server has told."""
     known = told or facts_of(config)
     space = load_space(config.space.name).with_norm(config.space.norm)
-    return space.for_data(known.size, known.channels, len(known.classes))
+    space = space.for_data(known.size, known.channels, len(known.classes))
+    return space.with_personal(personal_parts(config, space)) if is_personal(config) else space
+
+
+def is_personal(config: RunConfig) -> bool:
+    """Whether some layers stay on the clients."""
+    return bool(config.personal.blocks or _layers(config))
+
+
+def personal_parts(config: RunConfig, space: SearchSpace) -> tuple[str, ...]:
+    """Return the parts of a network that stay on the clients: the layers that are named, and the last blocks."""
+    blocks = space.blocks[-config.personal.blocks :] if config.personal.blocks else ()
+    return tuple(part.strip() for part in _layers(config).split(",") if part.strip()) + blocks
+
+
+def _layers(config: RunConfig) -> str:
+    named = config.personal.layers
+    return METHODS[config.method].personal if named == "auto" else named.strip()
 
 
 def preprocessing_of(config: RunConfig) -> Preprocessing:
@@ -63,14 +84,16 @@ def client_names(config: RunConfig) -> list[ClientId]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ground:
-    """What a client stands on: the space, how its images are prepared, those it trains on and those it tests on.
+    """What a client stands on: the space, how its images are prepared, and which it has for what.
 
-    `held_out` is False where it has no images for testing alone and `test` are those it trains on.
+    By those for `validation` networks are followed and, where layers are personal, chosen; then they are not those for
+    `test`, by which models are reported. `held_out` is False where it has no images to spare and both are `train`.
     """
 
     space: SearchSpace
     prepare: Preprocessing
     train: Images
+    validation: Images
     test: Images
     held_out: bool
 
@@ -79,15 +102,26 @@ class Ground:
 def ground_of(config: RunConfig, index: int, home: Home = Home()) -> Ground:  # noqa: B008
     """Return the ground of client number `index`: its part of the run's images, or the device's own ones.
 
-    The client keeps ``data.holdout`` of its images for testing, drawn class by class; a device whose own data have a
-    test split tests on that.
+    The client keeps a share of its images for testing (see `holdout_of`), drawn class by class; a device whose own data
+    have a test split tests on that.
     """
     known = home.facts if home.data and home.facts else facts_of(config)
     train, test = read_own(home.data, known) if home.data else (client_images(config, index), None)
-    if test is None and config.data.holdout:
-        train, test = held_out(train, config.data.holdout, derive(config.seed, "data.holdout", index))
-    space = space_of(config, known if home.data else None)
-    return Ground(space, Preprocessing(known.mean, known.std), train, test or train, test is not None)
+    if test is None and holdout_of(config):
+        train, test = held_out(train, holdout_of(config), derive(config.seed, "data.holdout", index))
+    validation = test
+    if test is not None and is_personal(config) and len(test.y) > 1:
+        validation, test = held_out(test, 0.5, derive(config.seed, "data.validation", index))
+    space, prepare = space_of(config, known if home.data else None), Preprocessing(known.mean, known.std)
+    return Ground(space, prepare, train, validation or train, test or train, test is not None)
+
+
+def holdout_of(config: RunConfig) -> float:
+    """Return the share of its images that a client does not train on: `PERSONAL_HOLDOUT` where layers are personal.
+
+    A personal network can be tested nowhere but on its client.
+    """
+    return config.data.holdout or (PERSONAL_HOLDOUT if is_personal(config) else 0.0)
 
 
 def held_out(images: Images, share: float, seed: int) -> tuple[Images, Images]:
@@ -112,7 +146,8 @@ def client_images(config: RunConfig, index: int) -> Images:
 def examples_of(config: RunConfig, index: int) -> int:
     """Return how many images client number `index` of the run's data set trains on."""
     count = len(split_of(config).clients[index])
-    return count - min(max(1, round(config.data.holdout * count)), count - 1) if config.data.holdout else count
+    share = holdout_of(config)
+    return count - min(max(1, round(share * count)), count - 1) if share else count
 
 
 @lru_cache(maxsize=8)

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fednas_core.config import RunConfig
-from fednas_core.data.sources import Images
 from fednas_core.devices.budgets import budget_of
 from fednas_core.devices.latency import Latency, measure
 from fednas_core.devices.probes import blank
 from fednas_core.export.bundle import ExportInput, Facts, export
 from fednas_core.protocol import TrainOrder
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.subnets.networks import calibrate, network
 from fednas_core.tasks.bench import Ground, device_of, facts_of, ground_of
 from fednas_core.tasks.home import Home
+from fednas_core.tasks.images import prepared
+from fednas_core.tasks.personal import ready
 from fednas_core.tasks.store import store_of
 from fednas_core.tasks.subnet import Work
-from fednas_core.training.evaluate import EVAL_BATCH, evaluate
+from fednas_core.training.evaluate import evaluate
 from fednas_core.values import Arch
 
-CALIBRATION_IMAGES = 512
 EXPORT_SAMPLES = 64
 
 
@@ -37,13 +35,11 @@ def install(order: TrainOrder, config: RunConfig, index: int, home: Home, until:
     the folder that the node's configuration names). A model that is too slow here is neither kept nor said to be.
     """
     ground, device = ground_of(config, index, home), device_of(config)
-    module = network(ground.space, order.arch, order.tensors, device)
-    if config.calibrate == "client":
-        calibrate(module, (x for x, _ in _prepared(ground, _first(ground.train, CALIBRATION_IMAGES))))
-    found = evaluate(module, _prepared(ground, ground.test))
+    module = ready(order, config, ground, home, until)
+    found = evaluate(module, prepared(ground.test, ground.prepare))
     space = ground.space
     latency = _latency(space, order.arch, device, home.threads, order.run)
-    if config.wire.up == "topk":
+    if config.wire.up == "topk" and not space.personal:
         store_of(home).forget(order.run)  # what was left out of updates is of no use once training is over
     fits = latency.median_ms <= budget_of(home.budget or order.budget, config.budgets, space).latency_ms
     if fits and home.models:
@@ -87,12 +83,3 @@ def _store(
         facts=Facts(known.name, trained, latency=latency),
     )
     export(item, Path(home.models).expanduser())
-
-
-def _first(images: Images, count: int) -> Images:
-    return Images(images.x[:count], images.y[:count])
-
-
-def _prepared(ground: Ground, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
-    for x, y in zip(torch.split(images.x, EVAL_BATCH), torch.split(images.y, EVAL_BATCH), strict=True):
-        yield ground.prepare(x), y

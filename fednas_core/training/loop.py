@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,6 +71,10 @@ class Sgd:
         self._momenta.update(zip(moved, momenta, strict=True))
 
 
+Gradients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""A way to leave the gradients of a batch, images and labels on the device, in the parameters; loss and logits."""
+
+
 def train(
     module: nn.Module,
     epochs: Iterable[Iterable[Batch]],
@@ -83,9 +87,27 @@ def train(
     `until` is the deadline on the clock of `time.monotonic`: `DeadlineError` is raised by the first batch that starts
     after it.
     """
-    device = next(module.parameters()).device
     module.train()
-    parameters = [p for p in module.parameters() if p.requires_grad]
+
+    def gradients(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(x.device, precision):
+            logits = module(x)
+        loss = functional.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), logits.detach()
+
+    return descend([p for p in module.parameters() if p.requires_grad], gradients, epochs, settings, until)
+
+
+def descend(
+    parameters: Sequence[Tensor],
+    gradients: Gradients,
+    epochs: Iterable[Iterable[Batch]],
+    settings: TrainSettings,
+    until: float = float("inf"),
+) -> Outcome:
+    """Move `parameters` by SGD over `epochs` of batches, along what `gradients` finds; see `train` for the rest."""
+    device = parameters[0].device
     optimiser = Sgd(parameters, settings.lr, settings.momentum, settings.weight_decay)
     images = 0
     loss_sum = correct = torch.zeros((), device=device)
@@ -96,16 +118,20 @@ def train(
             if time.monotonic() > until:
                 raise DeadlineError(f"training was not done by its deadline, after {images} images")
             y = y.to(device)
-            with autocast(device, precision):
-                logits = module(to_images(x, device))
-            loss = functional.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            if settings.clip:
-                nn.utils.clip_grad_norm_(parameters, settings.clip)
+            loss, logits = gradients(to_images(x, device), y)
+            clip(parameters, settings)
             optimiser.step()
-            loss_sum = loss_sum + loss.detach() * len(y)
-            correct = correct + (logits.detach().argmax(1) == y).sum()
+            loss_sum = loss_sum + loss * len(y)
+            correct = correct + (logits.argmax(1) == y).sum()
             seen += len(y)
             images += len(y)
     return Outcome(float(loss_sum) / max(1, seen), float(correct) / max(1, seen), images)
+
+
+def clip(parameters: Sequence[Tensor], settings: TrainSettings) -> None:
+    """Bound the gradients as the settings say: first the size of every entry, then the norm of all together."""
+    if settings.clip_value:
+        nn.utils.clip_grad_value_(parameters, settings.clip_value)
+    if settings.clip:
+        nn.utils.clip_grad_norm_(parameters, settings.clip)

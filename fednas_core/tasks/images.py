@@ -1,0 +1,33 @@
+"""A client's images on their way into a network: shuffled and augmented for training, in order for testing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fednas_core.data.augment import Preprocessing, augment, batches
+from fednas_core.data.sources import Images
+from fednas_core.protocol import TrainOrder
+from fednas_core.tasks.bench import Ground
+from fednas_core.training.evaluate import EVAL_BATCH
+from fednas_core.training.loop import Batch
+
+
+def epochs_of(order: TrainOrder, ground: Ground, device: torch.device) -> Iterator[Iterator[Batch]]:
+    """Yield the order's epochs over the client's training images, as its seed shuffles and augments them."""
+    x, y = ground.train.x.to(device), ground.train.y.to(device)
+    generator = torch.Generator().manual_seed(order.seed)
+    for _ in range(order.settings.epochs):
+        yield (
+            (ground.prepare(augment(x[rows], order.settings.augment, generator)), y[rows])
+            for rows in batches(len(y), order.settings.batch, generator)
+        )
+
+
+def prepared(images: Images, prepare: Preprocessing, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images in order, the first `most` of them, in batches of normalised float32, with their labels."""
+    x, y = images.x[:most], images.y[:most]
+    for part, labels in zip(torch.split(x, EVAL_BATCH), torch.split(y, EVAL_BATCH), strict=True):
+        yield prepare(part), labels

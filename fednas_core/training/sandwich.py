@@ -1,0 +1,130 @@
+"""Training inside a supernet: the sandwich rule with in-place distillation.
+
+For every batch the largest network learns the labels, and random networks and the smallest one, which share its
+weights, learn what it says; the gradients of all add up to one step (Yu and Huang, ICCV 2019; on clients: FedSup,
+arXiv 2206.01366, algorithm 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fednas_core.protocol import TrainSettings
+from fednas_core.spaces.space import SearchSpace
+from fednas_core.subnets.networks import network
+from fednas_core.subnets.packing import nested
+from fednas_core.training.loop import Batch, Outcome, autocast, descend
+from fednas_core.values import Arch, Plan, Region
+
+Draw = Callable[[], Sequence[Arch]]
+"""A way to draw the networks that a batch trains besides the largest: random ones, then the smallest."""
+
+READY = 16
+"""Subnets that are kept ready: the smallest one comes back with every batch, random ones hardly ever."""
+
+
+class Sandwich:
+    """A network and its subnets, which share its weights and train in each step together.
+
+    `largest` is the network of `arch`, holding a copy of `tensors`, which are all that it has, private ones included.
+    Every architecture that is drawn must lie within `arch`. With `distill` the subnets learn what the largest says,
+    else the labels.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        arch: Arch,
+        tensors: Mapping[str, Tensor],
+        device: torch.device | str = "cpu",
+        distill: bool = True,
+    ) -> None:
+        self.largest = network(space, arch, tensors, device).train()
+        self.forward_macs = 0
+        """MACs of the forward passes so far, of all networks and images."""
+        self._space, self._arch, self._distill = space, arch, distill
+        self._plan = _whole_plan(space, arch)
+        self._parameters = dict(self.largest.named_parameters())
+        self._subnet = lru_cache(maxsize=READY)(self._new_subnet)
+
+    def train(
+        self,
+        epochs: Iterable[Iterable[Batch]],
+        draw: Draw,
+        settings: TrainSettings,
+        precision: str = "fp32",
+        until: float = float("inf"),
+    ) -> Outcome:
+        """Train over `epochs` of batches, each with networks freshly drawn; return what the largest saw.
+
+        See `fednas_core.training.loop.train` for `until`.
+        """
+
+        def gradients(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return self.gradients((x, y), draw(), precision, settings.label_smoothing)
+
+        return descend(list(self._parameters.values()), gradients, epochs, settings, until)
+
+    def gradients(
+        self, batch: Batch, archs: Iterable[Arch], precision: str = "fp32", label_smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Leave the sum of all gradients in the largest network's parameters, which have none yet.
+
+        Returns loss and logits of the largest. A network that is drawn twice, or is the largest, is trained once. The
+        divergence KL(softmax(z_max) ‖ softmax(z_sub)) is cross-entropy to soft labels, less a constant; z_max counts
+        as given: no gradient flows to it.
+        """
+        x, y = batch
+        with autocast(x.device, precision):
+            logits = self.largest(x)
+        loss = functional.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        logits = logits.detach()
+        target, smoothing = (logits.float().softmax(1), 0.0) if self._distill else (y, label_smoothing)
+        self.forward_macs += len(y) * self._space.cost(self._arch).macs
+        for arch in dict.fromkeys(archs):
+            if arch != self._arch:
+                subnet, macs = self._subnet(arch)
+                subnet.receive()
+                with autocast(x.device, precision):
+                    answer = subnet.module(x)
+                functional.cross_entropy(answer.float(), target, label_smoothing=smoothing).backward()  # type: ignore[no-untyped-call]
+                self.forward_macs += len(y) * macs
+        return loss.detach(), logits
+
+    def _new_subnet(self, arch: Arch) -> tuple[_Subnet, int]:
+        regions = nested(_whole_plan(self._space, arch), self._plan)
+        with torch.device("meta"):
+            module = self._space.build(arch).train()
+        return _Subnet(module, self._parameters, regions), self._space.cost(arch).macs
+
+
+class _Subnet:
+    """A network whose parameters are the regions of another's, and so are their gradients."""
+
+    def __init__(self, module: nn.Module, outer: Mapping[str, Tensor], regions: Plan) -> None:
+        self.module = module
+        self._parts: list[tuple[nn.Parameter, Tensor, Region]] = []
+        for prefix, child in module.named_modules():
+            if isinstance(child, nn.BatchNorm2d):
+                child.track_running_stats = False  # statistics of a network that is never used by itself
+            for key in [key for key, value in child._parameters.items() if value is not None]:
+                name = f"{prefix}.{key}" if prefix else key
+                part = nn.Parameter(outer[name].detach()[regions[name]])
+                setattr(child, key, part)
+                self._parts.append((part, outer[name], regions[name]))
+
+    def receive(self) -> None:
+        """Let a backward pass add to the outer network's gradients where the parameters lie."""
+        for part, outer, region in self._parts:
+            assert outer.grad is not None
+            part.grad = outer.grad[region]
+
+
+def _whole_plan(space: SearchSpace, arch: Arch) -> Plan:
+    return {**space.plan(arch), **space.private(arch)}

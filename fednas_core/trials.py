@@ -1,0 +1,149 @@
+"""Networks tested by the clients themselves: per client, per tier, per network; the worst tenth beside the mean.
+
+Where layers are personal, nobody else can: a network is complete on a client only. Each client tests on images of its
+own that it never trains on.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fednas_core.config import RunConfig
+from fednas_core.crew import Crew
+from fednas_core.errors import RunError
+from fednas_core.methods.fedavg import Assignment
+from fednas_core.protocol import ClientId, ClientInfo, TrainOrder, TrainReport
+from fednas_core.seeding import derive, stream
+from fednas_core.selection import Judge
+from fednas_core.tasks.bench import is_personal
+from fednas_core.training.evaluate import Evaluation
+from fednas_core.values import Arch
+
+MOST_TESTERS = 100
+"""Clients asked where layers are personal and the settings do not say how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """What one client found: accuracy (0 to 1) and mean loss over `images` images, which it never trained on or did."""
+
+    client: ClientId
+    tier: str
+    accuracy: float
+    loss: float
+    images: int
+    held_out: bool
+
+
+class Jury:
+    """The clients as judges of networks, some of them if there are many.
+
+    `judge` holds the supernet, `own` what each client trained of its own accord. A client whose limit does not allow a
+    network is not asked about it, nor one with an architecture of its own about others.
+    """
+
+    def __init__(
+        self, config: RunConfig, crew: Crew, judge: Judge, run: str, own: Mapping[ClientId, Assignment]
+    ) -> None:
+        self._config, self._crew, self._judge, self._run, self._own = config, crew, judge, run, own
+        self._tiers: dict[ClientId, str] = {}
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Learn from a round's event for which tier its clients trained."""
+        self._tiers |= {row["client"]: row["tier"] for row in event["clients"] if row.get("tier")}
+
+    def validate(self, arch: Arch) -> Evaluation:
+        """Evaluate an architecture after training as the mean over clients; raise `RunError` if none answers."""
+        found = self.hear(arch, self._config.rounds)
+        if not found:
+            raise RunError(f"no client could test the network {arch}: start clients, then resume the run")
+        return mean(found)
+
+    def hear(self, arch: Arch | None, round: int) -> list[Tested]:
+        """Let clients test a network, or each its own, after `round` rounds; return what they found, sorted by name."""
+        archs = {name: mine.arch for name, mine in self._own.items() if arch in (None, mine.arch)}
+        if arch is not None:
+            others = (client.name for client in self._crew.clients() if client.name not in self._own)
+            archs |= dict.fromkeys(others, arch)
+        infos = {client.name: client for client in self._asked(round) if _may(client, archs)}
+        orders = {name: self._order(info, archs[name], round) for name, info in infos.items()}
+        answers = {a.client: a for a in self._crew.train(orders) if isinstance(a, TrainReport)} if orders else {}
+        return [self._tested(answers[name], infos[name]) for name in sorted(infos) if name in answers]
+
+    def _asked(self, round: int) -> Sequence[ClientInfo]:
+        everyone = self._crew.clients()
+        most = testers(self._config)
+        if len(everyone) <= most:
+            return everyone
+        chosen = stream(self._config.seed, round, "trial").choice(len(everyone), most, replace=False)
+        return [everyone[i] for i in sorted(chosen)]
+
+    def _order(self, client: ClientInfo, arch: Arch, round: int) -> TrainOrder:
+        return TrainOrder(
+            client=client.name,
+            round=round,
+            task="trial",
+            arch=arch,
+            tensors=self._judge.model(arch),
+            settings=self._config.train.settings(),
+            seed=derive(self._config.seed, round, client.name, "trial"),
+            budget=client.budget,
+            returns="figures",
+            run=self._run,
+        )
+
+    def _tested(self, report: TrainReport, client: ClientInfo) -> Tested:
+        figures, tier = report.figures, self._tiers.get(client.name) or client.budget
+        held_out = bool(figures.get("held_out"))
+        return Tested(client.name, tier, report.accuracy, report.loss, int(figures.get("tested", 0)), held_out)
+
+
+def testers(config: RunConfig) -> int:
+    """Return how many clients test networks at an evaluation."""
+    return config.evaluate_clients or (MOST_TESTERS if is_personal(config) else 0)
+
+
+def mean(found: Sequence[Tested]) -> Evaluation:
+    """Return the mean over clients, each counting once (FedPer, section 4)."""
+    loss, accuracy = (statistics.fmean(getattr(one, name) for one in found) for name in ("loss", "accuracy"))
+    return Evaluation(loss, accuracy, sum(one.images for one in found))
+
+
+def worst_decile(accuracies: Sequence[float]) -> float:
+    """Return the mean accuracy of the worst tenth of the clients (at least one)."""
+    return statistics.fmean(sorted(accuracies)[: math.ceil(len(accuracies) / 10)])
+
+
+def spread(found: Sequence[Tested]) -> dict[str, Any]:
+    """Return what an event tells of a network's trial: over all clients, by tier, and client by client, as JSON."""
+    tiers = sorted({one.tier for one in found if one.tier})
+    return {
+        **_figures(found),
+        "tested": sum(one.images for one in found),
+        "held_out": all(one.held_out for one in found),
+        "tiers": {tier: _figures([one for one in found if one.tier == tier]) for tier in tiers},
+        "each": [
+            {"client": one.client, "tier": one.tier, "accuracy": one.accuracy, "loss": one.loss, "tested": one.images}
+            for one in found
+        ],
+    }
+
+
+def _figures(found: Sequence[Tested]) -> dict[str, Any]:
+    accuracies = [one.accuracy for one in found]
+    return {
+        "clients": len(found),
+        "mean": statistics.fmean(accuracies),
+        "std": statistics.pstdev(accuracies),
+        "worst": min(accuracies),
+        "worst_decile": worst_decile(accuracies),
+        "best": max(accuracies),
+    }
+
+
+def _may(client: ClientInfo, archs: Mapping[ClientId, Arch]) -> bool:
+    return client.name in archs and (client.limit is None or client.limit.allows(archs[client.name]))
