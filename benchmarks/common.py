@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +82,10 @@ def cohort(data: Path, norm: str, examples: int) -> dict[str, Any]:
 
 
 def space(name: str, norm: NormKind = "none") -> ResNetSpace:
-    """Return a preset with this normalisation."""
-    return replace(load(name), norm=norm)
+    """Return a preset of the elastic ResNet with this normalisation."""
+    found = load(name).with_norm(norm)
+    assert isinstance(found, ResNetSpace)
+    return found
 
 
 def three_sizes(space: ResNetSpace) -> dict[str, Arch]:

@@ -37,8 +37,8 @@ from fednas_core.tasks.bench import space_of
 
 ROUNDS = 2
 RULES: dict[str, dict[str, Any]] = {
-    "mean": {},
-    "mean, clip": {"merge.clip": 1.0},
+    "overlap": {},
+    "overlap, clip": {"merge.clip": 1.0},
     "trimmed": {"merge.rule": "trimmed"},
 }
 
@@ -111,9 +111,9 @@ def measure(space_name: str, method: str, rule: str, replies: int) -> dict[str, 
 def main() -> None:
     chosen = options(__doc__)
     counts = (20, 200)
-    cases = [("superfednas", rule, n) for rule in RULES for n in counts] + [("fedavg", "mean", n) for n in counts]
+    cases = [("superfednas", rule, n) for rule in RULES for n in counts] + [("fedavg", "overlap", n) for n in counts]
     if chosen.quick:
-        cases = [("superfednas", "mean", n) for n in counts]
+        cases = [("superfednas", "overlap", n) for n in counts]
     context = multiprocessing.get_context("spawn")
     rows = []
     with tempfile.TemporaryDirectory() as folder:

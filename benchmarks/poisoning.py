@@ -33,12 +33,12 @@ from fednas_core.spaces.modules import initial_weights
 from fednas_core.tasks.bench import space_of
 
 MERGES: dict[str, dict[str, Any]] = {
-    "mean": {},
-    "mean, clip 2": {"merge.clip": 2.0},
+    "overlap": {},
+    "overlap, clip 2": {"merge.clip": 2.0},
     "trimmed": {"merge.rule": "trimmed"},
     "trimmed, clip 2": {"merge.rule": "trimmed", "merge.clip": 2.0},
     "trimmed, clip 2, outlier 3": {"merge.rule": "trimmed", "merge.clip": 2.0, "merge.outlier": 3.0},
-    "mean, opposed 0.1": {"merge.opposed": 0.1},
+    "overlap, opposed 0.1": {"merge.opposed": 0.1},
     "trimmed, clip 2, opposed 0.1": {"merge.rule": "trimmed", "merge.clip": 2.0, "merge.opposed": 0.1},
 }
 LENGTHS = (0, 1, 5, 10)
@@ -108,8 +108,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
     for merge in MERGES:
         cells = []
         for length in LENGTHS:
-            there = [s for s in seeds if (merge, length, s) in by and ("mean", 0, s) in by]
-            lost = [by["mean", 0, s] - by[merge, length, s] for s in there]
+            there = [s for s in seeds if (merge, length, s) in by and ("overlap", 0, s) in by]
+            lost = [by["overlap", 0, s] - by[merge, length, s] for s in there]
             mean = statistics.mean(by[merge, length, s] for s in there) if there else None
             cells.append(f"{mean:.1f} (−{statistics.mean(lost):.1f}; −{max(lost):.1f})" if mean is not None else "–")
         lines.append(f"| {merge} | " + " | ".join(cells).replace("−-", "+") + " |")

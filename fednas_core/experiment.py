@@ -36,8 +36,8 @@ from fednas_core.selection import (
     trained_archs,
 )
 from fednas_core.spaces.modules import initial_weights
-from fednas_core.tasks.bench import is_personal, space_of
-from fednas_core.trials import Jury, mean, spread, testers
+from fednas_core.tasks.bench import is_personal, space_of, testers
+from fednas_core.trials import Jury, mean, spread
 from fednas_core.values import Arch
 
 Announce = Callable[[str], None]

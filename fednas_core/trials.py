@@ -19,16 +19,13 @@ from fednas_core.methods.fedavg import Assignment
 from fednas_core.protocol import ClientId, ClientInfo, TrainOrder, TrainReport
 from fednas_core.seeding import derive, stream
 from fednas_core.selection import Judge
-from fednas_core.tasks.bench import is_personal
+from fednas_core.tasks.bench import testers
 from fednas_core.training.evaluate import Evaluation
 from fednas_core.values import Arch
 
-MOST_TESTERS = 100
-"""Clients asked where layers are personal and the settings do not say how many."""
-
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class Finding:
     """What one client found: accuracy (0 to 1) and mean loss over `images` images, which it never trained on or did."""
 
     client: ClientId
@@ -63,7 +60,7 @@ class Jury:
             raise RunError(f"no client could test the network {arch}: start clients, then resume the run")
         return mean(found)
 
-    def hear(self, arch: Arch | None, round: int) -> list[Tested]:
+    def hear(self, arch: Arch | None, round: int) -> list[Finding]:
         """Let clients test a network, or each its own, after `round` rounds; return what they found, sorted by name."""
         archs = {name: mine.arch for name, mine in self._own.items() if arch in (None, mine.arch)}
         if arch is not None:
@@ -96,18 +93,13 @@ class Jury:
             run=self._run,
         )
 
-    def _tested(self, report: TrainReport, client: ClientInfo) -> Tested:
+    def _tested(self, report: TrainReport, client: ClientInfo) -> Finding:
         figures, tier = report.figures, self._tiers.get(client.name) or client.budget
         held_out = bool(figures.get("held_out"))
-        return Tested(client.name, tier, report.accuracy, report.loss, int(figures.get("tested", 0)), held_out)
+        return Finding(client.name, tier, report.accuracy, report.loss, int(figures.get("tested", 0)), held_out)
 
 
-def testers(config: RunConfig) -> int:
-    """Return how many clients test networks at an evaluation."""
-    return config.evaluate_clients or (MOST_TESTERS if is_personal(config) else 0)
-
-
-def mean(found: Sequence[Tested]) -> Evaluation:
+def mean(found: Sequence[Finding]) -> Evaluation:
     """Return the mean over clients, each counting once (FedPer, section 4)."""
     loss, accuracy = (statistics.fmean(getattr(one, name) for one in found) for name in ("loss", "accuracy"))
     return Evaluation(loss, accuracy, sum(one.images for one in found))
@@ -118,7 +110,7 @@ def worst_decile(accuracies: Sequence[float]) -> float:
     return statistics.fmean(sorted(accuracies)[: math.ceil(len(accuracies) / 10)])
 
 
-def spread(found: Sequence[Tested]) -> dict[str, Any]:
+def spread(found: Sequence[Finding]) -> dict[str, Any]:
     """Return what an event tells of a network's trial: over all clients, by tier, and client by client, as JSON."""
     tiers = sorted({one.tier for one in found if one.tier})
     return {
@@ -133,7 +125,7 @@ def spread(found: Sequence[Tested]) -> dict[str, Any]:
     }
 
 
-def _figures(found: Sequence[Tested]) -> dict[str, Any]:
+def _figures(found: Sequence[Finding]) -> dict[str, Any]:
     accuracies = [one.accuracy for one in found]
     return {
         "clients": len(found),

@@ -6,6 +6,7 @@ says how much its reply counts. Federated averaging proper (McMahan et al., 2017
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from fednas_core.aggregation.weightings import Weighting
-from fednas_core.errors import RunError
+from fednas_core.config import RunConfig
+from fednas_core.errors import ConfigError, RunError
 from fednas_core.protocol import ClientId, ClientInfo, RoundSummary, State, TrainOrder, TrainReport, TrainSettings
 from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
@@ -223,3 +225,13 @@ def _row(report: TrainReport, assignment: Assignment, space: SearchSpace) -> dic
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,
     }
+
+
+def fixed_arch(config: RunConfig, space: SearchSpace) -> Arch:
+    """Return the architecture of methods that train one only: setting ``sample.arch``, or the largest of the space."""
+    if not config.sample.arch:
+        return space.largest
+    try:
+        return space.arch(json.loads(config.sample.arch))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"setting 'sample.arch' is not JSON ({error}); an example: {space.smallest}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +12,9 @@ from torch import Tensor
 from fednas_core.aggregation.trimmed import TrimmedMerge
 from fednas_core.aggregation.weightings import ByExamples, MaxNet, Weighting
 from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
 from fednas_core.methods.deepfednas import curriculum
-from fednas_core.methods.fedavg import ArchSampler, Everyone, Schedule, SupernetAveraging
+from fednas_core.methods.fedavg import ArchSampler, Everyone, Schedule, SupernetAveraging, fixed_arch
+from fednas_core.methods.fedper import PERSONAL, fedper
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.protocol import TrainSettings
 from fednas_core.search.fitness import Fitness
@@ -23,7 +22,6 @@ from fednas_core.search.path import PathRow, budgets, pareto_path
 from fednas_core.search.within import within
 from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch
 
 Parts = tuple[ArchSampler, Weighting]
 
@@ -42,16 +40,6 @@ class Entry:
     task: str = "subnet"
     personal: str = ""
     fixed: bool = False
-
-
-def fixed_arch(config: RunConfig, space: SearchSpace) -> Arch:
-    """Return the architecture that `fedavg` trains: setting ``sample.arch``, or the largest of the space."""
-    if not config.sample.arch:
-        return space.largest
-    try:
-        return space.arch(json.loads(config.sample.arch))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"setting 'sample.arch' is not JSON ({error}); an example: {space.smallest}") from error
 
 
 def _fedavg(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
@@ -80,7 +68,11 @@ METHODS: dict[str, Entry] = {
     "fedavg": Entry("Federated averaging of one network", "McMahan et al., AISTATS 2017", _fedavg, fixed=True),
     "superfednas": Entry("Tracking sandwich, MaxNet weights", "Khare et al., ECCV 2024", _superfednas),
     "fedper": Entry(
-        "Personal layers on a shared base", "Arivazhagan et al., arXiv 1912.00818", _fedavg, personal="head", fixed=True
+        "Personal layers on a shared base",
+        "Arivazhagan et al., arXiv 1912.00818",
+        fedper,
+        personal=PERSONAL,
+        fixed=True,
     ),
     "deepfednas": Entry("Pareto path as curriculum", "Khan and Daneshtalab, arXiv 2601.15127", _deepfednas),
 }

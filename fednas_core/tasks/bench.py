@@ -27,6 +27,8 @@ from fednas_core.tasks.home import Home
 
 PERSONAL_HOLDOUT = 0.2
 """The default of ``data.holdout`` where layers are personal."""
+MOST_TESTERS = 100
+"""Clients that test networks at an evaluation where layers are personal and the settings do not say how many."""
 
 
 def dataset_of(config: RunConfig) -> Dataset:
@@ -58,6 +60,11 @@ def is_personal(config: RunConfig) -> bool:
     return bool(config.personal.blocks or _layers(config))
 
 
+def testers(config: RunConfig) -> int:
+    """Return how many clients test networks at an evaluation."""
+    return config.evaluate_clients or (MOST_TESTERS if is_personal(config) else 0)
+
+
 def personal_parts(config: RunConfig, space: SearchSpace) -> tuple[str, ...]:
     """Return the parts of a network that stay on the clients: the layers that are named, and the last blocks."""
     blocks = space.blocks[-config.personal.blocks :] if config.personal.blocks else ()
@@ -86,8 +93,8 @@ def client_names(config: RunConfig) -> list[ClientId]:
 class Ground:
     """What a client stands on: the space, how its images are prepared, and which it has for what.
 
-    By those for `validation` networks are followed and, where layers are personal, chosen; then they are not those for
-    `test`, by which models are reported. `held_out` is False where it has no images to spare and both are `train`.
+    By those for `validation` networks are followed and chosen, by those for `test` models are reported. `held_out` is
+    False where it has no images to spare and both are `train`.
     """
 
     space: SearchSpace
@@ -103,14 +110,14 @@ def ground_of(config: RunConfig, index: int, home: Home = Home()) -> Ground:  # 
     """Return the ground of client number `index`: its part of the run's images, or the device's own ones.
 
     The client keeps a share of its images for testing (see `holdout_of`), drawn class by class; a device whose own data
-    have a test split tests on that.
+    have a test split tests on that. Where clients test networks during the run, half of those are for validation.
     """
     known = home.facts if home.data and home.facts else facts_of(config)
     train, test = read_own(home.data, known) if home.data else (client_images(config, index), None)
     if test is None and holdout_of(config):
         train, test = held_out(train, holdout_of(config), derive(config.seed, "data.holdout", index))
     validation = test
-    if test is not None and is_personal(config) and len(test.y) > 1:
+    if test is not None and testers(config) and len(test.y) > 1:
         validation, test = held_out(test, 0.5, derive(config.seed, "data.validation", index))
     space, prepare = space_of(config, known if home.data else None), Preprocessing(known.mean, known.std)
     return Ground(space, prepare, train, validation or train, test or train, test is not None)

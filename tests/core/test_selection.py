@@ -130,6 +130,6 @@ def test_only_fedavg_is_bound_to_one_network(config: RunConfig) -> None:
 
 
 def test_images_are_prepared_in_batches(config: RunConfig) -> None:
-    batches = prepared(dataset_of(config).test, preprocessing_of(config))
+    batches = list(prepared(dataset_of(config).test, preprocessing_of(config)))
     assert sum(len(y) for _, y in batches) == 359 and all(len(x) == len(y) <= 32 for x, y in batches)
     assert batches[0][0].dtype == torch.float32

@@ -1,0 +1,70 @@
+"""FedSup (Kim and Yun, arXiv 2206.01366, algorithm 1): the whole supernet goes to every client and trains there.
+
+Server, in each round: broadcast the supernet W; receive W_k; merge. Client: the sandwich rule with in-place
+distillation, `fednas_core.training.sandwich`. A device whose limit does not allow the supernet gets the largest network
+that it does, and trains the subnets of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fednas_core.aggregation.weightings import ByExamples
+from fednas_core.config import RunConfig
+from fednas_core.methods.fedavg import Assignment
+from fednas_core.protocol import ClientId, ClientInfo, Limit
+from fednas_core.search.path import PathRow
+from fednas_core.search.within import within
+from fednas_core.spaces.space import SearchSpace
+from fednas_core.values import Arch
+
+TASK = "sandwich"
+
+
+class Forgetful:
+    """The part of an `ArchSampler` that remembers nothing from round to round."""
+
+    __slots__ = ()
+
+    def trained(self, client: ClientId, assignment: Assignment) -> None:
+        """Nothing to remember."""
+
+    def state(self) -> dict[str, Any]:
+        """Nothing to remember."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to remember."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast(Forgetful):
+    """Every client gets the largest network that its limit allows: the supernet itself where there is none."""
+
+    space: SearchSpace
+
+    def assign(self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
+        """See `ArchSampler.assign`."""
+        fitting = {client.name: largest_within(self.space, client.limit) for client in clients}
+        return {name: Assignment(arch, role_of(self.space, arch)) for name, arch in fitting.items() if arch}
+
+
+def fedsup(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Broadcast, ByExamples]:
+    """Return the parts of the method: broadcast, weighted by examples."""
+    return Broadcast(space), ByExamples()
+
+
+@lru_cache(maxsize=1024)
+def largest_within(space: SearchSpace, limit: Limit | None) -> Arch | None:
+    """Return the largest network, or what is left of it where the limit does not allow it; None if nothing fits."""
+    return within(space, space.largest, limit)
+
+
+def role_of(space: SearchSpace, arch: Arch) -> str:
+    """Return the role of an architecture by its size: ``largest``, ``smallest`` or ``between``."""
+    return {space.largest: "largest", space.smallest: "smallest"}.get(arch, "between")

@@ -1,0 +1,61 @@
+"""Task ``sandwich`` (FedSup): train the received network and the networks inside it together, and return its tensors.
+
+The received network is the supernet, or for a device with a budget the largest network that fits; what is drawn is
+reduced to that, gene by gene.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fednas_core.config import RunConfig
+from fednas_core.protocol import TrainOrder
+from fednas_core.search.shrinking import Curriculum, parse_order
+from fednas_core.seeding import stream
+from fednas_core.spaces.space import Ints, SearchSpace
+from fednas_core.tasks.bench import device_of, ground_of, precision_of
+from fednas_core.tasks.home import Home
+from fednas_core.tasks.images import epochs_of
+from fednas_core.tasks.personal import completed, keep
+from fednas_core.tasks.subnet import TRAINING_FACTOR, Work, shared
+from fednas_core.training.sandwich import Draw, Sandwich
+from fednas_core.values import Arch
+
+
+def train_sandwich(order: TrainOrder, config: RunConfig, index: int, home: Home, until: float) -> Work:
+    """Train the order's network by the sandwich rule for its epochs; loss and accuracy are those of the largest.
+
+    `until` is the deadline on the clock of `time.monotonic`.
+    """
+    ground, device = ground_of(config, index, home), device_of(config)
+    tensors, own = completed(order, config, ground.space, home)
+    sandwich = Sandwich(ground.space, order.arch, tensors, device, config.sample.distill)
+    precision = precision_of(order.settings.precision, device)
+    draw = draws(order, config, ground.space)
+    outcome = sandwich.train(epochs_of(order, ground, device), draw, order.settings, precision, until)
+    trained = dict(sandwich.largest.named_parameters())
+    keep(own, trained, order, ground.space, home)
+    return Work(
+        tensors=shared(trained, order),
+        loss=outcome.loss,
+        accuracy=outcome.accuracy,
+        macs=TRAINING_FACTOR * sandwich.forward_macs,
+    )
+
+
+def draws(order: TrainOrder, config: RunConfig, space: SearchSpace) -> Draw:
+    """Return how each batch draws its networks: ``sample.inner`` random ones, then the smallest, from the order's seed.
+
+    With progressive shrinking they are raised to the round's floor. All lie within the order's network.
+    """
+    rng = stream(order.seed, "sandwich")
+    top, smallest = space.encode(order.arch), space.encode(space.smallest)
+    floor = Curriculum(space, parse_order(config.sample.shrink), config.rounds).floor(order.round)
+
+    def fitted(row: Ints) -> Arch:
+        return space.decode(np.minimum(np.maximum(row, floor), top))
+
+    def draw() -> list[Arch]:
+        return [fitted(rng.integers(0, space.gene_choices)) for _ in range(config.sample.inner)] + [fitted(smallest)]
+
+    return draw

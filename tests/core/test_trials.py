@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contracts.fleets import Around, Stopping
+from contracts.samples import answer
+
+from fednas_core.config import RunConfig, read
+from fednas_core.crew import Crew
+from fednas_core.errors import RunError
+from fednas_core.experiment import conduct, settle
+from fednas_core.local import LocalFleet
+from fednas_core.methods.fedavg import Assignment
+from fednas_core.protocol import ClientInfo, Failure, Fleet, TrainOrder, TrainReport
+from fednas_core.runs.folder import RunFolder
+from fednas_core.selection import Judge
+from fednas_core.spaces.modules import initial_weights
+from fednas_core.tasks.bench import space_of
+from fednas_core.trials import Finding, Jury, mean, spread, worst_decile
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FEDNAS_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def pairs(tiny_pairs: dict[str, Any]) -> dict[str, Any]:
+    return {**tiny_pairs, "method": "superfednas", "evaluate-clients": 10, "data.holdout": 0.2}
+
+
+class Scripted:
+    """Clients with accuracies by name; those without one fail."""
+
+    def __init__(self, accuracies: Mapping[str, float]) -> None:
+        self.accuracies, self.orders = dict(accuracies), list[TrainOrder]()
+
+    def clients(self) -> list[ClientInfo]:
+        return [ClientInfo(f"client-{i:02d}", 10) for i in range(4)]
+
+    def train(
+        self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None
+    ) -> Iterator[TrainReport | Failure]:
+        for name, order in reversed(orders.items()):
+            self.orders.append(order)
+            if name in self.accuracies:
+                figures = {"tested": 5.0, "held_out": 1.0}
+                yield answer(order, {}, accuracy=self.accuracies[name], figures=figures)
+            else:
+                yield Failure(name, "away")
+
+    def close(self) -> None: ...
+
+
+def jury_of(config: RunConfig, fleet: Fleet, own: Mapping[str, Assignment] | None = None) -> Jury:
+    space = space_of(config)
+    crew = Crew(fleet, config, [space.smallest], lambda text: None)
+    return Jury(config, crew, Judge(config, initial_weights(space, 1)), "run-1", own or {})
+
+
+def test_clients_are_heard_in_order_and_who_fails_is_left_out(pairs: dict[str, Any]) -> None:
+    config, fleet = read(pairs), Scripted({"client-00": 0.2, "client-02": 0.6, "client-03": 1.0})
+    space = space_of(config)
+    found = jury_of(config, fleet).hear(space.smallest, 7)
+    assert [one.client for one in found] == ["client-00", "client-02", "client-03"]
+    assert mean(found).accuracy == pytest.approx(0.6) and mean(found).images == 15
+    for order in fleet.orders:
+        assert (order.task, order.round, order.returns, order.run) == ("trial", 7, "figures", "run-1")
+        assert order.arch == space.smallest
+
+
+def test_a_limit_holds_in_trials_too(pairs: dict[str, Any]) -> None:
+    config = read({**pairs, "client-budgets": "30%,max"})
+    fleet = Scripted(dict.fromkeys((f"client-{i:02d}" for i in range(4)), 0.5))
+    found = jury_of(config, fleet).hear(space_of(config).largest, 1)
+    assert [one.client for one in found] == ["client-01", "client-03"] and {one.tier for one in found} == {"max"}
+
+
+def test_of_many_clients_some_are_asked_others_in_other_rounds(pairs: dict[str, Any]) -> None:
+    config = read({**pairs, "evaluate-clients": 2})
+    fleet = Scripted(dict.fromkeys((f"client-{i:02d}" for i in range(4)), 0.5))
+    jury, arch = jury_of(config, fleet), space_of(config).smallest
+    asked = [tuple(one.client for one in jury.hear(arch, round)) for round in range(12)]
+    assert {len(names) for names in asked} == {2} and len(set(asked)) > 2
+    assert asked[3] == tuple(one.client for one in jury_of(config, fleet).hear(arch, 3))
+
+
+def test_who_has_an_architecture_of_its_own_is_asked_about_that_alone(pairs: dict[str, Any]) -> None:
+    config = read(pairs)
+    fleet = Scripted(dict.fromkeys((f"client-{i:02d}" for i in range(4)), 0.5))
+    space = space_of(config)
+    own = {"client-01": Assignment(space.largest, "largest"), "client-02": Assignment(space.smallest, "smallest")}
+    jury = jury_of(config, fleet, own)
+    assert [one.client for one in jury.hear(None, 1)] == ["client-01", "client-02"]
+    assert {order.client: order.arch for order in fleet.orders} == {n: mine.arch for n, mine in own.items()}
+    assert [one.client for one in jury.hear(space.smallest, 1)] == ["client-00", "client-02", "client-03"]
+
+
+def test_nobody_there_is_an_error_that_says_what_to_do(pairs: dict[str, Any]) -> None:
+    config = read(pairs)
+    with pytest.raises(RunError, match="no client could test .* start clients, then resume"):
+        jury_of(config, Scripted({})).validate(space_of(config).smallest)
+
+
+def test_the_worst_tenth_is_a_mean_of_at_least_one() -> None:
+    assert worst_decile([0.9, 0.1, 0.5]) == pytest.approx(0.1)
+    assert worst_decile([i / 20 for i in range(20)]) == pytest.approx(0.025)
+    assert worst_decile([i / 21 for i in range(21)]) == pytest.approx(1 / 21)
+
+
+def test_a_spread_by_tier() -> None:
+    found = [
+        Finding("a", "phone", 0.2, 2.0, 10, True),
+        Finding("b", "phone", 0.4, 1.0, 10, True),
+        Finding("c", "server", 0.9, 0.5, 20, True),
+    ]
+    told = json.loads(json.dumps(spread(found)))
+    assert told["mean"] == pytest.approx(0.5) and told["worst_decile"] == told["worst"] == 0.2 and told["best"] == 0.9
+    assert told["tested"] == 40 and told["held_out"] is True
+    assert told["tiers"]["phone"]["mean"] == pytest.approx(0.3) and told["tiers"]["server"]["clients"] == 1
+    assert told["tiers"]["phone"]["std"] == pytest.approx(0.1)
+    assert [row["client"] for row in told["each"]] == ["a", "b", "c"]
+
+
+# -- whole runs ----------------------------------------------------------------------------------------------------
+
+
+def run(pairs: dict[str, Any], around: type[Around] | None = None, **how: Any) -> RunFolder:
+    config = settle(read(pairs))
+    fleet: Fleet = LocalFleet(config)
+    return conduct(config, around(fleet, **how) if around else fleet, lambda text: None)
+
+
+def timeless(run: RunFolder) -> list[dict[str, Any]]:
+    events = run.events()
+    for event in events:
+        for row in [event, *event["clients"]]:
+            del row["seconds"]
+    return events
+
+
+def test_events_hold_the_clients_beside_the_server(pairs: dict[str, Any]) -> None:
+    events = run({**pairs, "client-budgets": "phone,server"}).events()
+    rows = events[-1]["evaluation"]
+    assert [row["name"] for row in rows] == ["phone", "server"]
+    for row, count in zip(rows, (4, 2), strict=True):
+        assert 0 <= row["accuracy"] <= 1 and row["clients"]["clients"] == count and row["clients"]["held_out"]
+        assert len(row["clients"]["each"]) == count
+    assert set(rows[0]["clients"]["tiers"]) == {"30%", "max"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"method": "fedper"},
+        {"method": "deepfednas", "personal.layers": "head"},
+        {"method": "superfednas", "personal.layers": "head", "personal.arch": True, "client-budgets": "30%,max"},
+    ],
+    ids=["fedper", "deepfednas", "own-arch"],
+)
+def test_a_personal_run_leaves_each_client_a_model_and_resumes_exactly(
+    pairs: dict[str, Any], more: dict[str, Any], state: Path
+) -> None:
+    pairs = {**pairs, "rounds": 3, **more, "budgets": "phone=30%,server=max"}
+    whole = run(pairs)
+    result = whole.read_json("result.json")
+    assert result["models"] == [] and len(result["clients"]) == 4
+    assert all(row["held_out"] and not row["reason"] for row in result["clients"])
+    evaluation = whole.events()[-1]["evaluation"][0]
+    assert evaluation["accuracy"] == pytest.approx(evaluation["clients"]["mean"])
+    with pytest.raises(KeyboardInterrupt):
+        run({**pairs, "output": pairs["output"] + "2"}, Stopping, round=2)
+    resumed = run({"resume": "latest", "output": pairs["output"] + "2"})
+    assert timeless(resumed) == timeless(whole)
+    again = resumed.read_json("result.json")["clients"]
+    assert [row["accuracy"] for row in again] == [row["accuracy"] for row in result["clients"]]
+
+
+def test_a_client_keeps_to_its_own_architecture(pairs: dict[str, Any]) -> None:
+    folder = run({**pairs, "rounds": 4, "personal.arch": True})
+    sizes: dict[str, set[int]] = {}
+    for event in folder.events():
+        for row in event["clients"]:
+            sizes.setdefault(row["client"], set()).add(row["params"])
+    assert {len(seen) for seen in sizes.values()} == {1} and len({min(seen) for seen in sizes.values()}) > 1
+    handed = {row["client"]: row["params"] for row in folder.read_json("result.json")["clients"]}
+    assert handed == {client: min(seen) for client, seen in sizes.items()}
+    assert [row["name"] for row in folder.events()[-1]["evaluation"]] == ["own"]
+
+
+def test_a_newcomer_is_handed_a_model_that_it_finished_itself(pairs: dict[str, Any]) -> None:
+    """A client that was in no cohort has no head yet: it fits one to its images, and is served like the others."""
+    folder = run({**pairs, "method": "fedper", "cohort": 2, "rounds": 1, "personal.epochs": 20})
+    trained = {row["client"] for event in folder.events() for row in event["clients"]}
+    rows = {row["client"]: row for row in folder.read_json("result.json")["clients"]}
+    assert len(trained) == 2 and len(rows) == 4 and not [row for row in rows.values() if row["reason"]]

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from contracts.samples import toy_space
+from torch import Tensor, nn
+
+from fednas_core.spaces.modules import initial_weights
+from fednas_core.subnets.moments import (
+    MEAN,
+    SQUARES,
+    SUM,
+    VARIANCE,
+    moment_shapes,
+    moments,
+    norms_of,
+    statistics,
+    whole,
+)
+from fednas_core.subnets.networks import calibrate, shapes_of, subnet
+
+
+def images(n: int, seed: int = 1) -> Tensor:
+    return 2.0 + 3.0 * torch.randn(n, 2, 6, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def network(seed: int = 3) -> nn.Module:
+    space = toy_space(norm="batch")
+    module = subnet(space, space.largest, initial_weights(space, seed))
+    calibrate(module, [images(16, seed=9)])
+    return module
+
+
+def one_norm(mean: float, channels: int = 3) -> nn.Module:
+    norm = nn.BatchNorm2d(channels)
+    norm.running_mean.fill_(mean)
+    return nn.Sequential(norm)
+
+
+def test_names_and_shapes_are_those_of_every_norm() -> None:
+    space = toy_space(norm="batch")
+    model = shapes_of(space, space.smallest, statistics=True)
+    shapes = moment_shapes(model)
+    assert shapes["stem_norm.sum"] == shapes["stem_norm.squares"] == (2, 8)
+    assert len(shapes) == 2 * len(norms_of(model)) == 2 * 7
+    assert moment_shapes(shapes_of(space, space.smallest, statistics=False)) == {}
+    found, count = moments(subnet(space, space.smallest, initial_weights(space, 1)), [images(4), images(3)])
+    assert {name: tuple(tensor.shape) for name, tensor in found.items()} == shapes and count == 7
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+
+
+def test_an_images_share_is_the_mean_over_its_positions_about_the_mean_that_was_sent() -> None:
+    x = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]], [[[0.0, 0.0], [0.0, 8.0]]]])
+    found, count = moments(one_norm(2.0, channels=1), [x])
+    assert count == 2
+    assert whole(found["0.sum"]).tolist() == [(4 - 2) + (2 - 2)]
+    assert whole(found["0.squares"]).tolist() == [(1 + 1 + 9 + 25) / 4 + (4 + 4 + 4 + 36) / 4]
+    after = statistics({"0.running_mean": torch.tensor([2.0])}, [(found, count)])
+    assert after["0.running_mean"].tolist() == [3.0]
+    assert after["0.running_var"].tolist() == [pytest.approx(float(x.var(unbiased=False)), rel=1e-7)]
+
+
+def test_parts_make_the_statistics_of_the_whole() -> None:
+    module, x = network(), images(50)
+    before = dict(module.state_dict())
+    together = statistics(before, [moments(module, [x])])
+    parts = statistics(before, [moments(module, x[a:b].split(4)) for a, b in ((0, 3), (3, 40), (40, 50))])
+    assert set(together) == {f"{norm}{kind}" for norm in norms_of(before) for kind in (MEAN, VARIANCE)}
+    for name, tensor in together.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=2e-7, atol=1e-7)
+
+
+def test_neither_the_order_of_images_nor_the_size_of_batches_matters() -> None:
+    module, x = network(), images(33)
+    shuffled = x[torch.randperm(33, generator=torch.Generator().manual_seed(0))]
+    wanted, _ = moments(module, [x])
+    for batches in (x.split(1), x.split(5), shuffled.split(8), [shuffled]):
+        found, count = moments(module, batches)
+        assert count == 33
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(whole(found[name]), whole(tensor), rtol=1e-6, atol=1e-5)
+
+
+def test_a_mean_that_is_large_against_the_deviation_costs_no_digits() -> None:
+    """Plain sums of x and x² in float32 have none left here: the mean is 10,000 times the deviation."""
+    x = 1000.0 + 0.1 * torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    module, true = one_norm(999.9), x.double().transpose(0, 1).flatten(1)
+    before = {f"0{MEAN}": module.get_buffer("0.running_mean")}
+    after = statistics(before, [moments(module, part.split(7)) for part in (x[:11], x[11:])])
+    torch.testing.assert_close(after[f"0{MEAN}"], true.mean(1).float(), rtol=6e-8, atol=0)
+    torch.testing.assert_close(after[f"0{VARIANCE}"].double(), true.var(1, unbiased=False), rtol=1e-6, atol=0)
+
+
+def test_both_parts_together_have_the_precision_of_48_bits() -> None:
+    x = torch.rand(9, 3, 5, 5, generator=torch.Generator().manual_seed(4))
+    found, _ = moments(one_norm(0.25), [x])
+    true = (x.double() - 0.25).mean((2, 3)).sum(0)
+    torch.testing.assert_close(whole(found[f"0{SUM}"]), true, rtol=1e-13, atol=0)
+    assert (found[f"0{SUM}"][1] != 0).any()
+
+
+def test_a_constant_channel_has_no_variance_and_never_a_negative_one() -> None:
+    x = torch.full((5, 3, 4, 4), 0.1)
+    module = one_norm(0.0)
+    after = statistics({f"0{MEAN}": torch.zeros(3)}, [moments(module, [x])])
+    assert (after[f"0{VARIANCE}"] >= 0).all() and (after[f"0{VARIANCE}"] < 1e-15).all()
+
+
+def test_nothing_of_the_network_changes_and_no_hook_stays() -> None:
+    module = network()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    moments(module.train(), [images(4)])
+    assert not module.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    with pytest.raises(RuntimeError):
+        moments(module, [images(4)[:, :1]])
+    assert not any(child._forward_pre_hooks for child in module.modules())
+
+
+def test_a_network_without_batch_norm_has_no_moments() -> None:
+    space = toy_space()
+    found, count = moments(subnet(space, space.smallest, initial_weights(space, 1)), [images(4)])
+    assert found == {} and count == 4 and statistics({}, [(found, count)]) == {}
+    assert f"a{SQUARES}" not in found
