@@ -1,7 +1,9 @@
 """Federated batch statistics of a finished network: passes over all clients' images, combined as if they were in one.
 
 A layer's statistics depend on those of the layers before it, so a pass makes one more layer in sequence exact, and
-after as many passes as there are norm layers every layer is (fewer are an approximation).
+after as many passes as there are norm layers every layer is. Until then the later layers are an approximation: what
+the server's own images see of a change in earlier layers is applied to them, which leaves about a tenth of the error
+after each pass. No image of the server enters the final statistics.
 """
 
 from __future__ import annotations
@@ -18,15 +20,27 @@ from fednas_core.crew import Crew
 from fednas_core.errors import ReplyError
 from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
 from fednas_core.rounds import NO_ANSWER, why
-from fednas_core.subnets.moments import EPSILON, SQUARES, SUM, VARIANCE, moment_shapes, moved, norms_of, statistics
+from fednas_core.subnets.moments import (
+    EPSILON,
+    SQUARES,
+    SUM,
+    VARIANCE,
+    foreseen,
+    moment_shapes,
+    norms_of,
+    statistics,
+    whole,
+)
+from fednas_core.subnets.networks import network
+from fednas_core.tasks.bench import device_of, preprocessing_of, space_of, validation_images
 from fednas_core.values import Arch
 
-SETTLED = torch.finfo(torch.float32).eps
-"""Statistics that move by no more than this (see `moved`) are final: it is what float32 can tell apart."""
-ROUNDING = 1e-5
-"""By what share S² may exceed n·Q, which no images can make it do: moments are sent in float32."""
+ROUNDING = 1e-9
+"""By what share S² may exceed n·Q, which no images make it do: of what is sent, 48 bits are right."""
 TINY = torch.finfo(torch.float32).tiny
-"""What a square may be rounded to nothing from."""
+"""What a float32 may be rounded to nothing from."""
+GUIDES = 128
+"""Images of the server that show what a change of earlier layers does to later ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +67,25 @@ def recalibrated(config: RunConfig, crew: Crew, arch: Arch, tensors: Mapping[str
     """
     able = [client for client in crew.clients() if client.limit is None or client.limit.allows(arch)]
     failures, passes, images = dict[ClientId, str](), 0, 0
-    for index in range(config.calibration_passes or len(norms_of(tensors))):
+    enough = len(norms_of(tensors))
+    for index in range(min(config.calibration_passes or enough, enough)):
         orders = {client.name: _order(config, client, arch, tensors, run_id, index) for client in able}
         answers = _answers(config, crew, {client.name: client for client in able}, orders, failures)
         if not answers:
             break
-        found = statistics(tensors, answers)
-        step = moved(tensors, found)
-        tensors = {**tensors, **found}
-        passes, images = index + 1, sum(count for _, count in answers)
-        if step <= SETTLED:
+        module = network(space_of(config), arch, tensors, device_of(config))
+        found = foreseen(module, statistics(tensors, answers), _guides(config))
+        final = all(torch.equal(tensors[name], tensor) for name, tensor in found.items())
+        tensors, passes, images = {**tensors, **found}, index + 1, sum(count for _, count in answers)
+        if final:
             break
     return Recalibrated(tensors, passes, images, tuple(Failure(*item) for item in sorted(failures.items())))
+
+
+def _guides(config: RunConfig) -> Tensor:
+    """Return some of the server's images, of all of them evenly."""
+    images = validation_images(config).x
+    return preprocessing_of(config)(images[:: max(1, len(images) // GUIDES)][:GUIDES])
 
 
 def _order(
@@ -143,7 +164,7 @@ def _distance(found: Mapping[str, Tensor], norm: str, sent: Mapping[str, Tensor]
     def refuse(what: str, allowed: str) -> None:
         raise ReplyError(f"moments of '{norm}': found {what}, allowed {allowed}")
 
-    sums, squares = found[f"{norm}{SUM}"].double(), found[f"{norm}{SQUARES}"].double()
+    sums, squares = whole(found[f"{norm}{SUM}"]), whole(found[f"{norm}{SQUARES}"])
     if not bool((sums.isfinite() & squares.isfinite()).all()):
         refuse("values that are not finite", "finite values")
     if bool((squares < 0).any()):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fednas_core.config import RunConfig
 from fednas_core.export.units import few
 from fednas_core.methods.registry import METHODS
+from fednas_core.report.tested import MOST_TIERS, brief, by_tier, spread_of
 from fednas_core.runs.folder import RunFolder
-from fednas_core.tasks.bench import dataset_of, space_of, split_of
+from fednas_core.spaces.space import SearchSpace
+from fednas_core.tasks.bench import dataset_of, holdout_of, space_of, split_of
+from fednas_core.values import region_shape
 
 
 def greeting(config: RunConfig, run: RunFolder, done: int) -> str:
@@ -28,10 +32,24 @@ def greeting(config: RunConfig, run: RunFolder, done: int) -> str:
         f"normalisation '{space.norm}'",
         f"data      {data.name}: {sum(sizes)} training images over {len(sizes)} clients "
         f"({spread.get(config.data.partition, config.data.partition)}; {min(sizes)} to {max(sizes)} each), "
-        f"{len(parts.validation)} to validate, {len(data.test.y)} to test",
+        f"{len(parts.validation)} to validate, {len(data.test.y)} to test"
+        + (f"; each client keeps {holdout_of(config):.0%} of its own to test" if holdout_of(config) else ""),
+        *_personal(config, space, cost.params),
         f"training  {config.rounds} rounds, {config.train.epochs} local epochs, seed {config.seed}",
     ]
     return "\n".join(lines)
+
+
+def _personal(config: RunConfig, space: SearchSpace, params: int) -> list[str]:
+    """Return the line on what is each client's own, if anything is; `params` are the largest network's."""
+    told = []
+    if space.personal:
+        mine = sum(math.prod(region_shape(region)) for region in space.private(space.largest).values())
+        stay = "stays" if len(space.personal) == 1 else "stay"
+        told.append(f"{few(space.personal)} {stay} on the clients ({mine:,} of {params:,} parameters)")
+    if config.personal.arch:
+        told.append("each client keeps to an architecture of its own")
+    return ["personal  " + "; ".join(told)] if told else []
 
 
 def line(config: RunConfig, event: Mapping[str, Any]) -> str:
@@ -40,8 +58,7 @@ def line(config: RunConfig, event: Mapping[str, Any]) -> str:
         f"round {event['round']:>3}/{config.rounds}  loss {event['loss']:.3f}  accuracy {event['accuracy']:6.1%}  "
         f"up {event['bytes_up'] / 1e6:.1f} MB  {event['seconds']:.1f} s"
     )
-    for row in event["evaluation"] or []:
-        text += f"  {row['name']} {row['accuracy']:.1%}"
+    text += "".join(f"  {told}" for told in brief(event["evaluation"] or ()))
     if event["failures"]:
         text += "  failed: " + few([failure["client"] for failure in event["failures"]])
     return text
@@ -90,7 +107,44 @@ def clients_table(rows: Sequence[Mapping[str, Any]], most: int = 20) -> str:
         for row in rows[:most]
     ]
     more = f"\n… and {len(rows) - most} more in result.json" if len(rows) > most else ""
-    return _aligned(head, cells) + more
+    return _aligned(head, cells) + more + _spread(rows)
+
+
+def _spread(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return how the clients' own models do: a line over all of them, and one for each budget if there are several."""
+    handed = [row for row in rows if not row["reason"]]
+    if not handed:
+        return "\n\nno client runs a model"
+    tiers = by_tier((str(row["budget"]), row["accuracy"]) for row in handed)
+    told = {f"{len(handed)} of {len(rows)} clients run a model": spread_of([row["accuracy"] for row in handed])}
+    if 1 < len(tiers) <= MOST_TIERS:
+        told |= {f"  {tier}: {found['clients']}": found for tier, found in tiers.items()}
+    width = max(map(len, told))
+    return "\n" + "".join(
+        f"\n{name.ljust(width)}  mean {found['mean']:6.1%}  worst tenth {found['worst_decile']:6.1%}  "
+        f"spread {100 * found['std']:4.1f} points"
+        for name, found in told.items()
+    )
+
+
+def ending(result: Mapping[str, Any]) -> str:
+    """Return what a run left, from its result: the chosen models or why there are none, and the clients' own."""
+    told = []
+    if result["models"]:
+        told.append(table(result["models"]))
+    elif result.get("personal"):
+        told.append(f"\n{kept(result['personal'])}")
+    if result.get("clients"):
+        told.append(clients_table(result["clients"]))
+    return "\n".join(told)
+
+
+def kept(parts: Sequence[str]) -> str:
+    """Return why the server has no model where `parts` of the networks are the clients' own, and where models are."""
+    return (
+        f"{few(parts)} never left the clients, so the server has no complete network. Each client completes its own: a "
+        "device whose node configuration names a folder 'models' keeps it there"
+    )
 
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

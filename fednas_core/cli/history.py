@@ -30,14 +30,16 @@ def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
         note(f"no runs in {root}: start one with  fednas run")
     else:
         print_table(
-            ("run", "method", "rounds", "state", "best accuracy", "seconds"),
+            ("run", "method", "rounds", "state", "best accuracy", "tested by", "worst tenth", "seconds"),
             [
                 (
                     row["id"],
                     row["method"] or "-",
                     f"{row['rounds_done']}/{row['rounds']}",
                     row["state"],
-                    "-" if row["best_accuracy"] is None else f"{row['best_accuracy']:.1%}",
+                    _share(row["best_accuracy"]),
+                    row["tested_by"] or "-",
+                    _share(row["worst_decile"]),
                     f"{row['seconds']:.1f}",
                 )
                 for row in rows
@@ -45,25 +47,38 @@ def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
         )
 
 
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
 def _summary(path: Path) -> dict[str, Any]:
-    """Return the row of one run; `best_accuracy` is the highest on the validation images."""
+    """Return the row of one run.
+
+    `best_accuracy` is the highest on the server's validation images; where only clients could test, of their means.
+    `worst_decile` is the highest accuracy over a worst tenth of the clients, None if they tested nothing.
+    """
     from fednas_core.report.read import read_run
+    from fednas_core.report.tested import by_clients
 
     try:
         data = read_run(path)
     except RunError as error:
         note(str(error))
-        unknown = {"method": None, "rounds": 0, "rounds_done": 0, "best_accuracy": None, "seconds": 0.0}
-        return {"id": path.name, "state": "damaged", **unknown}
-    accuracies = [row["accuracy"] for event in data.rounds for row in event.get("evaluation") or ()]
-    accuracies += [model["validation_accuracy"] for model in data.models]
+        nothing = dict.fromkeys(("method", "best_accuracy", "tested_by", "worst_decile"))
+        return {"id": path.name, "state": "damaged", "rounds": 0, "rounds_done": 0, "seconds": 0.0, **nothing}
+    rows = [row for event in data.rounds for row in event.get("evaluation") or ()]
+    server = [row["accuracy"] for row in rows if not by_clients(row)]
+    server += [model["validation_accuracy"] for model in data.models]
+    clients = [row["accuracy"] for row in rows if by_clients(row)]
     return {
         "id": path.name,
-        "method": data.settings.get("settings.method"),
+        "method": data.settings.get("method"),
         "rounds_done": len(data.rounds),
-        "rounds": data.settings.get("settings.rounds", 0),
+        "rounds": data.settings.get("rounds", 0),
         "state": "finished" if data.result else "unfinished",
-        "best_accuracy": max(accuracies, default=None),
+        "best_accuracy": max(server or clients, default=None),
+        "tested_by": "server" if server else "clients" if clients else None,
+        "worst_decile": max((row["clients"]["worst_decile"] for row in rows if row.get("clients")), default=None),
         "seconds": data.total("seconds"),
     }
 
@@ -107,7 +122,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Extract a network from a run's checkpoint, test it and export it as a verified model."""
-    from fednas_core.console import table
+    from fednas_core.console import kept, table
     from fednas_core.devices.budgets import Budget
     from fednas_core.runs.folder import RunFolder
     from fednas_core.selection import Judge, deliver
@@ -117,6 +132,8 @@ def export(
         raise ConfigError("give --budget or --arch, not both")
     run = RunFolder(run_folder(output, run_id))
     config = run.config()
+    if parts := space_of(config).personal:
+        raise RunError(f"run '{run.id}' cannot be exported: {kept(parts)}")
     done, state = run.load_checkpoint()
     judge = Judge(config, state.tensors)
     if arch is not None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fednas_core.report.tested import brief
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -14,7 +16,7 @@ Event = Mapping[str, Any]
 
 SHOWN = 8
 """Rounds that stay in view."""
-COLUMNS = ("round", "loss", "accuracy", "up", "seconds", "validation accuracy", "failed clients")
+COLUMNS = ("round", "loss", "accuracy", "up", "seconds", "networks' accuracy", "failed clients")
 
 
 @contextmanager
@@ -66,6 +68,6 @@ def cells(event: Event) -> list[str]:
         f"{event['accuracy']:.1%}",
         f"{event['bytes_up'] / 1e6:.1f} MB",
         f"{event['seconds']:.1f}",
-        ", ".join(f"{row['name']} {row['accuracy']:.1%}" for row in event["evaluation"] or ()),
+        ", ".join(brief(event["evaluation"] or ())),
         ", ".join(str(failure["client"]) for failure in event["failures"]),
     ]

@@ -1,14 +1,17 @@
 """A latency model of one device: from the latencies of its probes to that of any architecture of the space.
 
 The time of a network is a sum over its layers, each of which costs so much by itself, by multiply-accumulate, by
-activation and by parameter; how much depends on the size of the feature maps. These prices are none below zero, so a
-larger network is never predicted to be faster, and they are fitted in relative error (`LatencyModel.fit`).
+activation and by parameter; how much depends on the size of the feature maps. Depthwise convolutions have prices of
+their own, by layer and by multiply-accumulate, of which each takes them far longer; squeeze-excite layers have one by
+layer. In a space of several resolutions a layer's size says nothing of its place: there all sizes have one price. These
+prices are none below zero, so a larger network is never predicted to be faster, and they are fitted in relative error
+(`LatencyModel.fit`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,18 +19,21 @@ import numpy as np
 
 from fednas_core.errors import ConfigError
 from fednas_core.protocol import Probe
-from fednas_core.spaces.layers import Conv
+from fednas_core.spaces.layers import Conv, Depthwise, SqueezeExcite
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch
 
 Feature = tuple[str, int]
 """What is counted, and the size of the feature maps where it is (0: anywhere)."""
+Charged = Conv | Depthwise | SqueezeExcite
+"""The layers that are charged; classifiers, alike in all networks, go with the network."""
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 ANYWHERE = 0
 NETWORK: Feature = ("network", ANYWHERE)
+MACS: tuple[Feature, ...] = (("macs", ANYWHERE), ("depthwise macs", ANYWHERE))
 LEAST_PROBES, FINE_PROBES = 3, 16
-"""Probes that a fit needs, and from which on layers are told apart by the size of their feature maps."""
+"""Probes that a fit needs, and from which on layers may be told apart by the size of their feature maps."""
 FOLDS = 8
 MARGIN_PERCENTILE = 90
 LEAST_MARGIN = 0.05
@@ -67,10 +73,10 @@ class LatencyModel:
         if not probes:
             raise ConfigError("a latency model needs probes, and the device measured none")
         if len(probes) < LEAST_PROBES:
-            macs: Feature = ("macs", ANYWHERE)
-            worst = max(probe.median_ms / _features(space, probe.arch, fine=False)[macs] for probe in probes)
-            return cls(space, {macs: worst}, (), None, UNKNOWN_MARGIN)
-        rows = [_features(space, probe.arch, fine=len(probes) >= FINE_PROBES) for probe in probes]
+            worst = max(probe.median_ms / _macs(space, probe.arch) for probe in probes)
+            return cls(space, dict.fromkeys(MACS, worst), (), None, UNKNOWN_MARGIN)
+        fine = len(probes) >= FINE_PROBES and _sizes(space, space.smallest) == _sizes(space, space.largest)
+        rows = [_features(space, probe.arch, fine) for probe in probes]
         columns = sorted({column for row in rows for column in row})
         table = np.array([[row[column] for column in columns] for row in rows], dtype=np.float64)
         undisturbed = np.array([probe.p10_ms for probe in probes])
@@ -90,41 +96,68 @@ class LatencyModel:
     def predict_ms(self, arch: Arch) -> float:
         """Return the expected latency in milliseconds; it never falls when a gene rises."""
         total = self.prices.get(NETWORK, 0.0)
-        for layer in self.space.layers(arch):
-            if isinstance(layer, Conv):
-                shape = (layer.c_in, layer.c_out, layer.kernel, layer.size)
-                if shape not in self._known:
-                    self._known[shape] = self._price(layer)
-                total += self._known[shape]
+        for layer in _charged(self.space, arch):
+            shape = _shape(layer)
+            if shape not in self._known:
+                self._known[shape] = self._price(layer)
+            total += self._known[shape]
         return total
 
     def upper_ms(self, arch: Arch) -> float:
         """Return the latency to decide by: the prediction and its margin."""
         return self.predict_ms(arch) * (1 + self.margin)
 
-    def _price(self, layer: Conv) -> float:
+    def _price(self, layer: Charged) -> float:
         """Return a layer's milliseconds; only one of the two sizes of a feature has a price."""
         amounts = _amounts(layer).items()
         return sum(n * self.prices.get((what, size), 0.0) for what, n in amounts for size in (layer.size, ANYWHERE))
 
 
-def _amounts(layer: Conv) -> dict[str, int]:
+def _amounts(layer: Charged) -> dict[str, int]:
     """Return what a layer is charged for; normalisation and activation functions go with the convolution before."""
-    return {
-        "layers": 1,
-        "macs": layer.macs,
-        "activations": layer.c_out * layer.size**2,
-        "parameters": layer.c_in * layer.c_out * layer.kernel**2,
-    }
+    if isinstance(layer, Conv):
+        return {
+            "layers": 1,
+            "macs": layer.macs,
+            "activations": layer.c_out * layer.size**2,
+            "parameters": layer.c_in * layer.c_out * layer.kernel**2,
+        }
+    activations = layer.channels * layer.size**2
+    if isinstance(layer, Depthwise):
+        return {"depthwise layers": 1, "depthwise macs": layer.macs, "activations": activations}
+    return {"squeeze layers": 1, "activations": activations}
+
+
+def _shape(layer: Charged) -> tuple[int, ...]:
+    """Return what tells a layer's price from those of others."""
+    if isinstance(layer, Conv):
+        return layer.c_in, layer.c_out, layer.kernel, layer.size
+    if isinstance(layer, Depthwise):
+        return layer.channels, layer.kernel, layer.size
+    return layer.channels, layer.size
+
+
+def _charged(space: SearchSpace, arch: Arch) -> Iterator[Charged]:
+    yield from (layer for layer in space.layers(arch) if isinstance(layer, Charged))
+
+
+def _sizes(space: SearchSpace, arch: Arch) -> set[int]:
+    """Return the sizes of a network's feature maps."""
+    return {layer.size for layer in _charged(space, arch)}
+
+
+def _macs(space: SearchSpace, arch: Arch) -> int:
+    """Return the multiply-accumulates of a network's convolutions."""
+    found = _features(space, arch, fine=False)
+    return sum(found[feature] for feature in MACS)
 
 
 def _features(space: SearchSpace, arch: Arch, fine: bool) -> Counter[Feature]:
     """Return how much of each feature a network has; `fine` tells the sizes of feature maps apart."""
     found: Counter[Feature] = Counter({NETWORK: 1})
-    for layer in space.layers(arch):
-        if isinstance(layer, Conv):
-            for what, amount in _amounts(layer).items():
-                found[what, layer.size if fine else ANYWHERE] += amount
+    for layer in _charged(space, arch):
+        for what, amount in _amounts(layer).items():
+            found[what, layer.size if fine else ANYWHERE] += amount
     return found
 
 

@@ -20,7 +20,7 @@ from fednas_core.config import RunConfig
 from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.errors import ConfigError
 from fednas_core.methods.fedavg import Assignment
-from fednas_core.methods.fedsup import Forgetful, largest_within, role_of
+from fednas_core.methods.fedsup import Forgetful, role_of
 from fednas_core.protocol import ClientId, ClientInfo, Limit
 from fednas_core.search.path import PathRow
 from fednas_core.search.within import within
@@ -35,7 +35,7 @@ DRAWS = 64
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A class of devices: its name in the settings, the most parameters of its networks, and its network if only one."""
+    """A class of devices: its name in the settings, the most parameters of its networks, its only network."""
 
     name: str
     params: float
@@ -63,7 +63,7 @@ class Tiers(Forgetful):
         if client.limit is None:
             number = re.search(r"-([0-9]{1,9})$", client.name)
             return self.tiers[(int(number[1]) if number else position) % len(self.tiers)]
-        most = largest_within(self.space, client.limit)
+        most = within(self.space, self.space.largest, client.limit)
         cap = self._params(most) if most else 0
         smallest = min(self.tiers, key=lambda tier: tier.params)
         return max((tier for tier in self.tiers if tier.params <= cap), key=lambda tier: tier.params, default=smallest)

@@ -19,6 +19,7 @@ from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError, RunError
 from fednas_core.protocol import ClientId, ClientInfo, RoundSummary, State, TrainOrder, TrainReport, TrainSettings
 from fednas_core.seeding import derive
+from fednas_core.spaces.sorting import sort_channels
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.merge import Merge, Merging
 from fednas_core.subnets.packing import views
@@ -86,7 +87,8 @@ class Everyone:
 class Schedule:
     """How long a method trains and how: number of rounds, the settings of each (from 0), the run's seed.
 
-    `task` is what clients do with their network, `own` whether each keeps to one architecture.
+    `task` is what clients do with their network, `own` whether each keeps to one architecture; in rounds that `sorts`
+    names the supernet's channels are put in order of importance first.
     """
 
     rounds: int
@@ -94,6 +96,7 @@ class Schedule:
     seed: int
     task: str = "subnet"
     own: bool = False
+    sorts: Callable[[int], bool] | None = None
 
 
 class SupernetAveraging:
@@ -122,6 +125,8 @@ class SupernetAveraging:
         self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator
     ) -> Mapping[ClientId, TrainOrder]:
         """See `Method.plan`."""
+        if self._schedule.sorts and self._schedule.sorts(round):
+            sort_channels(self.space, self._supernet)
         assignments = self.sampler.assign(round, clients, rng)
         if self._schedule.own:
             assignments = self._kept(clients, assignments)

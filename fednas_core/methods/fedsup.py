@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from fednas_core.aggregation.weightings import ByExamples
 from fednas_core.config import RunConfig
 from fednas_core.methods.fedavg import Assignment
-from fednas_core.protocol import ClientId, ClientInfo, Limit
+from fednas_core.protocol import ClientId, ClientInfo
 from fednas_core.search.path import PathRow
 from fednas_core.search.within import within
 from fednas_core.spaces.space import SearchSpace
@@ -50,19 +49,13 @@ class Broadcast(Forgetful):
 
     def assign(self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
         """See `ArchSampler.assign`."""
-        fitting = {client.name: largest_within(self.space, client.limit) for client in clients}
+        fitting = {client.name: within(self.space, self.space.largest, client.limit) for client in clients}
         return {name: Assignment(arch, role_of(self.space, arch)) for name, arch in fitting.items() if arch}
 
 
 def fedsup(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Broadcast, ByExamples]:
     """Return the parts of the method: broadcast, weighted by examples."""
     return Broadcast(space), ByExamples()
-
-
-@lru_cache(maxsize=1024)
-def largest_within(space: SearchSpace, limit: Limit | None) -> Arch | None:
-    """Return the largest network, or what is left of it where the limit does not allow it; None if nothing fits."""
-    return within(space, space.largest, limit)
 
 
 def role_of(space: SearchSpace, arch: Arch) -> str:

@@ -12,16 +12,22 @@ from torch import Tensor
 from fednas_core.aggregation.trimmed import TrimmedMerge
 from fednas_core.aggregation.weightings import ByExamples, MaxNet, Weighting
 from fednas_core.config import RunConfig
+from fednas_core.errors import ConfigError
 from fednas_core.methods.deepfednas import curriculum
+from fednas_core.methods.efedsup import efedsup
 from fednas_core.methods.fedavg import ArchSampler, Everyone, Schedule, SupernetAveraging, fixed_arch
 from fednas_core.methods.fedper import PERSONAL, fedper
+from fednas_core.methods.fedsup import TASK, fedsup
+from fednas_core.methods.shrinking import Shrinking
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.protocol import TrainSettings
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.path import PathRow, budgets, pareto_path
+from fednas_core.search.shrinking import Curriculum, parse_order
 from fednas_core.search.within import within
 from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
+from fednas_core.subnets.merge import DampedMerge, Merge, Merging
 
 Parts = tuple[ArchSampler, Weighting]
 
@@ -67,6 +73,8 @@ def max_net(config: RunConfig) -> MaxNet:
 METHODS: dict[str, Entry] = {
     "fedavg": Entry("Federated averaging of one network", "McMahan et al., AISTATS 2017", _fedavg, fixed=True),
     "superfednas": Entry("Tracking sandwich, MaxNet weights", "Khare et al., ECCV 2024", _superfednas),
+    "fedsup": Entry("Sandwich rule on every client", "Kim and Yun, arXiv 2206.01366", fedsup, task=TASK),
+    "efedsup": Entry("A subnet for each tier of devices", "Kim and Yun, arXiv 2206.01366", efedsup),
     "fedper": Entry(
         "Personal layers on a shared base",
         "Arivazhagan et al., arXiv 1912.00818",
@@ -97,9 +105,30 @@ def make(
     """Return the method that the settings name; `supernet` is trained in place."""
     entry = METHODS[config.method]
     sampler, weighting = entry.parts(config, space, path)
-    schedule = Schedule(config.rounds, scheduled(config), config.seed, entry.task, config.personal.arch)
-    merge = TrimmedMerge(supernet, config.merge.trim) if config.merge.rule == "trimmed" else None
-    return SupernetAveraging(space, supernet, sampler, weighting, schedule, merge)
+    growing = Curriculum(space, parse_order(config.sample.shrink), config.rounds)
+    if growing.order:
+        sampler = Shrinking(sampler, growing)
+    if config.sample.sort and (config.loop == "async" or config.wire.up == "topk"):
+        raise ConfigError(
+            "setting 'sample.sort' gives channels new places, and replies of loop 'async' or residuals of wire.up "
+            "'topk' know the old ones: allowed are loop sync and the other ways up"
+        )
+    schedule = Schedule(
+        rounds=config.rounds,
+        settings=scheduled(config),
+        seed=config.seed,
+        task=entry.task,
+        own=config.personal.arch,
+        sorts=growing.starts if config.sample.sort else None,
+    )
+    return SupernetAveraging(space, supernet, sampler, weighting, schedule, merging(config, supernet))
+
+
+def merging(config: RunConfig, supernet: dict[str, Tensor]) -> Merging:
+    """Return how replies are put together, as setting ``merge.rule`` says."""
+    if config.merge.rule == "trimmed":
+        return TrimmedMerge(supernet, config.merge.trim)
+    return DampedMerge(supernet) if config.merge.rule == "damped" else Merge(supernet)
 
 
 def scheduled(config: RunConfig) -> Callable[[int], TrainSettings]:

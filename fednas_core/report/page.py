@@ -53,7 +53,18 @@ summary { cursor: pointer; font-weight: 600; }
 @media print { details { display: none; } main { padding: 0; } }
 """
 
-HTML = """<!doctype html>
+HTML = """{% macro shown(table) %}
+<div class="wide"><table>
+<thead><tr>{% for name in table.head %}<th{% if loop.index <= table.words %} class="text"{% endif %}>{{ name }}</th>
+{% endfor %}</tr></thead>
+<tbody>
+{% for row in table.rows %}<tr>
+{% for cell in row %}<td{% if loop.index <= table.words %} class="text"{% endif %}>{{ cell }}</td>
+{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+{% endmacro %}
+<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -123,10 +134,12 @@ ONNX file and the trained network.</p>
 <section>
 <h2>{{ section.title }}</h2>
 <p class="note">{{ section.text }}</p>
+{% if section.table %}{{ shown(section.table) }}{% endif %}
 <div class="plots">
 {% for title, svg in section.plots %}<figure role="img" aria-label="{{ title }}">{{ svg }}</figure>
 {% endfor %}
 </div>
+{% if section.caption %}<p class="note">{{ section.caption }}</p>{% endif %}
 </section>
 {% endfor %}
 
@@ -156,6 +169,9 @@ ONNX file and the trained network.</p>
 {% for model in view.models %}<tr><td class="text">{{ model.device }}</td>
 <td class="text long"><code>{{ model.arch }}</code></td></tr>
 {% endfor %}</tbody></table></div></details>
+{% endif %}
+{% if view.evaluations %}
+<details><summary>Evaluations</summary>{{ shown(view.evaluations) }}</details>
 {% endif %}
 <details><summary>Settings</summary>
 <div class="wide"><table><tbody>
@@ -218,19 +234,21 @@ Run {{ view.id }}. {{ view.story }}
 And {{ view.more_clients }} more in result.json.
 {% endif %}
 {% endif %}
-{% if view.evaluations %}
+{% for title, text, table in view.tables %}
 
-## Validation accuracy over rounds
+## {{ title }}
 
-| Round |{% for name in view.evaluated %} {{ name }} |{% endfor %}
+{{ text }}
 
-|---:|{% for _ in view.evaluated %}---:|{% endfor %}
+|{% for name in table.head %} {{ name }} |{% endfor %}
 
-{% for number, row in view.evaluations %}
-| {{ number }} |{% for value in row %} {{ value }} |{% endfor %}
+|{% for name in table.head %}---{{ ":" if loop.index > table.words }}|{% endfor %}
+
+{% for row in table.rows %}
+|{% for cell in row %} {{ cell }} |{% endfor %}
 
 {% endfor %}
-{% endif %}
+{% endfor %}
 
 ## Failures
 

@@ -7,16 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from fednas_core.report.panel import DASHES, MARKERS, SERIES, SOFT, Panel, finite, scale, short
+from fednas_core.report.panel import DASHES, GRID, MARKERS, PAPER, SERIES, SOFT, Panel, finite, scale, short
+from fednas_core.report.tested import last, singles, tiers_of
 
 Event = Mapping[str, Any]
 LAST_ROUNDS = 5
+WORST = (0, (1, 1.2))
+"""The dashes of a worst tenth."""
 NAMED = 3
 """So many clients, those of least accuracy, are named in a plot."""
 
 
-def accuracy_against(cost: str, points: Sequence[Event], models: Sequence[Event]) -> str:
-    """Plot validation accuracy against `cost` ('macs' or 'params') of searched networks, the chosen ones marked."""
+def accuracy_against(
+    cost: str, points: Sequence[Event], models: Sequence[Event], title: str = "Validation accuracy, %"
+) -> str:
+    """Plot the accuracy of searched networks against `cost` ('macs' or 'params'), the chosen ones marked."""
     shown = [p for p in points if finite(p["validation_accuracy"]) and p[cost] > 0]
     chosen = [(i, m) for i, m in enumerate(models) if finite(m["validation_accuracy"]) and m[cost] > 0]
     costs = [p[cost] for p in (*shown, *(m for _, m in chosen))]
@@ -35,7 +40,7 @@ def accuracy_against(cost: str, points: Sequence[Event], models: Sequence[Event]
     panel.axes.margins(x=0.06, y=0.12)
     if max(costs) > 12 * min(costs):
         panel.log_axis()
-    panel.label(f"{word} {'MACs of one image' if cost == 'macs' else 'parameters'}", "Validation accuracy, %")
+    panel.label(f"{word} {'MACs of one image' if cost == 'macs' else 'parameters'}", title)
     panel.axes.update_datalim([(model[cost] / factor, model["validation_accuracy"]) for _, model in chosen])
     panel.axes.autoscale_view()
     panel.percent_axis()
@@ -149,3 +154,49 @@ def spread_over_clients(rounds: Sequence[Event]) -> str:
     panel.axes.set_xlim(0, 1.12 * panel.axes.dataLim.x1)
     panel.percent_axis()
     return panel.svg()
+
+
+def trial_curves(rounds: Sequence[Event]) -> str:
+    """Plot the clients' mean and worst tenth on their own images, of each followed network over the rounds."""
+    curves: dict[str, list[tuple[int, float, float]]] = {}
+    for event in rounds:
+        for row in event.get("evaluation") or ():
+            if row.get("clients"):
+                point = (event["round"], row["clients"]["mean"], row["clients"]["worst_decile"])
+                curves.setdefault(str(row["name"]), []).append(point)
+    if not curves:
+        return ""
+    panel = Panel("trial-curves")
+    for i, (name, curve) in enumerate(curves.items()):
+        n = i % len(SERIES)
+        x, mean, worst = zip(*curve, strict=True)
+        look = {"color": SERIES[n], "marker": MARKERS[n] if len(x) <= 40 else None, "markersize": 4}
+        panel.axes.plot(x, mean, label=short(name), **look)
+        panel.axes.plot(x, worst, linestyle=WORST, markerfacecolor=PAPER, **look)
+    panel.axes.plot([], [], color=SOFT, linestyle=WORST, label="worst tenth")
+    panel.label("round", "Clients' mean (filled) and worst tenth, %")
+    panel.round_axis([event["round"] for event in rounds])
+    panel.percent_axis()
+    return panel.svg("lower right")
+
+
+def trial_clients(rounds: Sequence[Event]) -> str:
+    """Plot each client's accuracy in the last trial, of its largest network, from worst to best, coloured by tier."""
+    number, rows = last(rounds)
+    found = sorted(singles(rows).items(), key=lambda item: (item[1]["accuracy"], item[0]))
+    if not found:
+        return ""
+    panel = Panel("trial-clients")
+    tiers = tiers_of(one for _, one in found)
+    size = 5 if len(found) <= 40 else 3
+    for i, tier in enumerate(tiers or [""]):
+        n = i % len(SERIES)
+        some = [(x, one["accuracy"]) for x, (_, one) in enumerate(found, 1) if not tiers or one["tier"] == tier]
+        x, y = zip(*some, strict=True)
+        panel.axes.plot(x, y, MARKERS[n], color=SERIES[n], markersize=size, label=short(tier or "a client"))
+    tenth = -(-len(found) // 10)
+    panel.axes.axvspan(0.5, tenth + 0.5, color=GRID, alpha=0.6, linewidth=0, zorder=0, label="worst tenth")
+    panel.label("clients, from worst to best", f"Accuracy of single clients after round {number}, %")
+    panel.round_axis([1, len(found)])
+    panel.percent_axis()
+    return panel.svg("lower right")

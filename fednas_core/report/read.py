@@ -57,7 +57,7 @@ def read_run(folder: Path) -> RunData:
         config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{folder / 'config.toml'}: is not valid TOML ({error})") from error
-    versions = config.pop("versions", {})
+    versions, settings = config.pop("versions", {}), config.get("settings", config)
     notes: list[str] = []
     rounds = _rounds(folder / "events.jsonl", notes)
     result = _json(folder / "result.json", dict)
@@ -73,7 +73,7 @@ def read_run(folder: Path) -> RunData:
     for point in frontier or ():
         _need(point, POINT_KEYS, folder / "frontier.json")
     points = None if frontier is None else tuple(frontier)
-    return RunData(folder, _flat(config), _flat(versions), rounds, points, result, tuple(notes))
+    return RunData(folder, _flat(settings), _flat(versions), rounds, points, result, tuple(notes))
 
 
 def _rounds(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], ...]:

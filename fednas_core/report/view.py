@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -12,19 +12,24 @@ from fednas_core.export.units import MISSING, count, duration, few, macs, millis
 from fednas_core.report import plots
 from fednas_core.report.panel import SERIES, finite
 from fednas_core.report.read import RunData
+from fednas_core.report.story import budget, clients_of, clients_story, headline, listed, stays
+from fednas_core.report.tested import TERMS, Table, by_clients, by_network, history, images, last, singles
 
 MOST_REASONS = 50
 MOST_CLIENTS = 100
+EVALUATIONS = "Networks that are followed: on the server's validation images; where clients tested them, on theirs."
 FILES = (("card", "card.md"), ("ONNX", "model.onnx"), ("weights", "weights.safetensors"))
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page: plots as (description, SVG)."""
+    """A part of the page: plots as (description, SVG), a table, and words on the plots alone."""
 
     title: str
     text: str
     plots: tuple[tuple[str, str], ...]
+    table: Table | None = None
+    caption: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +46,40 @@ class View:
     more_clients: int
     clients_story: str
     supernet: str
-    evaluated: tuple[str, ...]
-    evaluations: tuple[tuple[int, tuple[str, ...]], ...]
+    evaluations: Table | None
     failures: tuple[Mapping[str, str], ...]
     more_failures: int
     settings: tuple[tuple[str, str], ...]
     versions: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
 
+    @property
+    def tables(self) -> tuple[tuple[str, str, Table], ...]:
+        """The tables of sections and evaluations as (title, text, table)."""
+        found = [(section.title, section.text, section.table) for section in self.sections if section.table]
+        if self.evaluations:
+            found.append(("Evaluations over rounds", EVALUATIONS, self.evaluations))
+        return tuple(found)
+
 
 def view_of(run: RunData) -> View:
     """Return what the report of `run` says, plots included (needs the extra 'report')."""
-    headline, story = _headline(run)
+    reached, story = headline(run)
     failures = _failures(run)
-    evaluated, evaluations = _evaluations(run)
     handed = (run.result or {}).get("clients") or []
     versions = run.versions or (run.result or {}).get("versions", {})
     return View(
         id=_id(run),
-        headline=headline,
+        headline=reached,
         story=story,
         notes=run.notes,
         tiles=_tiles(run),
         models=tuple(_model(run, i, model) for i, model in enumerate(run.models)),
         clients=tuple(map(_client, handed[:MOST_CLIENTS])),
         more_clients=max(0, len(handed) - MOST_CLIENTS),
-        clients_story=_clients_story(handed) if handed else "",
+        clients_story=clients_story(handed) if handed else "",
         supernet=_supernet((run.result or {}).get("supernet") or {}),
-        evaluated=evaluated,
-        evaluations=evaluations,
+        evaluations=history(run.rounds),
         failures=failures[:MOST_REASONS],
         more_failures=max(0, len(failures) - MOST_REASONS),
         settings=tuple((key, _text(value)) for key, value in run.settings.items()),
@@ -82,38 +92,10 @@ def _id(run: RunData) -> str:
     return str((run.result or {}).get("run") or run.folder.resolve().name)
 
 
-def _headline(run: RunData) -> tuple[str, str]:
-    """Return the result in one sentence, and how it came about in another."""
-    method = str((run.result or {}).get("method") or run.settings.get("method", "This run"))
-    how = f"{_number(len(run.rounds), 'round')} over {_number(_clients(run), 'client')}"
-    if run.result is None:
-        last = f"; its clients' training accuracy is {percent(run.rounds[-1]['accuracy'])}" if run.rounds else ""
-        return f"{method} has trained for {how}{last}", ""
-    reached = _list(f"{m['device']} " + _together(f"{percent(_best(m))} at {macs(m['macs'])}") for m in run.models)
-    if not reached:
-        return f"{method} trained for {how} and chose no model", ""
-    split = "test" if all(finite(m["test_accuracy"]) for m in run.models) else "validation"
-    what = "a network for each of " + _number(len(run.models), "device") if len(run.models) > 1 else "one network"
-    story = (
-        f"One supernet was trained with {method} for {how}, who kept their images; it was searched and left {what}. "
-        f"Accuracies are those on the {split} set."
-    )
-    return reached, story
-
-
-def _best(model: Mapping[str, Any]) -> Any:
-    """Return the accuracy to quote: on the test set, or the validation split where there is none."""
-    return model["test_accuracy"] if finite(model["test_accuracy"]) else model["validation_accuracy"]
-
-
-def _clients(run: RunData) -> int:
-    return len({c["client"] for e in run.rounds for c in e["clients"]} | {client for _, client, _ in run.failures})
-
-
 def _tiles(run: RunData) -> tuple[tuple[str, str], ...]:
     return (
         ("Rounds", str(len(run.rounds))),
-        ("Clients", str(_clients(run))),
+        ("Clients", str(clients_of(run))),
         ("Sent up", size(run.total("bytes_up"))),
         ("Sent down", size(run.total("bytes_down"))),
         ("Compute, MACs", count(run.total("client_macs"))),
@@ -131,7 +113,7 @@ def _model(run: RunData, number: int, model: Mapping[str, Any]) -> dict[str, Any
         "colour": number % len(SERIES),
         "test": percent(model["test_accuracy"]),
         "validation": percent(model["validation_accuracy"]),
-        "budget": _budget(model["budget"]),
+        "budget": budget(model["budget"]),
         "macs": count(model["macs"]),
         "params": count(model["params"]),
         "bytes": size(model["bytes"]),
@@ -142,14 +124,9 @@ def _model(run: RunData, number: int, model: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _budget(told: object) -> str:
-    """Return a budget as it is told; a number, as older runs hold, means MACs."""
-    return f"{count(told)} MACs" if isinstance(told, int | float) else str(told)
-
-
 def _client(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the row of a client: the model it was handed and how it does on the device, or why it has none."""
-    cells = {"client": str(row["client"]), "budget": _budget(row["budget"]), "reason": str(row.get("reason") or "")}
+    cells = {"client": str(row["client"]), "budget": budget(row["budget"]), "reason": str(row.get("reason") or "")}
     if cells["reason"]:
         return cells | dict.fromkeys(("accuracy", "tested", "macs", "bytes", "latency"), MISSING)
     where = "held out" if row.get("held_out") else "of its training"
@@ -163,21 +140,6 @@ def _client(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _clients_story(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the spread over the clients in a sentence: mean, worst tenth, and who went without."""
-    reached = sorted(float(row["accuracy"]) for row in rows if not row.get("reason"))
-    if not reached:
-        return "No client could be handed a model."
-    trained = any(not row.get("reason") and not row.get("held_out") for row in rows)
-    where = ", on images they trained on (data.holdout keeps some apart)," if trained else ""
-    worst = reached[: max(1, len(reached) // 10)]
-    text = (
-        f"{_number(len(reached), 'client')} of {len(rows)} run a model of their own: accuracy there{where} "
-        f"{percent(sum(reached) / len(reached))} on average, {percent(sum(worst) / len(worst))} over the worst tenth."
-    )
-    return text
-
-
 def _supernet(found: Mapping[str, Any]) -> str:
     """Return a sentence on the supernet, from whichever of its numbers the result holds."""
     says = (
@@ -187,18 +149,7 @@ def _supernet(found: Mapping[str, Any]) -> str:
         ("test_accuracy", percent, " on the test set"),
     )
     facts = [say(found[key]) + unit for key, say, unit in says if finite(found.get(key))]
-    return f"The supernet's largest network: {_list(facts)}." if facts else ""
-
-
-def _evaluations(run: RunData) -> tuple[tuple[str, ...], tuple[tuple[int, tuple[str, ...]], ...]]:
-    """Return the evaluated networks' names and, for each evaluated round, their validation accuracies."""
-    names = tuple(dict.fromkeys(str(row["name"]) for e in run.rounds for row in e.get("evaluation") or ()))
-    rows = []
-    for event in run.rounds:
-        if event.get("evaluation"):
-            found = {str(row["name"]): percent(row["accuracy"]) for row in event["evaluation"]}
-            rows.append((event["round"], tuple(found.get(name, MISSING) for name in names)))
-    return names, tuple(rows)
+    return f"The supernet's largest network: {listed(facts)}." if facts else ""
 
 
 def _failures(run: RunData) -> tuple[Mapping[str, str], ...]:
@@ -218,34 +169,89 @@ def _failures(run: RunData) -> tuple[Mapping[str, str], ...]:
 
 
 def _sections(run: RunData) -> tuple[Section, ...]:
-    """Return the sections that have a plot to show."""
-    rounds, points, models = run.rounds, run.frontier or (), run.models
-    sections = (
-        Section(
-            "Accuracy against cost",
-            "Every network the search looked at, on the validation split; the chosen ones are large. Dotted lines: "
-            "the budgets.",
-            (
-                ("Validation accuracy against MACs", plots.accuracy_against("macs", points, models)),
-                ("Validation accuracy against parameters", plots.accuracy_against("params", points, models)),
-            ),
+    """Return the sections that have something to show."""
+    sections = (_own_images(run), _search(run), _learning(run), *_training(run.rounds))
+    shown = (replace(s, plots=tuple(plot for plot in s.plots if plot[1])) for s in sections)
+    return tuple(section for section in shown if section.plots)
+
+
+def _search(run: RunData) -> Section:
+    points, models = run.frontier or (), run.models
+    if stays(run):
+        text = (
+            "Every network the search looked at: the mean over the clients whose budget allows it, on images of theirs."
+        )
+        title = "Clients' mean accuracy, %"
+        points = points if len(points) > 1 else ()
+    else:
+        text = "Every network the search looked at, on the validation split; the chosen ones are large. "
+        text += "Dotted lines: the budgets."
+        title = "Validation accuracy, %"
+    return Section(
+        "Accuracy against cost",
+        text,
+        (
+            (f"{title} against MACs", plots.accuracy_against("macs", points, models, title)),
+            (f"{title} against parameters", plots.accuracy_against("params", points, models, title)),
         ),
-        Section(
-            "Learning",
-            "Networks of each budget on the server's validation split, and the mean of the clients on their own "
-            "training examples (of whatever network each of them trained).",
-            (
-                ("Accuracy over rounds", plots.learning_curves("accuracy", rounds)),
-                ("Loss over rounds", plots.learning_curves("loss", rounds)),
-            ),
+    )
+
+
+def _learning(run: RunData) -> Section:
+    _, rows = last(run.rounds)
+    alone = bool(rows) and all(map(by_clients, rows))
+    whose = "the clients' own validation images (mean over clients)" if alone else "the server's validation split"
+    return Section(
+        "Learning",
+        f"Networks that are followed, on {whose}, and the mean of the clients on their own training examples (of "
+        "whatever network each of them trained).",
+        (
+            ("Accuracy over rounds", plots.learning_curves("accuracy", run.rounds)),
+            ("Loss over rounds", plots.learning_curves("loss", run.rounds)),
         ),
+    )
+
+
+def _own_images(run: RunData) -> Section:
+    """Return what the clients found that tested networks themselves, of networks, tiers and single clients."""
+    number, rows = last(run.rounds)
+    if not rows:
+        return Section("", "", ())
+    found = singles(rows)
+    limited = any(row["clients"]["clients"] < len(found) for row in rows)
+    who = "each of which tested what its budget allows," if limited else "each of which tested every network"
+    worst = sorted((one["accuracy"], name) for name, one in found.items())[: plots.NAMED]
+    text = (
+        f"After round {number}: {len(found)} clients, {who if len(rows) > 1 else 'which tested the network'} "
+        f"{images(rows)}. {TERMS} "
+    )
+    text += f"Worst off: {listed(f'{name} {percent(accuracy)}' for accuracy, name in worst)}."
+    if stays(run):
+        text += f" What stays on a client, {stays(run)}, is its own in each network."
+    if any(row["macs"] is None for row in rows):
+        text += " Network 'own': each client's own architecture."
+    return Section(
+        "Accuracy on each client's own images",
+        text,
+        (
+            ("Mean and worst tenth of the clients over rounds", plots.trial_curves(run.rounds)),
+            ("Accuracy of single clients", plots.trial_clients(run.rounds)),
+        ),
+        by_network(rows),
+        "Single clients: of the networks that a client tested, the largest." if len(rows) > 1 else "",
+    )
+
+
+def _training(rounds: Sequence[Mapping[str, Any]]) -> tuple[Section, ...]:
+    """Return what rounds cost and how training went on single clients."""
+    return (
         Section(
             "Traffic and compute",
             "What all clients of a round sent, received and computed together.",
             (("Bytes per round", plots.traffic(rounds)), ("Client compute per round", plots.compute(rounds))),
         ),
         Section(
-            "Spread over clients",
+            "Spread over clients in training",
             "Accuracy of each client on its own training examples, in its last local epoch. Dots: means over the last "
             f"{plots.LAST_ROUNDS} rounds; bars: from the worst to the best of them.",
             (
@@ -254,23 +260,6 @@ def _sections(run: RunData) -> tuple[Section, ...]:
             ),
         ),
     )
-    shown = (Section(s.title, s.text, tuple(plot for plot in s.plots if plot[1])) for s in sections)
-    return tuple(section for section in shown if section.plots)
-
-
-def _number(value: int, noun: str) -> str:
-    return f"{value} {noun}" if value == 1 else f"{value} {noun}s"
-
-
-def _list(items: Any) -> str:
-    """Return ``a, b and c``."""
-    *head, last = list(items) or [""]
-    return f"{', '.join(head)} and {last}" if head else last
-
-
-def _together(text: str) -> str:
-    """Return text that is not broken over two lines."""
-    return text.replace(" ", "\u00a0")
 
 
 def _text(value: object) -> str:

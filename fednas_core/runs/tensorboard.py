@@ -9,6 +9,8 @@ from typing import Any
 from fednas_core.errors import MissingExtraError
 
 SCALARS = ("loss", "accuracy", "bytes_up", "bytes_down", "client_macs", "seconds")
+CLIENTS = ("mean", "worst_decile")
+"""Of networks that clients tested on their own images: over all of them, and over the tenth that fares worst."""
 
 
 def write_scalars(run: Path, event: Mapping[str, Any]) -> None:
@@ -23,4 +25,6 @@ def write_scalars(run: Path, event: Mapping[str, Any]) -> None:
     writer.add_scalar("round/failures", len(event["failures"]), event["round"])
     for row in event["evaluation"] or []:
         writer.add_scalar(f"validation/{row['name']}", row["accuracy"], event["round"])
+        for key in CLIENTS if row.get("clients") else ():
+            writer.add_scalar(f"clients/{row['name']}/{key}", row["clients"][key], event["round"])
     writer.close()

@@ -93,7 +93,7 @@ class Depthwise:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Kernel sizes that the transforms lead to, in falling order, the last being `kernel`; none if it is largest."""
+        """Kernel sizes that the transforms lead to, in falling order down to `kernel`; none if that is the largest."""
         return tuple(k for k in self.kernels[-2::-1] if k >= self.kernel) if self.transforms else ()
 
     @property
@@ -113,15 +113,10 @@ class Depthwise:
         return found | {f"{self.name}.transform{k}": (first(k * k), first(k * k)) for k in self.matrices}
 
     def module(self) -> nn.Module:
-        """Return the layer's `nn.Conv2d`."""
-        from torch import nn
+        """Return the layer's module."""
+        from fednas_core.spaces.modules import DepthwiseConv
 
-        from fednas_core.spaces.modules import TransformedConv
-
-        if self.matrices:
-            return TransformedConv(self)
-        padding, groups = self.kernel // 2, self.channels
-        return nn.Conv2d(groups, groups, self.kernel, self.stride, padding, groups=groups, bias=False)
+        return DepthwiseConv(self)
 
 
 @dataclass(frozen=True, slots=True)

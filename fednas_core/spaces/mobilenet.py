@@ -43,10 +43,10 @@ _REDUCTION = 4
 class MobileNetSpace(LayeredSpace):
     """An elastic mobile network: every choice is a field; read one from TOML with `fednas_core.spaces.load`.
 
-    `stem` are the channels of the first convolution and `activation` its activation, as that of the `tail`: channels
-    of a last 1×1 convolution and, behind the mean over space, of a fully connected layer (empty: neither). `granularity`
-    says whether kernel and expansion are chosen for each ``stage`` or each ``block``. `resolutions` are the sizes in
-    pixels to which the network may bring its images, the largest being `image_size` (empty: just that).
+    `stem` are the channels of the first convolution. `tail` are those of a last 1×1 convolution and, behind the mean
+    over space, of a fully connected layer (empty: neither). `activation` is that of stem and tail. `granularity` says
+    whether kernel and expansion are chosen for each ``stage`` or each ``block``. `resolutions` are the sizes in pixels
+    to which the network may bring its images, the largest being `image_size` (empty: just that).
 
     `shortcuts`: with ``projection`` every block has a 1×1 convolution as shortcut, without norm or bias, after average
     pooling where it is strided. FedSup has these parameters (2,989,322 in all) but puts an identity in their place
@@ -197,9 +197,7 @@ class MobileNetSpace(LayeredSpace):
         """Return this space for other data; resolutions change in proportion, those that become equal are one."""
         scaled = [max(1, math.floor(r * image_size / self.image_size + 0.5)) for r in self.resolutions]
         resolutions = tuple(dict.fromkeys(scaled))
-        return self._changed(
-            image_size=image_size, in_channels=in_channels, classes=classes, resolutions=resolutions
-        )
+        return self._changed(image_size=image_size, in_channels=in_channels, classes=classes, resolutions=resolutions)
 
     def chosen(self, arch: Arch, stage: int, block: int) -> tuple[int, float]:
         """Return kernel size and expansion ratio of a block."""

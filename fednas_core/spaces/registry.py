@@ -75,7 +75,7 @@ def _typed(space: str, key: str, kind: Any, value: object) -> object:
         inner = get_args(kind)[0]
         names = (f"{key}[{i}]" if is_dataclass(inner) else key for i in range(len(value)))
         return tuple(_typed(space, name, inner, item) for name, item in zip(names, value, strict=True))
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         return _made(kind, value, space, f"{key}.") if isinstance(value, Mapping) else refuse("a table")
     if kind is bool:
         return value if isinstance(value, bool) else refuse("true or false")

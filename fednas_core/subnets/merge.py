@@ -85,7 +85,7 @@ class Merge:
 
 
 class DampedMerge(Merge):
-    """The merge that FedSup published (arXiv 2206.01366): averages of whole supernets, of which a client changed a part.
+    """The merge that FedSup published (arXiv 2206.01366): the mean of whole supernets, of which each changed a part.
 
     ``w ← w + Σ_k a_k·1[k covers it]·(w_k − w)`` with weights a_k that add up to one over all replies: what few clients
     trained is drawn back to its old value by the others. Where everybody covers everything it is the plain mean.

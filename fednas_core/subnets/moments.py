@@ -6,28 +6,33 @@ against its deviation: of each image the mean over its positions of x − m and 
 Q. With n images the statistics of all images together are, whoever has which,
 
     mean = m + Σ S / Σ n,    variance = Σ Q / Σ n − (Σ S / Σ n)²    (that of the population)
+
+Each sum travels as two float32 values, the nearest one and what is left of it: 48 bits. With 24 the means of early
+layers would come out a last bit apart, which a dozen layers later is more than a millionth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 MEAN, VARIANCE = ".running_mean", ".running_var"
 SUM, SQUARES = ".sum", ".squares"
+
 EPSILON = 1e-5
 """What batch norm adds to a variance."""
 
 Shapes = Mapping[str, tuple[int, ...]]
+Hook = Callable[[nn.Module, tuple[Tensor, ...]], None]
 
 
 def moment_shapes(model: Shapes) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of the moments of a model, given those of its tensors and batch statistics."""
-    sums = {f"{name.removesuffix(MEAN)}{SUM}": shape for name, shape in model.items() if name.endswith(MEAN)}
-    squares = {f"{name.removesuffix(VARIANCE)}{SQUARES}": s for name, s in model.items() if name.endswith(VARIANCE)}
-    return sums | squares
+    """Return names and shapes of the moments of a model, (2, channels), given those of its tensors and statistics."""
+    return {f"{norm}{kind}": (2, *model[f"{norm}{MEAN}"]) for kind in (SUM, SQUARES) for norm in norms_of(model)}
 
 
 def norms_of(model: Iterable[str]) -> list[str]:
@@ -37,29 +42,27 @@ def norms_of(model: Iterable[str]) -> list[str]:
 
 @torch.inference_mode()
 def moments(module: nn.Module, batches: Iterable[Tensor]) -> tuple[dict[str, Tensor], int]:
-    """Return S and Q of the inputs of every batch norm, float32 on the CPU, and the number of images.
+    """Return S and Q of the inputs of every batch norm, as float32 pairs on the CPU, and the number of images.
 
-    `batches` are normalised float32 images (n, channels, size, size), each seen once. The network normalises with the
-    statistics that it holds, and about those means the moments are taken; so an image brings the same in any batch.
-    Sums are in float64.
+    `batches` are normalised float32 images (n, channels, size, size), each seen once. The network, now in evaluation
+    mode, normalises with the statistics that it holds, and about those means the moments are taken; so an image brings
+    the same in any batch. Sums are in float64.
     """
     norms = {name: child for name, child in module.eval().named_modules() if isinstance(child, nn.BatchNorm2d)}
     device = next(module.parameters()).device
-    zeros = {
-        name: torch.zeros(2, norm.num_features, dtype=torch.float64, device=device) for name, norm in norms.items()
-    }
-    hooks = [norm.register_forward_pre_hook(_adding_to(zeros[name])) for name, norm in norms.items()]
+    totals = {name: torch.zeros(2, n.num_features, dtype=torch.float64, device=device) for name, n in norms.items()}
     images = 0
-    try:
+    with _hooked(norms, {name: partial(_add_to, total) for name, total in totals.items()}):
         for x in batches:
             module(x.to(device, memory_format=torch.channels_last))
             images += len(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    found = {name: total.float().cpu() for name, total in zeros.items()}
-    sums = {f"{name}{SUM}": total[0] for name, total in found.items()}
-    return sums | {f"{name}{SQUARES}": total[1] for name, total in found.items()}, images
+    found = {f"{name}{kind}": _split(totals[name][i]) for i, kind in enumerate((SUM, SQUARES)) for name in norms}
+    return found, images
+
+
+def whole(moment: Tensor) -> Tensor:
+    """Return a moment as it is meant, float64 (channels,), of its two parts."""
+    return moment.double().sum(0)
 
 
 def statistics(before: Mapping[str, Tensor], answers: Iterable[tuple[Mapping[str, Tensor], int]]) -> dict[str, Tensor]:
@@ -72,7 +75,7 @@ def statistics(before: Mapping[str, Tensor], answers: Iterable[tuple[Mapping[str
     for found, count in answers:
         images += count
         for name, tensor in found.items():
-            totals[name] = totals[name] + tensor.double() if name in totals else tensor.double()
+            totals[name] = totals[name] + whole(tensor) if name in totals else whole(tensor)
     after = {}
     for norm in norms_of(before):
         shift, squares = totals[f"{norm}{SUM}"] / images, totals[f"{norm}{SQUARES}"] / images
@@ -81,31 +84,62 @@ def statistics(before: Mapping[str, Tensor], answers: Iterable[tuple[Mapping[str
     return after
 
 
-def moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
-    """Return how far the statistics `after` are from those `before`, at most over all channels.
+@torch.inference_mode()
+def foreseen(module: nn.Module, measured: Mapping[str, Tensor], guides: Tensor) -> dict[str, Tensor]:
+    """Return `measured` statistics as they will be once the layers before have theirs, and give them to `module`.
 
-    Variances are compared as batch norm uses them, `EPSILON` added, as a share of those before; means as a share of the
-    root mean square of what they are the mean of.
+    `measured` were found with `module` as it is, so each norm answers to what those before it are about to lose: all
+    would correct the same thing, some layers later many times over. What `guides`, some normalised images (n, channels,
+    size, size), see of that change at a norm is applied to its statistics; by how much the guides themselves differ
+    from the images that were measured does not matter, and where nothing changes before a norm `measured` stays.
     """
-    furthest = 0.0
-    for norm in norms_of(after):
-        (mean, spread), (new, wide) = (
-            (found[f"{norm}{MEAN}"].double(), found[f"{norm}{VARIANCE}"].double() + EPSILON)
-            for found in (before, after)
-        )
-        steps, shares = (new - mean).abs() / (mean**2 + spread).sqrt(), (wide - spread).abs() / spread
-        furthest = max(furthest, float(steps.max()), float(shares.max()))
-    return furthest
+    norms = {name: child for name, child in module.eval().named_modules() if isinstance(child, nn.BatchNorm2d)}
+    before, target = dict[str, tuple[Tensor, Tensor]](), next(module.parameters()).device
+
+    def look(name: str, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        before[name] = _mean_and_variance(inputs[0])
+
+    def correct(name: str, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        (old, spread), (new, wide) = before[name], _mean_and_variance(inputs[0])
+        ratio = (wide + EPSILON) / (spread + EPSILON)
+        mean, variance = (measured[f"{name}{kind}"].to(target).double() for kind in (MEAN, VARIANCE))
+        norm.get_buffer("running_mean").copy_(new + (mean - old) * ratio.sqrt())
+        norm.get_buffer("running_var").copy_(variance * ratio)
+
+    for step in (look, correct):
+        with _hooked(norms, {name: partial(step, name) for name in norms}):
+            module(guides.to(target, memory_format=torch.channels_last))
+    state = module.state_dict()
+    return {name: state[name].cpu() for name in measured}
 
 
-def _adding_to(total: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    """Return a hook that adds the moments of a batch norm's input to `total`: S in row 0, Q in row 1."""
+@contextmanager
+def _hooked(norms: Mapping[str, nn.Module], hooks: Mapping[str, Hook]) -> Iterator[None]:
+    """Call each norm's hook with the norm and its inputs whenever they reach it."""
+    handles = [norm.register_forward_pre_hook(hooks[name]) for name, norm in norms.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
-    def hook(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x, mean = inputs[0].movedim(1, -1), norm.get_buffer("running_mean")
-        about = x.flatten(0, -2).double() - mean
-        positions = x.shape[1:-1].numel()
-        total[0] += about.sum(0) / positions
-        total[1] += about.square_().sum(0) / positions
 
-    return hook
+def _add_to(total: Tensor, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Add the moments of a batch norm's input to `total`: S in row 0, Q in row 1."""
+    x, mean = inputs[0].movedim(1, -1), norm.get_buffer("running_mean")
+    about = x.flatten(0, -2).double() - mean
+    positions = x.shape[1:-1].numel()
+    total[0] += about.sum(0) / positions
+    total[1] += about.square_().sum(0) / positions
+
+
+def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of each channel of (n, channels, s, s), float64 (channels,)."""
+    values = x.movedim(1, -1).flatten(0, -2).double()
+    return values.mean(0), values.var(0, unbiased=False)
+
+
+def _split(total: Tensor) -> Tensor:
+    """Return float64 values as the nearest float32 ones and, below them, what is left."""
+    nearest = total.float()
+    return torch.stack((nearest, (total - nearest).float())).cpu()

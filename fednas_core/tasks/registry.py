@@ -14,12 +14,20 @@ from fednas_core.protocol import ClientId, ClientInfo, TrainOrder, TrainReport
 from fednas_core.tasks.bench import client_names, examples_of, ground_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.install import install
+from fednas_core.tasks.moments import send_moments
+from fednas_core.tasks.sandwich import train_sandwich
 from fednas_core.tasks.subnet import Work, train_subnet
 from fednas_core.tasks.trial import trial
 
 Task = Callable[[TrainOrder, RunConfig, int, Home, float], Work]
 """Order, settings, number of the client, its device, deadline on the clock of `time.monotonic`."""
-TASKS: Mapping[str, Task] = {"subnet": train_subnet, "trial": trial, "install": install}
+TASKS: Mapping[str, Task] = {
+    "subnet": train_subnet,
+    "sandwich": train_sandwich,
+    "moments": send_moments,
+    "trial": trial,
+    "install": install,
+}
 
 
 def perform(order: TrainOrder, config: RunConfig, index: int, home: Home = Home()) -> TrainReport:  # noqa: B008

@@ -10,7 +10,7 @@ import numpy as np
 
 from fednas_core.config import RunConfig
 from fednas_core.protocol import TrainOrder
-from fednas_core.search.shrinking import Curriculum, parse_order
+from fednas_core.search.shrinking import Curriculum, parse_order, places
 from fednas_core.seeding import stream
 from fednas_core.spaces.space import Ints, SearchSpace
 from fednas_core.tasks.bench import device_of, ground_of, precision_of
@@ -53,9 +53,18 @@ def draws(order: TrainOrder, config: RunConfig, space: SearchSpace) -> Draw:
     floor = Curriculum(space, parse_order(config.sample.shrink), config.rounds).floor(order.round)
 
     def fitted(row: Ints) -> Arch:
-        return space.decode(np.minimum(np.maximum(row, floor), top))
+        row = np.minimum(np.maximum(row, floor), top)
+        for place in places(space).values():
+            if _owns(space, order.arch) >= _owns(space, space.decode(row)):
+                break
+            row[place] = top[place]  # a smaller kernel may own transforms that the order's network lacks
+        return space.decode(row)
 
     def draw() -> list[Arch]:
         return [fitted(rng.integers(0, space.gene_choices)) for _ in range(config.sample.inner)] + [fitted(smallest)]
 
     return draw
+
+
+def _owns(space: SearchSpace, arch: Arch) -> set[str]:
+    return {*space.plan(arch), *space.private(arch)}

@@ -132,6 +132,8 @@ def descend(
 def clip(parameters: Sequence[Tensor], settings: TrainSettings) -> None:
     """Bound the gradients as the settings say: first the size of every entry, then the norm of all together."""
     if settings.clip_value:
-        nn.utils.clip_grad_value_(parameters, settings.clip_value)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.clamp_(-settings.clip_value, settings.clip_value)  # torch's own takes two passes
     if settings.clip:
         nn.utils.clip_grad_norm_(parameters, settings.clip)

@@ -90,40 +90,40 @@ class Sandwich:
         for arch in dict.fromkeys(archs):
             if arch != self._arch:
                 subnet, macs = self._subnet(arch)
-                subnet.receive()
                 with autocast(x.device, precision):
-                    answer = subnet.module(x)
+                    answer = subnet(x)
                 functional.cross_entropy(answer.float(), target, label_smoothing=smoothing).backward()  # type: ignore[no-untyped-call]
                 self.forward_macs += len(y) * macs
         return loss.detach(), logits
 
-    def _new_subnet(self, arch: Arch) -> tuple[_Subnet, int]:
+    def _new_subnet(self, arch: Arch) -> tuple[nn.Module, int]:
+        """Return a network whose parameters are regions of the largest's, and the MACs of its forward pass."""
         regions = nested(_whole_plan(self._space, arch), self._plan)
         with torch.device("meta"):
             module = self._space.build(arch).train()
-        return _Subnet(module, self._parameters, regions), self._space.cost(arch).macs
-
-
-class _Subnet:
-    """A network whose parameters are the regions of another's, and so are their gradients."""
-
-    def __init__(self, module: nn.Module, outer: Mapping[str, Tensor], regions: Plan) -> None:
-        self.module = module
-        self._parts: list[tuple[nn.Parameter, Tensor, Region]] = []
         for prefix, child in module.named_modules():
             if isinstance(child, nn.BatchNorm2d):
-                child.track_running_stats = False  # statistics of a network that is never used by itself
-            for key in [key for key, value in child._parameters.items() if value is not None]:
+                child.track_running_stats = False  # of a network that is never used by itself
+            for key, _ in list(child.named_parameters(recurse=False)):
                 name = f"{prefix}.{key}" if prefix else key
-                part = nn.Parameter(outer[name].detach()[regions[name]])
+                part = nn.Parameter(self._parameters[name].detach()[regions[name]])
+                hook = _hand_over(self._parameters[name], regions[name])
+                part.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
                 setattr(child, key, part)
-                self._parts.append((part, outer[name], regions[name]))
+        return module, self._space.cost(arch).macs
 
-    def receive(self) -> None:
-        """Let a backward pass add to the outer network's gradients where the parameters lie."""
-        for part, outer, region in self._parts:
-            assert outer.grad is not None
-            part.grad = outer.grad[region]
+
+def _hand_over(outer: Tensor, region: Region) -> Callable[[Tensor], None]:
+    """Return a hook that adds a parameter's new gradient to that of the tensor it is a region of."""
+
+    def add(part: Tensor) -> None:
+        if outer.grad is None:
+            outer.grad = torch.zeros_like(outer)
+        gradient, part.grad = part.grad, None
+        assert gradient is not None
+        outer.grad[region].add_(gradient)
+
+    return add
 
 
 def _whole_plan(space: SearchSpace, arch: Arch) -> Plan:

@@ -50,6 +50,9 @@ def test_a_round_is_one_line_without_a_terminal(capsys: pytest.CaptureFixture[st
     told = capsys.readouterr().out
     for part in ("round 3", "loss 1.250", "accuracy 50.0%", "up 2.0 MB", "phone 75.0%", "failed clients client-01"):
         assert part in told
+    with progress.display(5) as show:
+        show({**EVENT, "evaluation": [{**EVENT["evaluation"][0], "clients": {"mean": 0.7, "worst_decile": 0.4}}]})
+    assert "networks' accuracy phone 75.0% (clients 70.0%, worst tenth 40.0%)" in capsys.readouterr().out
     with progress.display(5, to_stderr=True) as show:
         show({**EVENT, "failures": [], "evaluation": None})
     told, error = capsys.readouterr()

@@ -4,6 +4,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fednas_core import calibration
 from fednas_core.calibration import Recalibrated, recalibrated
 from fednas_core.config import RunConfig, read
 from fednas_core.crew import Crew
@@ -186,6 +188,24 @@ def test_where_it_starts_from_does_not_matter_in_the_end(config: RunConfig) -> N
     }
     blank |= {name: torch.zeros_like(tensor) for name, tensor in blank.items() if name.endswith(MEAN)}
     assert apart(calibrated(config, arch, tensors=blank)[0].tensors, calibrated(config, arch)[0].tensors) <= 1e-6
+
+
+def test_each_pass_leaves_a_small_part_of_the_error(config: RunConfig) -> None:
+    arch = space_of(config).largest
+    wanted = calibrated(config, arch)[0].tensors
+    errors = [apart(start(config, arch), wanted)]
+    for passes in (1, 2, 3):
+        found, _ = calibrated(replace(config, calibration_passes=passes), arch)
+        errors.append(apart(found.tensors, wanted))
+    assert all(after < 0.3 * before for before, after in pairwise(errors)), errors
+
+
+def test_the_servers_images_do_not_matter_in_the_end(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    arch = space_of(config).smallest
+    wanted, _ = calibrated(config, arch)
+    noise = 3 * torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(calibration, "_guides", lambda config: noise)
+    assert apart(calibrated(config, arch)[0].tensors, wanted.tensors) <= 1e-6
 
 
 def test_orders_hold_the_whole_network_and_every_pass_is_a_round_of_its_own(config: RunConfig) -> None:

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fednas_core.report.tested import spread_of
+
 HOSTILE = "<script>alert('x')</script>|$x^$\n_`*"
 DEVICES = {"phone": (0.5e6, 0.955), "tablet": (1.5e6, 0.972), "workstation": (3.8e6, 0.983)}
+TIERS = ("0.5M", "1.5M", "max")
 CONFIG = """method = "deepfednas"
 rounds = {rounds}
 seed = 1
@@ -42,20 +45,35 @@ def hostile() -> str:
 
 
 def make_run(
-    folder: Path, *, rounds: int = 30, clients: int = 10, name: str = "", done: bool = True, failing: bool = True
+    folder: Path,
+    *,
+    rounds: int = 30,
+    clients: int = 10,
+    name: str = "",
+    done: bool = True,
+    failing: bool = True,
+    tested: str = "",
 ) -> Path:
-    """Make a run folder; `name` is added to every device, client and reason."""
+    """Make a run folder; `name` is added to every device, client and reason.
+
+    With `tested` clients tested networks, of which the server has complete ones ('beside' it) or has none ('alone').
+    """
     rng = np.random.default_rng(5)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.toml").write_text(CONFIG.format(rounds=rounds))
+    head = '[personal]\nlayers = "head"\nblocks = 2\n\n' if tested == "alone" else ""
+    (folder / "config.toml").write_text(CONFIG.format(rounds=rounds).replace("[versions]", f"{head}[versions]"))
     examples = rng.integers(60, 260, clients)
     skill = rng.normal(0, 0.03, clients)
     lines = [event(number, rounds, examples, skill, rng, name, failing) for number in range(1, rounds + 1)]
+    for row in (row for line in lines for row in line["evaluation"] or () if tested):
+        trial(row, clients, name, alone=tested == "alone")
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if done:
         points = frontier(rng)
         (folder / "frontier.json").write_text(json.dumps(points))
-        (folder / "result.json").write_text(json.dumps(result(folder, lines, points, name, clients)))
+        content = result(folder, lines, points, name, clients)
+        content |= {"models": []} if tested == "alone" else {}
+        (folder / "result.json").write_text(json.dumps(content))
     return folder
 
 
@@ -99,6 +117,25 @@ def event(
         "failures": failures,
         "evaluation": evaluation,
     }
+
+
+def trial(row: dict[str, Any], clients: int, name: str, alone: bool) -> None:
+    """Add to a row of an evaluation what the clients found: each of a tier tests the networks that it allows."""
+    tiers = TIERS[list(DEVICES).index(row["name"].removesuffix(name)) :]
+    each = [
+        {"client": f"{i}{name}", "tier": f"{tier}{name}", "accuracy": max(0.0, row["accuracy"] - 0.01 * i), "loss": 1.0,
+         "tested": 20 + i}
+        for i in range(clients) if (tier := TIERS[i % 3]) in tiers
+    ]  # fmt: skip
+    if not each:
+        return
+    found = {tier: [one["accuracy"] for one in each if one["tier"] == f"{tier}{name}"] for tier in tiers}
+    row["clients"] = {
+        **spread_of([one["accuracy"] for one in each]), "tested": 100, "held_out": True, "each": each,
+        "tiers": {f"{tier}{name}": spread_of(values) for tier, values in found.items() if values},
+    }  # fmt: skip
+    if alone:
+        row["accuracy"] = row["clients"]["mean"]
 
 
 def frontier(rng: np.random.Generator) -> list[dict[str, Any]]:

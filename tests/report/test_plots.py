@@ -48,6 +48,22 @@ def test_only_the_clients_that_fare_worst_are_named(write_run: WriteRun, tmp_pat
     assert sorted(named) == sorted(client["client"] for client in worst)
 
 
+def test_what_clients_found_is_drawn_by_network_and_by_tier(write_run: WriteRun, tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "r1", tested="beside"))
+    curves, single = texts(plots.trial_curves(run.rounds)), texts(plots.trial_clients(run.rounds))
+    assert {"phone", "tablet", "workstation", "worst tenth", "round"} <= set(curves)
+    assert {"0.5M", "1.5M", "max", "worst tenth", "clients, from worst to best"} <= set(single)
+    assert "Accuracy of single clients after round 30, %" in single
+    svg = plots.trial_clients(run.rounds)
+    assert all(f"var(--series-{i})" in svg for i in range(3)) and "var(--series-3)" not in svg
+
+
+def test_clients_of_no_tier_have_one_colour_and_no_name(write_run: WriteRun, tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "r1", clients=1, tested="alone"))
+    assert not {"0.5M", "no budget"} & set(texts(plots.trial_clients(run.rounds)))
+    assert "phone" in texts(plots.trial_curves(run.rounds)) and "tablet" not in texts(plots.trial_curves(run.rounds))
+
+
 def test_more_rounds_than_bars(write_run: WriteRun, tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "r1", rounds=120, clients=3, done=False))
     assert len(plots.traffic(run.rounds)) < 80_000
@@ -57,6 +73,8 @@ def test_more_rounds_than_bars(write_run: WriteRun, tmp_path: Path) -> None:
 def test_nothing_to_show_is_nothing() -> None:
     assert plots.accuracy_against("macs", (), ()) == ""
     assert plots.learning_curves("loss", ()) == ""
+    assert plots.trial_curves([{"round": 1, "evaluation": [{"name": "phone", "accuracy": 0.5}]}]) == ""
+    assert plots.trial_curves(()) == plots.trial_clients(()) == ""
     assert plots.traffic(()) == plots.compute(()) == plots.spread_over_rounds(()) == plots.spread_over_clients(()) == ""
 
 

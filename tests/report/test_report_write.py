@@ -105,8 +105,42 @@ def test_each_clients_own_model_is_told_and_their_spread(folder: Path) -> None:
         assert "went away" in text and "stored there" in text and "30 held out" in text
 
 
+def test_a_run_in_which_clients_tested_networks_beside_the_server(write_run: WriteRun, tmp_path: Path) -> None:
+    found = Page(write(write_run(tmp_path / "r1", tested="beside")).read_text(encoding="utf-8"))
+    assert found.tags.count("svg") == 10
+    assert "Accuracy on each client's own images" in found.text and "phone 9" in found.text
+    assert "on the server's validation split" in found.text and "Server's validation" in found.text
+    assert "10 clients, each of which tested what its budget allows, on images of their own" in found.text
+    assert "no complete network" not in found.text
+    markdown = (tmp_path / "r1" / "report.md").read_text(encoding="utf-8")
+    last = read_run(tmp_path / "r1").rounds[-1]["evaluation"]
+    mean, worst = (f"{100 * last[0]['clients'][key]:.1f} %" for key in ("mean", "worst_decile"))
+    assert f"| phone | all | 500 k | 10 | {mean} | {worst} |" in markdown
+    assert f"| 30 | phone | {100 * last[0]['accuracy']:.1f} % | 10 | {mean} | {worst} |" in markdown
+    assert re.search(r"^\| workstation \| max \| 3.80 M \| 3 \|", markdown, re.MULTILINE), "one tier, one line"
+    assert all(line.endswith("|") for line in markdown.splitlines() if line.startswith("|"))
+
+
+def test_a_run_without_a_complete_network_on_the_server(write_run: WriteRun, tmp_path: Path) -> None:
+    found = Page(write(write_run(tmp_path / "r1", tested="alone")).read_text(encoding="utf-8"))
+    assert "% on average over 10 clients" in found.text and "chose no model" not in found.text
+    assert "nor did the head and the last 2 blocks: no complete network exists on the server" in found.text
+    assert "The chosen models" not in found.text and "Each client's own model" in found.text
+    assert "server's validation" not in found.text.lower()
+    assert "Clients' mean accuracy, %" in found.text
+    assert found.tags.count("svg") == 10
+    markdown = (tmp_path / "r1" / "report.md").read_text(encoding="utf-8")
+    assert markdown.startswith("# 68.0 % on average over 10 clients, 50.0 % over the worst tenth")
+
+
+def test_settings_are_named_as_they_are_given(write_run: WriteRun, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r1", rounds=1)
+    (folder / "config.toml").write_text('[settings]\nmethod = "fedavg"\n"train.lr" = 0.5\n\n[versions]\nflwr = "1"\n')
+    assert view.view_of(read_run(folder)).settings == (("method", "fedavg"), ("train.lr", "0.5"))
+
+
 def test_hostile_names_and_reasons_are_shown_not_obeyed(hostile: str, write_run: WriteRun, tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "<b>run", rounds=8, name=hostile)
+    folder = write_run(tmp_path / "<b>run", rounds=8, name=hostile, tested="beside")
     text = write(folder).read_text(encoding="utf-8")
     found = Page(text)
     assert "script" not in found.tags
@@ -176,7 +210,7 @@ def test_a_folder_that_cannot_be_written(write_run: WriteRun, tmp_path: Path) ->
 
 
 def test_a_report_takes_less_than_three_seconds(write_run: WriteRun, tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "r1", rounds=100, clients=50)
+    folder = write_run(tmp_path / "r1", rounds=100, clients=50, tested="beside")
     start = time.process_time()
     write(folder)
     assert time.process_time() - start < 3

@@ -19,13 +19,18 @@ def event(round: int, evaluation: list[dict[str, Any]] | None) -> dict[str, Any]
 def test_the_numbers_of_each_round_can_be_read_back(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     write_scalars(tmp_path, event(1, None))
-    write_scalars(tmp_path, event(2, [{"name": "phone", "accuracy": 0.75}]))
+    tested = {"mean": 0.5, "worst_decile": 0.25}
+    rows = [{"name": "phone", "accuracy": 0.75}, {"name": "own", "accuracy": 0.5, "clients": tested}]
+    write_scalars(tmp_path, event(2, rows))
     reader = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     reader.Reload()
     for i, name in enumerate(SCALARS):
         assert [(point.step, point.value) for point in reader.Scalars(f"round/{name}")] == [(1, 1.0 + i), (2, 2.0 + i)]
     assert [point.value for point in reader.Scalars("round/failures")] == [1.0, 2.0]
     assert [(point.step, point.value) for point in reader.Scalars("validation/phone")] == [(2, 0.75)]
+    assert [(point.step, point.value) for point in reader.Scalars("clients/own/mean")] == [(2, 0.5)]
+    assert [(point.step, point.value) for point in reader.Scalars("clients/own/worst_decile")] == [(2, 0.25)]
+    assert not [tag for tag in reader.Tags()["scalars"] if tag.startswith("clients/phone")]
 
 
 def test_without_the_extra_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from fednas_core.subnets.moments import (
     SQUARES,
     SUM,
     VARIANCE,
+    foreseen,
     moment_shapes,
     moments,
     norms_of,
@@ -122,3 +123,55 @@ def test_a_network_without_batch_norm_has_no_moments() -> None:
     found, count = moments(subnet(space, space.smallest, initial_weights(space, 1)), [images(4)])
     assert found == {} and count == 4 and statistics({}, [(found, count)]) == {}
     assert f"a{SQUARES}" not in found
+
+
+# -- what earlier layers change for later ones -------------------------------------------------------------------------
+
+
+def of_state(module: nn.Module) -> dict[str, Tensor]:
+    kept = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    return {name: tensor for name, tensor in kept.items() if name.endswith((MEAN, VARIANCE))}
+
+
+def test_where_nothing_changes_before_a_norm_its_statistics_are_as_measured() -> None:
+    module = network()
+    measured = of_state(module)
+    last = f"stages.1.1.norm2{MEAN}"
+    measured[last] = measured[last] + 0.5
+    found = foreseen(module, measured, images(8, seed=5))
+    assert set(found) == set(measured)
+    for name, tensor in measured.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-7)
+        assert torch.equal(module.get_buffer(name), found[name])
+
+
+@pytest.mark.parametrize(("shift", "stretch"), [(1.0, 1.0), (0.0, 2.0), (-0.7, 0.4)])
+def test_a_linear_change_is_foreseen_exactly_by_any_guides(shift: float, stretch: float) -> None:
+    """Norm, norm: what the first will give the second is known from any images, and here it is an affine map."""
+    module = nn.Sequential(one_norm(0.0), nn.Conv2d(3, 3, 1, groups=3, bias=False), nn.BatchNorm2d(3))
+    module[1].weight.data.copy_(torch.tensor([2.0, -3.0, 4.0])[:, None, None, None])
+    x = 1.0 + 2.0 * torch.randn(200, 3, 4, 4, generator=torch.Generator().manual_seed(6))
+    start = dict(module.state_dict())
+    measured = statistics(start, [moments(module, [x])])
+    measured["0.0.running_mean"] += shift
+    measured["0.0.running_var"] *= stretch
+    other = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(7))
+    found = foreseen(module, measured, other)
+    after = statistics(found, [moments(module, [x])])
+    for kind in (MEAN, VARIANCE):
+        assert torch.equal(found[f"0.0{kind}"], measured[f"0.0{kind}"])
+        torch.testing.assert_close(found[f"2{kind}"], after[f"2{kind}"], rtol=2e-4, atol=2e-4)
+
+
+def test_one_pass_comes_far_nearer_than_statistics_as_measured() -> None:
+    module, x = network(), images(300, seed=2) * 1.3 + 0.4
+    start = of_state(module)
+    measured = statistics(start, [moments(module, x.split(50))])
+
+    def left(now: dict[str, Tensor]) -> float:
+        module.load_state_dict({**module.state_dict(), **now})
+        wanted = statistics(now, [moments(module, x.split(50))])
+        return max(float((now[name] - wanted[name]).abs().max()) for name in now if name.endswith(MEAN))
+
+    better = foreseen(module, measured, images(16, seed=8))
+    assert left(better) < 0.2 * left(measured)

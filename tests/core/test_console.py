@@ -1,0 +1,78 @@
+"""What the terminal says of networks that clients test and of layers that they keep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fednas_core.config import PersonalConfig, RunConfig, read
+from fednas_core.console import clients_table, ending, greeting, kept, line
+from fednas_core.report.tested import spread_of
+from fednas_core.runs.folder import RunFolder
+
+EVENT: dict[str, Any] = {
+    "round": 3, "loss": 1.25, "accuracy": 0.5, "bytes_up": 2_000_000, "seconds": 1.5, "evaluation": None,
+    "failures": [],
+}  # fmt: skip
+
+
+@pytest.fixture
+def config(tiny_pairs: dict[str, Any]) -> RunConfig:
+    return read(tiny_pairs)
+
+
+def row(client: str, accuracy: float, budget: str = "no limit") -> dict[str, Any]:
+    return {"client": client, "budget": budget, "reason": "", "macs": 1e6, "bytes": 4e6, "latency_ms": 1.0,
+            "accuracy": accuracy, "held_out": True, "stored": False}  # fmt: skip
+
+
+def test_a_round_tells_the_worst_tenth(config: RunConfig) -> None:
+    tested = {"name": "network", "macs": 1, "accuracy": 0.9, "clients": spread_of([0.8, 1.0])}
+    assert line(config, {**EVENT, "evaluation": [tested]}).endswith("1.5 s  network 90.0% (worst tenth 80.0%)")
+    beside = {**tested, "accuracy": 0.95}
+    assert line(config, {**EVENT, "evaluation": [beside]}).endswith("95.0% (clients 90.0%, worst tenth 80.0%)")
+    before = {"name": "phone", "macs": 1, "accuracy": 0.9}
+    assert line(config, {**EVENT, "evaluation": [before]}).endswith("1.5 s  phone 90.0%")
+    assert line(config, EVENT).endswith("1.5 s")
+
+
+def test_the_greeting_says_what_stays_on_the_clients(config: RunConfig) -> None:
+    run = RunFolder(Path("r1"))
+    assert "personal" not in greeting(config, run, 0) and "keeps" not in greeting(config, run, 0)
+    text = greeting(replace(config, personal=PersonalConfig(layers="head")), run, 0)
+    mine = 32 * 10 + 10
+    assert f"\npersonal  head stays on the clients ({mine} of " in text
+    assert "each client keeps 20% of its own to test" in text
+    text = greeting(replace(config, personal=PersonalConfig(layers="head", blocks=1, arch=True)), run, 0)
+    assert " stay on the clients (" in text and "; each client keeps to an architecture of its own" in text
+
+
+def test_the_clients_table_ends_with_their_spread() -> None:
+    rows = [row(f"c{i}", 0.5 + 0.05 * i) for i in range(10)] + [{"client": "d", "budget": "x", "reason": "away"}]
+    assert clients_table(rows, most=2).splitlines()[-1] == (
+        "10 of 11 clients run a model  mean  72.5%  worst tenth  50.0%  spread 14.4 points"
+    )
+    rows = [row("a", 0.5, "2 M MACs"), row("b", 0.7, "2 M MACs"), row("c", 1.0, "500 k MACs")]
+    assert clients_table(rows).splitlines()[-3:] == [
+        "3 of 3 clients run a model  mean  73.3%  worst tenth  50.0%  spread 20.5 points",
+        "  500 k MACs: 1             mean 100.0%  worst tenth 100.0%  spread  0.0 points",
+        "  2 M MACs: 2               mean  60.0%  worst tenth  50.0%  spread 10.0 points",
+    ]
+    assert clients_table([{"client": "d", "budget": "x", "reason": "away"}]).endswith("no client runs a model")
+
+
+def test_the_end_of_a_run_says_where_its_models_are() -> None:
+    result = {"models": [], "clients": [row("a", 0.5)], "personal": ["head"]}
+    text = ending(result)
+    assert "head never left the clients, so the server has no complete network" in text and "50.0%" in text
+    assert kept(["head", "stages.2"]).startswith("head, stages.2 never left")
+    model = {
+        "device": "phone", "budget": "1 M MACs", "macs": 5e5, "params": 3e4, "bytes": 1.2e5, "latency_ms": 0.5,
+        "validation_accuracy": 0.9, "test_accuracy": 0.8, "export_max_abs_error": 1e-6,
+    }  # fmt: skip
+    text = ending({"models": [model], "clients": [], "personal": []})
+    assert "phone" in text and "never left" not in text and "client" not in text
+    assert ending({"models": []}) == ""
