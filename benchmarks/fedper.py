@@ -26,7 +26,7 @@ from common import CIFAR10, collect, stored
 from fednas_core.config import read
 from fednas_core.experiment import conduct
 from fednas_core.local import LocalFleet
-from fednas_core.trials import worst_decile
+from fednas_core.report.tested import spread_of
 
 METHODS = ("fedavg", "fedper")
 CLASSES = (2, 4, 10)
@@ -72,9 +72,7 @@ def run(method: str, classes: int, seed: int, rounds: int) -> dict[str, Any]:
         "classes": classes,
         "seed": seed,
         "rounds": rounds,
-        "mean": statistics.fmean(accuracies),
-        "worst_decile": worst_decile(accuracies),
-        "std": statistics.pstdev(accuracies),
+        **{key: value for key, value in spread_of(accuracies).items() if key != "clients"},
         "tested": sum(row["tested"] for row in clients),
     }
 

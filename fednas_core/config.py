@@ -224,7 +224,7 @@ class RunConfig:
     calibration_passes: int = _setting(
         0, "for calibrate 'federated': passes over the clients' images (0: one a norm layer, which is exact)", low=0
     )
-    evaluate_every: int = _setting(5, "rounds between evaluations on the validation split", low=1)
+    evaluate_every: int = _setting(5, "rounds between evaluations of the networks that are followed", low=1)
     evaluate_clients: int = _setting(
         0,
         "clients that test networks on their own images at each evaluation (0: none, but 100 if layers are personal)",

@@ -12,7 +12,7 @@ from typing import Any
 
 from fednas_core import asynchronous, rounds
 from fednas_core.config import RunConfig
-from fednas_core.console import clients_table, greeting, line, table
+from fednas_core.console import ending, greeting, line
 from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.errors import InfeasibleError
@@ -166,12 +166,10 @@ def _finish(done: _Finished, path: Sequence[PathRow], announce: Announce) -> Run
         announce("handing each client a model of its own")
         own = {name: mine.arch for name, mine in done.own.items()}
         clients = hand_over(config, crew, done.judge, judged, run.id, own)
-    run.write_json("result.json", _result(config, run, models, clients))
+    result = _result(config, run, models, clients)
+    run.write_json("result.json", result)
     write_report(run.path)
-    if models:
-        announce(table(models))
-    if clients:
-        announce(clients_table(clients))
+    announce(ending(result))
     announce(f"run folder: {run.path}\nreport:     {run.path / 'report.html'}")
     return run
 
@@ -217,6 +215,7 @@ def _result(
     return {
         "run": run.id,
         "method": config.method,
+        "personal": list(space.personal),
         "rounds": len(events),
         "models": list(models),
         "clients": list(clients),

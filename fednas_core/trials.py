@@ -6,7 +6,6 @@ own that it never trains on.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from fednas_core.crew import Crew
 from fednas_core.errors import RunError
 from fednas_core.methods.fedavg import Assignment
 from fednas_core.protocol import ClientId, ClientInfo, TrainOrder, TrainReport
+from fednas_core.report.tested import by_tier, spread_of
 from fednas_core.seeding import derive, stream
 from fednas_core.selection import Judge
 from fednas_core.tasks.bench import testers
@@ -105,35 +105,17 @@ def mean(found: Sequence[Finding]) -> Evaluation:
     return Evaluation(loss, accuracy, sum(one.images for one in found))
 
 
-def worst_decile(accuracies: Sequence[float]) -> float:
-    """Return the mean accuracy of the worst tenth of the clients (at least one)."""
-    return statistics.fmean(sorted(accuracies)[: math.ceil(len(accuracies) / 10)])
-
-
 def spread(found: Sequence[Finding]) -> dict[str, Any]:
     """Return what an event tells of a network's trial: over all clients, by tier, and client by client, as JSON."""
-    tiers = sorted({one.tier for one in found if one.tier})
     return {
-        **_figures(found),
+        **spread_of([one.accuracy for one in found]),
         "tested": sum(one.images for one in found),
         "held_out": all(one.held_out for one in found),
-        "tiers": {tier: _figures([one for one in found if one.tier == tier]) for tier in tiers},
+        "tiers": by_tier((one.tier, one.accuracy) for one in found if one.tier),
         "each": [
             {"client": one.client, "tier": one.tier, "accuracy": one.accuracy, "loss": one.loss, "tested": one.images}
             for one in found
         ],
-    }
-
-
-def _figures(found: Sequence[Finding]) -> dict[str, Any]:
-    accuracies = [one.accuracy for one in found]
-    return {
-        "clients": len(found),
-        "mean": statistics.fmean(accuracies),
-        "std": statistics.pstdev(accuracies),
-        "worst": min(accuracies),
-        "worst_decile": worst_decile(accuracies),
-        "best": max(accuracies),
     }
 
 

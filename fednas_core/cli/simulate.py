@@ -64,7 +64,7 @@ def simulate(
 
 def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool) -> None:
     """Print the result of a run that ended with the status and details `told`, or refuse with the reason."""
-    from fednas_core.console import clients_table, table
+    from fednas_core.console import clients_table
 
     status, details = told
     if status != "finished:completed" or stream.run_name is None:
@@ -82,9 +82,7 @@ def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool) -
     if as_json:
         print_json(result)
     else:
-        print(table(result["models"]))
-        if result.get("clients"):
-            print(clients_table(result["clients"]) + "\n")
+        print(ending(result) + "\n")
         print(f"run folder: {folder}\nreport:     {folder / 'report.html'}")
 
 

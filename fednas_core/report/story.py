@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fednas_core.export.units import count, macs, percent
-from fednas_core.methods.registry import METHODS
 from fednas_core.report.panel import finite
 from fednas_core.report.read import RunData
 from fednas_core.report.tested import MOST_TIERS, by_tier, images, last, spread_of
@@ -59,16 +58,9 @@ def _personal(run: RunData, method: str, how: str) -> tuple[str, str]:
 
 
 def stays(run: RunData) -> str:
-    """Return in words which layers never left the clients, '' if none or the settings do not tell."""
-    named = str(run.settings.get("personal.layers", ""))
-    if named == "auto":
-        entry = METHODS.get(_method(run))
-        named = entry.personal if entry else ""
-    parts = ["the head" if part.strip() == "head" else part.strip() for part in named.split(",") if part.strip()]
-    blocks = int(run.settings.get("personal.blocks", 0))
-    if blocks:
-        parts.append("the last block" if blocks == 1 else f"the last {blocks} blocks")
-    return listed(parts)
+    """Return in words which layers of a finished run never left the clients, '' if none."""
+    parts = (run.result or {}).get("personal") or ()
+    return listed("the head" if part == "head" else str(part) for part in parts)
 
 
 def clients_story(rows: Sequence[Row]) -> str:

@@ -21,7 +21,7 @@ from fednas_core.runs.folder import RunFolder
 from fednas_core.selection import Judge
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.tasks.bench import space_of
-from fednas_core.trials import Finding, Jury, mean, spread, worst_decile
+from fednas_core.trials import Finding, Jury, mean, spread
 
 
 @pytest.fixture(autouse=True)
@@ -106,12 +106,6 @@ def test_nobody_there_is_an_error_that_says_what_to_do(pairs: dict[str, Any]) ->
     config = read(pairs)
     with pytest.raises(RunError, match="no client could test .* start clients, then resume"):
         jury_of(config, Scripted({})).validate(space_of(config).smallest)
-
-
-def test_the_worst_tenth_is_a_mean_of_at_least_one() -> None:
-    assert worst_decile([0.9, 0.1, 0.5]) == pytest.approx(0.1)
-    assert worst_decile([i / 20 for i in range(20)]) == pytest.approx(0.025)
-    assert worst_decile([i / 21 for i in range(21)]) == pytest.approx(1 / 21)
 
 
 def test_a_spread_by_tier() -> None:

@@ -92,7 +92,8 @@ def test_rows_of_the_summary() -> None:
     row = summary.clients[1]
     assert row == {
         "client": "client-01", "role": "largest", "tier": "", "macs": cost.macs, "params": cost.params,
-        "examples": 21, "loss": 2.0, "accuracy": 0.5, "client_macs": 1000, "seconds": 0.1, "bytes_up": 400, "bytes_down": 400,
+        "examples": 21, "loss": 2.0, "accuracy": 0.5, "client_macs": 1000, "seconds": 0.1,
+        "bytes_up": 400, "bytes_down": 400,
     }  # fmt: skip
 
 

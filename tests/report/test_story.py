@@ -26,27 +26,25 @@ def handed(accuracy: float, budget: str = "no limit", **more: Any) -> dict[str, 
 
 
 def test_which_layers_stay() -> None:
-    assert stays(run(None, method="fedper", **{"personal.layers": "auto"})) == "the head"
-    assert stays(run(None, method="deepfednas", **{"personal.layers": "auto"})) == ""
-    assert stays(run(None, method="unheard of", **{"personal.layers": "auto"})) == ""
-    assert stays(run(None, **{"personal.layers": "head, stages.2", "personal.blocks": 0})) == "the head and stages.2"
-    assert stays(run(None, **{"personal.layers": "head", "personal.blocks": 1})) == "the head and the last block"
-    assert stays(run(None, **{"personal.layers": "", "personal.blocks": 2})) == "the last 2 blocks"
-    assert stays(run(None)) == "", "a run of before there were such settings"
+    assert stays(run({**DONE, "personal": ["head"]})) == "the head"
+    assert stays(run({**DONE, "personal": ["head", "stages.2"]})) == "the head and stages.2"
+    assert stays(run({**DONE, "personal": []})) == ""
+    assert stays(run(DONE)) == "", "a run of before there were such settings"
+    assert stays(run(None)) == "", "a run that has not finished"
 
 
 def test_a_personal_run_is_told_by_its_clients() -> None:
     rows = [handed(0.5 + 0.05 * i) for i in range(10)] + [{"client": "b", "budget": "x", "reason": "away"}]
-    reached, story = headline(run({**DONE, "clients": rows}, **{"personal.layers": "head"}))
+    reached, story = headline(run({**DONE, "clients": rows, "personal": ["head"]}))
     assert reached.replace("\u00a0", " ") == "72.5 % on average over 10 clients, 50.0 % over the worst tenth"
     assert "1 round over 2 clients" in story and "nor did the head" in story
     assert "no complete network exists on the server" in story and "that it never trained on." in story
-    _, story = headline(run({**DONE, "clients": [handed(1.0, held_out=False)]}, **{"personal.layers": "head"}))
+    _, story = headline(run({**DONE, "clients": [handed(1.0, held_out=False)], "personal": ["head"]}))
     assert "had none to spare" in story and "never trained on" not in story
 
 
 def test_a_personal_run_that_handed_out_no_models() -> None:
-    empty = run(DONE, **{"personal.layers": "head"})
+    empty = run({**DONE, "personal": ["head"]})
     assert headline(empty)[0] == "fedper trained for 1 round over 2 clients; no client tested a network"
     clients = {"clients": 2, "mean": 0.75, "held_out": True, "each": [{"client": "a", "tested": 9}]}
     tried = replace(empty, rounds=(event([{"name": "network", "macs": 1, "accuracy": 0.75, "clients": clients}]),))
