@@ -3,7 +3,7 @@
     python benchmarks/fedper.py --seeds 5 --out fedper.jsonl      # trains, or trains on
     python benchmarks/fedper.py --out fedper.jsonl --summary
 
-CIFAR-10 at 16×16, 10 clients of about 400 training images each, all in every round, one network of 2 M MACs. Both
+CIFAR-10 at 16×16, 10 clients of about 270 training images each, all in every round, one network of 1.2 M MACs. Both
 methods see the same images; a client's test images are drawn from its own share and never trained on. The paper's law:
 the gain is large where clients have few classes, and there is none where their data are IID.
 """
@@ -53,7 +53,7 @@ def run(method: str, classes: int, seed: int, rounds: int) -> dict[str, Any]:
                 "data.source": "npz",
                 "data.path": str(CIFAR10),
                 "data.image-size": 16,
-                "data.examples": 7000,
+                "data.examples": 5000,
                 "data.partition": "iid" if classes == 10 else "classes",
                 "data.classes-per-client": classes,
                 "data.holdout": 0.4,
@@ -99,7 +99,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--summary", action="store_true")

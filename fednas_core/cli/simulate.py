@@ -64,7 +64,7 @@ def simulate(
 
 def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool) -> None:
     """Print the result of a run that ended with the status and details `told`, or refuse with the reason."""
-    from fednas_core.console import clients_table
+    from fednas_core.console import ending
 
     status, details = told
     if status != "finished:completed" or stream.run_name is None:

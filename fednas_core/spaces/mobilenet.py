@@ -54,8 +54,8 @@ class MobileNetSpace(LayeredSpace):
     ``identity`` a block adds its input where its stride is 1 and its widths are equal in every architecture, and has no
     shortcut elsewhere: once-for-all.
 
-    `transforms` are once-for-all's learned kernel transforms (see `Depthwise`). A layer with them may have a few
-    parameters more than one of a larger kernel, never more MACs.
+    `transforms` are once-for-all's learned kernel transforms (see `Depthwise`), computed anew in every forward pass. A
+    layer with them may have a few parameters more than one of a larger kernel, never more MACs.
     """
 
     name: str

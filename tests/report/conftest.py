@@ -60,8 +60,7 @@ def make_run(
     """
     rng = np.random.default_rng(5)
     folder.mkdir(parents=True, exist_ok=True)
-    head = '[personal]\nlayers = "head"\nblocks = 2\n\n' if tested == "alone" else ""
-    (folder / "config.toml").write_text(CONFIG.format(rounds=rounds).replace("[versions]", f"{head}[versions]"))
+    (folder / "config.toml").write_text(CONFIG.format(rounds=rounds))
     examples = rng.integers(60, 260, clients)
     skill = rng.normal(0, 0.03, clients)
     lines = [event(number, rounds, examples, skill, rng, name, failing) for number in range(1, rounds + 1)]
@@ -72,7 +71,7 @@ def make_run(
         points = frontier(rng)
         (folder / "frontier.json").write_text(json.dumps(points))
         content = result(folder, lines, points, name, clients)
-        content |= {"models": []} if tested == "alone" else {}
+        content |= {"models": [], "personal": ["head", "stages.2.1"]} if tested == "alone" else {}
         (folder / "result.json").write_text(json.dumps(content))
     return folder
 

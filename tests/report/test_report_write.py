@@ -124,7 +124,7 @@ def test_a_run_in_which_clients_tested_networks_beside_the_server(write_run: Wri
 def test_a_run_without_a_complete_network_on_the_server(write_run: WriteRun, tmp_path: Path) -> None:
     found = Page(write(write_run(tmp_path / "r1", tested="alone")).read_text(encoding="utf-8"))
     assert "% on average over 10 clients" in found.text and "chose no model" not in found.text
-    assert "nor did the head and the last 2 blocks: no complete network exists on the server" in found.text
+    assert "nor did the head and stages.2.1: no complete network exists on the server" in found.text
     assert "The chosen models" not in found.text and "Each client's own model" in found.text
     assert "server's validation" not in found.text.lower()
     assert "Clients' mean accuracy, %" in found.text
