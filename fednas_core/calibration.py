@@ -3,7 +3,7 @@
 A layer's statistics depend on those of the layers before it, so a pass makes one more layer in sequence exact, and
 after as many passes as there are norm layers every layer is. Until then the later layers are an approximation: what
 the server's own images see of a change in earlier layers is applied to them, which leaves about a tenth of the error
-after each pass. No image of the server enters the final statistics.
+after each pass. Of exact statistics nothing is the server's images.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def recalibrated(config: RunConfig, crew: Crew, arch: Arch, tensors: Mapping[str
 
 
 def _guides(config: RunConfig) -> Tensor:
-    """Return some of the server's images, of all of them evenly."""
+    """Return up to `GUIDES` of the server's images, evenly from all of them."""
     images = validation_images(config).x
-    return preprocessing_of(config)(images[:: max(1, len(images) // GUIDES)][:GUIDES])
+    return preprocessing_of(config)(images[:: -(-len(images) // GUIDES)])
 
 
 def _order(

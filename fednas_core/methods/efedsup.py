@@ -17,20 +17,18 @@ import numpy as np
 
 from fednas_core.aggregation.weightings import ByExamples
 from fednas_core.config import RunConfig
-from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.errors import ConfigError
 from fednas_core.methods.fedavg import Assignment
 from fednas_core.methods.fedsup import Forgetful, role_of
 from fednas_core.protocol import ClientId, ClientInfo, Limit
 from fednas_core.search.path import PathRow
+from fednas_core.search.sized import sized
 from fednas_core.search.within import within
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch
 
 BREADTH = 0.75
 """A tier holds networks from this share of its parameters up to all of them."""
-DRAWS = 64
-"""Draws until one falls into its tier; after that a larger one is narrowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,11 @@ class Tier:
     name: str
     params: float
     only: Arch | None = None
+
+    @property
+    def least(self) -> float:
+        """The least parameters of its networks."""
+        return self.params if self.only else BREADTH * self.params
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,32 +62,19 @@ class Tiers(Forgetful):
                 chosen[client.name] = Assignment(arch, role_of(self.space, arch), tier.name)
         return chosen
 
+    def _drawn(self, tier: Tier, limit: Limit | None, rng: np.random.Generator) -> Arch | None:
+        if tier.only:
+            return within(self.space, tier.only, limit)
+        return sized(self.space, tier.least, tier.params, limit, rng)
+
     def _tier(self, client: ClientInfo, position: int) -> Tier:
         if client.limit is None:
             number = re.search(r"-([0-9]{1,9})$", client.name)
             return self.tiers[(int(number[1]) if number else position) % len(self.tiers)]
         most = within(self.space, self.space.largest, client.limit)
-        cap = self._params(most) if most else 0
-        smallest = min(self.tiers, key=lambda tier: tier.params)
-        return max((tier for tier in self.tiers if tier.params <= cap), key=lambda tier: tier.params, default=smallest)
-
-    def _drawn(self, tier: Tier, limit: Limit | None, rng: np.random.Generator) -> Arch | None:
-        """Return a random network of a tier that the limit allows; where none is found, the largest found below it."""
-        if tier.only:
-            return within(self.space, tier.only, limit)
-        found = [self.space.smallest]
-        for _ in range(DRAWS):
-            arch = self.space.sample(rng)
-            if BREADTH * tier.params <= self._params(arch) <= tier.params and (not limit or limit.allows(arch)):
-                return arch
-            found.append(arch)
-        too_large = next((arch for arch in found if self._params(arch) > tier.params), self.space.largest)
-        found.append(within(self.space, too_large, Allowance(Budget("", params=tier.params), self.space)) or found[0])
-        below = (arch for arch in found if self._params(arch) <= tier.params)
-        return within(self.space, max(below, key=self._params), limit)
-
-    def _params(self, arch: Arch) -> int:
-        return self.space.cost(arch).params
+        cap = self.space.cost(most).params if most else 0
+        allowed = [tier for tier in self.tiers if tier.least <= cap] or [min(self.tiers, key=lambda tier: tier.least)]
+        return max(allowed, key=lambda tier: tier.params)
 
 
 def parse_tiers(text: str, space: SearchSpace) -> tuple[Tier, ...]:
@@ -103,7 +93,8 @@ def parse_tiers(text: str, space: SearchSpace) -> tuple[Tier, ...]:
                 f"setting 'sample.tiers' = {text!r}: tier {name!r}: allowed are min, max and shares of the supernet's "
                 "parameters above 0% and up to 100%, e.g. min,30%,70%,max"
             )
-        tiers.append(ends.get(name) or Tier(name, max(least, most * share)))
+        small = Tier(name, least, space.smallest)
+        tiers.append(ends.get(name) or (Tier(name, most * share) if most * share > least else small))
     return tuple(tiers)
 
 

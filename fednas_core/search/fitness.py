@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fednas_core.errors import ArchError, ConfigError
+from fednas_core.spaces.layers import VECTORS
 from fednas_core.spaces.resnet import ResNetSpace
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -98,7 +99,7 @@ class Tables:
 @lru_cache(maxsize=16)
 def tables(space: ResNetSpace) -> Tables:
     """Return the tables of a space."""
-    normed = 0 if space.norm == "none" else 2
+    normed = len(VECTORS[space.norm])
     c0, c = space.channels[0], space.channels[1:]
     mid = space.inner[1:, None, :, :]
     area = np.array(space.sizes[1:], dtype=np.int64)[:, None] ** 2

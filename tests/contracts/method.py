@@ -158,6 +158,25 @@ class MethodContract:
             torch.testing.assert_close(tensor, two.weights()[name], rtol=1e-5, atol=1e-6)
         assert snapshot(one).data == snapshot(two).data
 
+    def test_what_everybody_trains_is_federated_averaging(self, make: Make) -> None:
+        """A full plan, or the part of the supernet that lies in everybody's: the mean of all, weighted."""
+        method: Any = make()
+        orders = plan(method, 0)
+        answers = {reply.client: reply for reply in replies(orders)}
+        shares = {name: weight for name, (_, _, weight) in method._open.items()}
+        assert sum(shares.values()) == pytest.approx(1) and set(shares) == set(answers)
+        method.absorb(0, answers.values())
+        whole = {name: torch.zeros_like(tensor) for name, tensor in method.weights().items()}
+        cover = {name: torch.zeros_like(tensor) for name, tensor in method.weights().items()}
+        for name, reply in answers.items():
+            for tensor, region in method.space.plan(reply.arch).items():
+                whole[tensor][region] += shares[name] * reply.tensors[tensor]
+                cover[tensor][region] += 1
+        common = {name: count == len(answers) for name, count in cover.items()}
+        assert any(bool(part.any()) for part in common.values())
+        for name, part in common.items():
+            torch.testing.assert_close(method.weights()[name][part], whole[name][part], rtol=1e-5, atol=1e-6)
+
     def test_the_summary_adds_up(self, make: Make) -> None:
         method = make()
         answers = replies(plan(method, 0))

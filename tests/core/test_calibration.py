@@ -23,7 +23,6 @@ from fednas_core.subnets.moments import MEAN, VARIANCE, norms_of
 from fednas_core.subnets.networks import calibrate, network, shapes_of, subnet
 from fednas_core.tasks import registry
 from fednas_core.tasks.bench import client_images, preprocessing_of, space_of, validation_images
-from fednas_core.tasks.moments import send_moments
 from fednas_core.values import Arch
 
 Reply = TrainReport | Failure
@@ -47,11 +46,6 @@ depths = [1, 2]
 kernels = [3, 5]
 expansions = [2, 3]
 """
-
-
-@pytest.fixture(autouse=True)
-def _with_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "TASKS", {**registry.TASKS, "moments": send_moments})
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ WIDE = ResNetSpace(
     norm="none",
 )
 
+RESNETS = [space for space in map(load, names()) if isinstance(space, ResNetSpace)]
+
 
 def population(space: ResNetSpace, count: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
@@ -73,8 +75,8 @@ def test_golden_architectures() -> None:
         np.testing.assert_allclose(found, [row[key] for row in golden], rtol=0, atol=1e-6, err_msg=key)
 
 
-@pytest.mark.parametrize("space", [*map(load, names()), WIDE], ids=lambda space: space.name)
-@pytest.mark.parametrize("norm", ["none", "group"])
+@pytest.mark.parametrize("space", [*RESNETS, WIDE], ids=lambda space: space.name)
+@pytest.mark.parametrize("norm", ["none", "group", "parametric"])
 def test_costs_are_those_of_the_space(space: ResNetSpace, norm: str) -> None:
     space = replace(space, norm=norm)
     rows = population(space, 500)

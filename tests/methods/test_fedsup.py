@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from contracts.method import CLIENTS, MethodContract, plan, replies
+from contracts.mobile import toy_mobile
+from contracts.samples import supernet_of, toy_space
+
+from fednas_core.aggregation.weightings import ByExamples
+from fednas_core.config import read
+from fednas_core.devices.budgets import Allowance, Budget
+from fednas_core.methods.fedavg import Assignment, Schedule, SupernetAveraging
+from fednas_core.methods.fedsup import TASK, Broadcast, fedsup, role_of
+from fednas_core.protocol import ClientInfo, TrainSettings
+from fednas_core.search.within import within
+from fednas_core.subnets.merge import DampedMerge, Merging
+
+SPACE = toy_space()
+
+
+def method_of(space: Any = SPACE, rule: str = "overlap") -> SupernetAveraging:
+    sampler, weighting = fedsup(read({"method": "fedsup"}), space, ())
+    supernet = supernet_of(space)
+    merge: Merging | None = DampedMerge(supernet) if rule == "damped" else None
+    schedule = Schedule(6, lambda round: TrainSettings(), 7, TASK)
+    return SupernetAveraging(space, supernet, sampler, weighting, schedule, merge)
+
+
+class TestFedSup(MethodContract):
+    @pytest.fixture(params=["overlap", "damped", "mobile", "personal"])
+    def make(self, request: pytest.FixtureRequest) -> Any:
+        space = {"mobile": toy_mobile(), "personal": SPACE.with_personal(["head"])}.get(request.param, SPACE)
+        return lambda: method_of(space, request.param)
+
+
+def limited(name: str, **limits: float) -> ClientInfo:
+    return ClientInfo(name, 10, limit=Allowance(Budget("d", **limits), SPACE))
+
+
+def test_everybody_gets_the_supernet_and_trains_its_subnets() -> None:
+    method = method_of()
+    orders = plan(method, 0)
+    assert {order.arch for order in orders.values()} == {SPACE.largest}
+    assert {order.task for order in orders.values()} == {"sandwich"}
+    assert method.weighting == ByExamples()
+
+
+def test_a_device_gets_the_largest_network_within_its_limit() -> None:
+    half = SPACE.cost(SPACE.largest).macs / 2
+    clients = [
+        limited("a", macs=half),
+        limited("b", params=SPACE.cost(SPACE.smallest).params),
+        limited("c", macs=10),
+        ClientInfo("d", 10),
+        limited("e"),
+    ]
+    chosen = Broadcast(SPACE).assign(0, clients, np.random.default_rng(0))
+    assert chosen["d"] == chosen["e"] == Assignment(SPACE.largest, "largest")
+    assert SPACE.cost(chosen["b"].arch) == SPACE.cost(SPACE.smallest)
+    assert chosen["a"] == Assignment(within(SPACE, SPACE.largest, clients[0].limit) or SPACE.smallest, "between")
+    assert SPACE.cost(chosen["a"].arch).macs <= half
+    assert "c" not in chosen
+
+
+def test_the_sampler_remembers_nothing() -> None:
+    sampler = Broadcast(SPACE)
+    sampler.trained("a", Assignment(SPACE.largest, "largest"))
+    sampler.restore(sampler.state())
+    assert sampler.state() == {}
+
+
+def test_roles() -> None:
+    roles = [role_of(SPACE, arch) for arch in (SPACE.largest, SPACE.smallest, SPACE.sample(np.random.default_rng(2)))]
+    assert roles == ["largest", "smallest", "between"]
+
+
+@pytest.mark.parametrize("rule", ["overlap", "damped"])
+def test_without_limits_both_merges_are_federated_averaging_to_the_bit(rule: str) -> None:
+    method, plain = method_of(rule=rule), method_of()
+    answers = replies(plan(method, 0))
+    plan(plain, 0)
+    method.absorb(0, answers)
+    plain.absorb(0, answers)
+    total = sum(client.examples for client in CLIENTS)
+    examples = {client.name: client.examples / total for client in CLIENTS}
+    for name, tensor in method.weights().items():
+        assert torch.equal(tensor, plain.weights()[name])
+        wanted = sum(examples[reply.client] * reply.tensors[name].double() for reply in answers)
+        torch.testing.assert_close(tensor.double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def lines_of_code(path: str) -> int:
+    """Lines that are neither blank, comment nor docstring."""
+    import ast
+
+    source = Path(path).read_text()
+    texts = [
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+    skipped = {line for text in texts for line in range(text.lineno, (text.end_lineno or text.lineno) + 1)}
+    lines = enumerate(source.splitlines(), 1)
+    return sum(bool(line.strip()) and not line.strip().startswith("#") and i not in skipped for i, line in lines)
+
+
+@pytest.mark.parametrize("file", ["methods/fedsup", "methods/efedsup", "methods/fedper", "tasks/sandwich"])
+def test_a_method_fits_on_a_page(file: str) -> None:
+    root = Path(__file__).parents[2] / "fednas_core"
+    assert lines_of_code(str(root / f"{file}.py")) <= 80
+
+
+@pytest.mark.parametrize("name", ["fedsup", "efedsup"])
+def test_the_published_settings_can_be_read(name: str) -> None:
+    import tomllib
+
+    from fednas_core.config import flatten
+
+    path = Path(__file__).parents[2] / f"fednas_core/methods/presets/{name}-cifar10.toml"
+    table = tomllib.loads(path.read_text())
+    pairs = {k: v for k, v in table.items() if not isinstance(v, dict)}
+    pairs |= {f"{s}.{k}": v for s, values in table.items() if isinstance(values, dict) for k, v in values.items()}
+    config = read(pairs)
+    assert {key: value for key, value in flatten(config).items() if key in pairs} == pairs
+    assert (config.method, config.rounds, config.cohort, config.data.clients) == (name, 500, 10, 100)
+    assert (config.train.warmup, config.train.clip_value, config.space.norm) == (10, 1.0, "parametric")
