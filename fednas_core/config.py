@@ -116,6 +116,9 @@ class SampleConfig:
     inner: int = _setting(
         2, "fedsup: random networks that a client trains in each step besides the largest and the smallest", low=0
     )
+    sandwich: bool = _setting(
+        True, "fedsup: whether each step trains the largest and the smallest network (false: random ones only)"
+    )
     distill: bool = _setting(True, "fedsup: the largest network teaches the others in each step")
     tiers: str = _setting(
         "min,30%,70%,max",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from fednas_core.config import RunConfig
+from fednas_core.errors import ConfigError
 from fednas_core.protocol import TrainOrder
 from fednas_core.search.shrinking import Curriculum, parse_order, places
 from fednas_core.seeding import stream
@@ -29,7 +30,7 @@ def train_sandwich(order: TrainOrder, config: RunConfig, index: int, home: Home,
     """
     ground, device = ground_of(config, index, home), device_of(config)
     tensors, own = completed(order, config, ground.space, home)
-    sandwich = Sandwich(ground.space, order.arch, tensors, device, config.sample.distill)
+    sandwich = Sandwich(ground.space, order.arch, tensors, device, config.sample.distill, config.sample.sandwich)
     precision = precision_of(order.settings.precision, device)
     draw = draws(order, config, ground.space)
     outcome = sandwich.train(epochs_of(order, ground, device), draw, order.settings, precision, until)
@@ -48,6 +49,8 @@ def draws(order: TrainOrder, config: RunConfig, space: SearchSpace) -> Draw:
 
     With progressive shrinking they are raised to the round's floor. All lie within the order's network.
     """
+    if not (config.sample.inner or config.sample.sandwich):
+        raise ConfigError("settings 'sample.inner' = 0 and 'sample.sandwich' = false leave no network to train")
     rng = stream(order.seed, "sandwich")
     top, smallest = space.encode(order.arch), space.encode(space.smallest)
     floor = Curriculum(space, parse_order(config.sample.shrink), config.rounds).floor(order.round)
@@ -55,16 +58,13 @@ def draws(order: TrainOrder, config: RunConfig, space: SearchSpace) -> Draw:
     def fitted(row: Ints) -> Arch:
         row = np.minimum(np.maximum(row, floor), top)
         for place in places(space).values():
-            if _owns(space, order.arch) >= _owns(space, space.decode(row)):
+            if space.whole(order.arch).keys() >= space.whole(space.decode(row)).keys():
                 break
             row[place] = top[place]  # a smaller kernel may own transforms that the order's network lacks
         return space.decode(row)
 
     def draw() -> list[Arch]:
-        return [fitted(rng.integers(0, space.gene_choices)) for _ in range(config.sample.inner)] + [fitted(smallest)]
+        inner = [fitted(rng.integers(0, space.gene_choices)) for _ in range(config.sample.inner)]
+        return inner + [fitted(smallest)] if config.sample.sandwich else inner
 
     return draw
-
-
-def _owns(space: SearchSpace, arch: Arch) -> set[str]:
-    return {*space.plan(arch), *space.private(arch)}

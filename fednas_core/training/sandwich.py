@@ -19,7 +19,7 @@ from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.networks import network
 from fednas_core.subnets.packing import nested
 from fednas_core.training.loop import Batch, Outcome, autocast, descend
-from fednas_core.values import Arch, Plan, Region
+from fednas_core.values import Arch, Region
 
 Draw = Callable[[], Sequence[Arch]]
 """A way to draw the networks that a batch trains besides the largest: random ones, then the smallest."""
@@ -33,7 +33,7 @@ class Sandwich:
 
     `largest` is the network of `arch`, holding a copy of `tensors`, which are all that it has, private ones included.
     Every architecture that is drawn must lie within `arch`. With `distill` the subnets learn what the largest says,
-    else the labels.
+    else the labels. Without `ends` the largest is trained only where it is drawn: plain random subnets.
     """
 
     def __init__(
@@ -43,12 +43,13 @@ class Sandwich:
         tensors: Mapping[str, Tensor],
         device: torch.device | str = "cpu",
         distill: bool = True,
+        ends: bool = True,
     ) -> None:
         self.largest = network(space, arch, tensors, device).train()
         self.forward_macs = 0
         """MACs of the forward passes so far, of all networks and images."""
-        self._space, self._arch, self._distill = space, arch, distill
-        self._plan = _whole_plan(space, arch)
+        self._space, self._arch, self._distill, self._ends = space, arch, distill and ends, ends
+        self._plan = space.whole(arch)
         self._parameters = dict(self.largest.named_parameters())
         self._subnet = lru_cache(maxsize=READY)(self._new_subnet)
 
@@ -75,30 +76,34 @@ class Sandwich:
     ) -> tuple[Tensor, Tensor]:
         """Leave the sum of all gradients in the largest network's parameters, which have none yet.
 
-        Returns loss and logits of the largest. A network that is drawn twice, or is the largest, is trained once. The
+        Returns loss and logits of the first, the largest. A network that is drawn twice is trained once. The
         divergence KL(softmax(z_max) ‖ softmax(z_sub)) is cross-entropy to soft labels, less a constant; z_max counts
         as given: no gradient flows to it.
         """
         x, y = batch
-        with autocast(x.device, precision):
-            logits = self.largest(x)
-        loss = functional.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
-        logits = logits.detach()
-        target, smoothing = (logits.float().softmax(1), 0.0) if self._distill else (y, label_smoothing)
-        self.forward_macs += len(y) * self._space.cost(self._arch).macs
-        for arch in dict.fromkeys(archs):
-            if arch != self._arch:
-                subnet, macs = self._subnet(arch)
-                with autocast(x.device, precision):
-                    answer = subnet(x)
-                functional.cross_entropy(answer.float(), target, label_smoothing=smoothing).backward()  # type: ignore[no-untyped-call]
-                self.forward_macs += len(y) * macs
-        return loss.detach(), logits
+        soft: Tensor | None = None
+        seen: tuple[Tensor, Tensor] | None = None
+        for arch in dict.fromkeys([self._arch, *archs] if self._ends else archs):
+            subnet, macs = self._subnet(arch)
+            with autocast(x.device, precision):
+                logits = subnet(x).float()
+            if soft is None:
+                loss = functional.cross_entropy(logits, y, label_smoothing=label_smoothing)
+            else:
+                loss = functional.cross_entropy(logits, soft)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.forward_macs += len(y) * macs
+            seen = seen or (loss.detach(), logits.detach())
+            if self._distill and soft is None:
+                soft = seen[1].softmax(1)
+        assert seen is not None
+        return seen
 
     def _new_subnet(self, arch: Arch) -> tuple[nn.Module, int]:
         """Return a network whose parameters are regions of the largest's, and the MACs of its forward pass."""
-        regions = nested(_whole_plan(self._space, arch), self._plan)
+        if arch == self._arch:
+            return self.largest, self._space.cost(arch).macs
+        regions = nested(self._space.whole(arch), self._plan)
         with torch.device("meta"):
             module = self._space.build(arch).train()
         for prefix, child in module.named_modules():
@@ -124,7 +129,3 @@ def _hand_over(outer: Tensor, region: Region) -> Callable[[Tensor], None]:
         outer.grad[region].add_(gradient)
 
     return add
-
-
-def _whole_plan(space: SearchSpace, arch: Arch) -> Plan:
-    return {**space.plan(arch), **space.private(arch)}

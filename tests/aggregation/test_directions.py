@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from contracts.samples import random_tensors, supernet_of, toy_space
 
-from fednas_core.aggregation.directions import alignments, check_direction
+from fednas_core.aggregation.directions import alignments, check_direction, to_direction
 from fednas_core.errors import ReplyError
 from fednas_core.values import Plan
 
@@ -57,3 +57,8 @@ def test_an_update_against_the_others_is_refused_with_its_cosine() -> None:
         check_direction("c", -0.35, 0.1)
     check_direction("c", -0.05, 0.1)
     check_direction("c", -1.0, 1.0)
+
+
+def test_replies_without_tensors_have_no_direction() -> None:
+    to_direction({}, {}, 1.0)
+    assert alignments(lambda: iter([("a", {}, {}), ("b", {}, {})]), {}) == {"a": 0.0, "b": 0.0}

@@ -77,3 +77,8 @@ def test_a_shortened_update_is_a_share_of_it_in_place(share: float) -> None:
     for name, tensor in reply.items():
         assert tensor is before[name]
         torch.testing.assert_close(tensor, wanted[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_reply_without_tensors_has_changed_nothing() -> None:
+    assert update_norm({}, {}) == 0.0
+    shorten({}, {}, 0.5)

@@ -155,3 +155,12 @@ def test_no_reply_stays_in_memory() -> None:
     for seed in range(20):
         merge.add(plan, random_tensors(plan, seed), 1.0)
     assert not merge._shelf._memory
+
+
+def test_replies_without_tensors_change_nothing() -> None:
+    supernet = supernet_of(SPACE)
+    before = {name: tensor.clone() for name, tensor in supernet.items()}
+    for merge in (TrimmedMerge(supernet, 0.25), TrimmedMerge({}, 0.25)):
+        merge.add({}, {}, 1.0)
+        merge.finish()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.items())

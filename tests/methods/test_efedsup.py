@@ -33,7 +33,7 @@ def method_of(space: Any, damped: bool = False) -> SupernetAveraging:
 
 
 class TestEFedSup(MethodContract):
-    @pytest.fixture(params=[(TOY, False), (TOY, True), (toy_mobile(), False)], ids=["overlap", "damped", "mobile"])
+    @pytest.fixture(params=[(TOY, False), (toy_mobile(), True)], ids=["overlap", "damped"])
     def make(self, request: pytest.FixtureRequest) -> Any:
         return lambda: method_of(*request.param)
 

@@ -31,7 +31,7 @@ def method_of(space: Any = SPACE, rule: str = "overlap") -> SupernetAveraging:
 
 
 class TestFedSup(MethodContract):
-    @pytest.fixture(params=["overlap", "damped", "mobile", "personal"])
+    @pytest.fixture(params=["damped", "mobile", "personal"])
     def make(self, request: pytest.FixtureRequest) -> Any:
         space = {"mobile": toy_mobile(), "personal": SPACE.with_personal(["head"])}.get(request.param, SPACE)
         return lambda: method_of(space, request.param)

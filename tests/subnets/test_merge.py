@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fednas_core.errors import ReplyError
-from fednas_core.subnets.merge import HEADROOM, Merge, check_tensors, largest_allowed
+from fednas_core.subnets.merge import HEADROOM, DampedMerge, Merge, check_tensors, largest_allowed
 from fednas_core.subnets.packing import shapes
 from fednas_core.values import Arch
 
@@ -82,6 +82,81 @@ def test_hand_computed_overlap_of_two_clients() -> None:
     assert supernet["b"].tolist() == [70.0, 8.0]
 
 
+def test_hand_computed_damped_merge_of_two_clients() -> None:
+    supernet = {"w": torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), "b": torch.tensor([7.0, 8.0])}
+    narrow = {"w": (slice(0, 1), slice(0, 2))}
+    wide = {"w": (slice(0, 2), slice(0, 2)), "b": (slice(0, 1),)}
+    merge = DampedMerge(supernet)
+    merge.add(narrow, {"w": torch.tensor([[10.0, 20.0]])}, 0.5)
+    merge.add(wide, {"w": torch.tensor([[30.0, 40.0], [50.0, 60.0]]), "b": torch.tensor([70.0])}, 1.5)
+    merge.finish()
+    # weights ¼ and ¾: 1 + ¼·9 + ¾·29 = 25;  2 + ¼·18 + ¾·38 = 35;  4 + ¾·46 = 38.5;  5 + ¾·55 = 46.25
+    assert supernet["w"].tolist() == [[25.0, 35.0, 3.0], [38.5, 46.25, 6.0]]
+    assert supernet["b"].tolist() == [7 + 0.75 * 63, 8.0]
+
+
+@given(st.lists(st.tuples(archs, weights, st.integers(0, 1000)), min_size=1, max_size=5))
+@settings(max_examples=40, deadline=None)
+def test_damped_merge_is_the_mean_of_whole_supernets(items: list[tuple[Arch, float, int]]) -> None:
+    """What FedSup's code computes: every client's supernet, of which it changed its part, averaged."""
+    supernet = supernet_of(SPACE, 5)
+    total = sum(weight for _, weight, _ in items)
+    wanted = {name: np.zeros(tensor.shape) for name, tensor in supernet.items()}
+    merge = DampedMerge(supernet)
+    for arch, weight, seed in items:
+        reply = random_tensors(SPACE.plan(arch), seed)
+        merge.add(SPACE.plan(arch), reply, weight)
+        for name, tensor in supernet.items():
+            mine = tensor.double().clone()
+            if name in reply:
+                mine[SPACE.plan(arch)[name]] = reply[name].double()
+            wanted[name] += weight / total * mine.numpy()
+    merge.finish()
+    for name, tensor in supernet.items():
+        np.testing.assert_allclose(tensor.double().numpy(), wanted[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shares", [(0.3, 0.3, 0.4), (0.1, 0.2, 0.7), (5.0, 3.0, 1.0)])
+def test_full_plans_make_both_merges_the_same_to_the_bit(shares: tuple[float, ...]) -> None:
+    results = []
+    for kind in (Merge, DampedMerge):
+        supernet, plan = supernet_of(SPACE), SPACE.plan(SPACE.largest)
+        merge = kind(supernet)
+        for _ in range(2):  # a second round starts afresh
+            for seed, weight in enumerate(shares):
+                merge.add(plan, random_tensors(plan, seed), weight)
+            merge.finish()
+        results.append(supernet)
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+@pytest.mark.parametrize("kind", [Merge, DampedMerge])
+def test_what_nobody_covers_keeps_its_value_to_the_bit(kind: type[Merge]) -> None:
+    supernet, plan = supernet_of(SPACE), SPACE.plan(SPACE.smallest)
+    before = clone(supernet)
+    merge = kind(supernet)
+    for seed in range(3):
+        merge.add(plan, random_tensors(plan, seed), 0.1)
+        merge.add({}, {}, 0.3)
+    merge.finish()
+    for name, tensor in supernet.items():
+        rest = torch.ones(tensor.shape, dtype=torch.bool)
+        if name in plan:
+            rest[plan[name]] = False
+        assert torch.equal(tensor[rest], before[name][rest])
+
+
+def test_nothing_at_all_can_be_merged() -> None:
+    """Where every layer is private there is no supernet."""
+    for merge in (Merge({}), DampedMerge({})):
+        merge.add({}, {}, 1.0)
+        merge.finish()
+    assert largest_allowed({}) == HEADROOM
+    check_tensors("c", {}, {}, 1.0)
+    with pytest.raises(ReplyError, match="client c: tensor 'a': found a tensor that its architecture does not have"):
+        check_tensors("c", {}, {"a": torch.zeros(1)})
+
+
 @given(st.lists(st.tuples(archs, weights, st.integers(0, 1000)), min_size=1, max_size=5))
 @settings(max_examples=40, deadline=None)
 def test_merge_is_the_weighted_mean_of_its_definition(items: list[tuple[Arch, float, int]]) -> None:
@@ -142,9 +217,10 @@ def held_bytes(value: Any, seen: set[int]) -> int:
     return sum(held_bytes(part, seen) for part in parts)
 
 
-def test_memory_does_not_grow_with_the_number_of_replies() -> None:
+@pytest.mark.parametrize("kind", [Merge, DampedMerge])
+def test_memory_does_not_grow_with_the_number_of_replies(kind: type[Merge]) -> None:
     supernet, rng = supernet_of(SPACE), np.random.default_rng(1)
-    merge = Merge(supernet)
+    merge = kind(supernet)
     size = sum(tensor.numel() * 4 for tensor in supernet.values())
 
     def tensors_alive() -> int:

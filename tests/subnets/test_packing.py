@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from contracts.mobile import toy_mobile
 from contracts.samples import random_tensors, supernet_of, toy_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +14,7 @@ from torch.func import functional_call
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.merge import Merge
 from fednas_core.subnets.networks import subnet
-from fednas_core.subnets.packing import copy_into, extract, pack, shapes, unpack, views
+from fednas_core.subnets.packing import copy_into, extract, nested, pack, shapes, unpack, views
 from fednas_core.values import Arch
 
 SPACES = {norm: toy_space(norm=norm) for norm in ("none", "group")}
@@ -136,3 +139,38 @@ def test_copying_into_a_buffer_leaves_what_lies_behind() -> None:
     copies = copy_into(buffer, {"a": torch.zeros(3, 2).T, "b": torch.ones(1)})
     assert buffer.tolist() == [0, 0, 0, 0, 0, 0, 1, 9]
     assert copies["a"].shape == (2, 3) and copies["b"].data_ptr() == buffer[6:].data_ptr()
+
+
+@pytest.mark.parametrize("space", [toy_space(), toy_mobile()], ids=["resnet", "mobile"])
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_views_of_a_subnet_of_a_subnet(space: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    supernet, row = supernet_of(space), space.encode(space.sample(rng))
+    outer, inner = space.decode(row), space.decode(np.minimum(row, rng.integers(0, space.gene_choices)))
+    found = views(views(supernet, space.plan(outer)), nested(space.plan(inner), space.plan(outer)))
+    wanted = views(supernet, space.plan(inner))
+    assert list(found) == list(wanted)
+    for name, part in wanted.items():
+        assert found[name].data_ptr() == part.data_ptr() and found[name].stride() == part.stride()
+        assert torch.equal(found[name], part)
+
+
+def test_a_smaller_kernel_is_the_centre_of_its_outer_network_too() -> None:
+    weight = "stages.1.0.depthwise.weight"
+    plans = {k: {weight: (slice(0, 8), slice(0, 1), slice(s, s + k), slice(s, s + k))} for k, s in ((3, 2), (5, 1))}
+    assert nested(plans[3], plans[5]) == {weight: (slice(0, 8), slice(0, 1), slice(1, 4), slice(1, 4))}
+    assert nested({}, plans[5]) == {}
+
+
+@pytest.mark.parametrize("outer", [{}, {"a": (slice(0, 4), slice(1, 3))}, {"a": (slice(0, 2), slice(0, 3))}])
+def test_what_lies_outside_is_refused(outer: Any) -> None:
+    with pytest.raises(ValueError, match="tensor 'a' of the subnet does not lie within"):
+        nested({"a": (slice(0, 3), slice(0, 3))}, outer)
+
+
+def test_nothing_at_all_can_be_packed_and_extracted() -> None:
+    """Where every layer is private nothing travels."""
+    flat = pack({})
+    assert flat.shape == (0,) and unpack(flat, {}) == {} == extract({}, {}) == views({}, {})
+    assert copy_into(torch.zeros(3), {}) == {}

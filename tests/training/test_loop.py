@@ -12,7 +12,7 @@ from fednas_core.errors import DeadlineError
 from fednas_core.protocol import TrainSettings
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
-from fednas_core.training.loop import Batch, Sgd, autocast, to_images, train
+from fednas_core.training.loop import Batch, Sgd, autocast, clip, to_images, train
 
 
 def problem(n: int = 48, batch: int = 16) -> list[Batch]:
@@ -89,6 +89,22 @@ def test_clip_bounds_the_step() -> None:
     assert moved(0.0) > 0.5
     assert moved(0.01) == pytest.approx(0.01, rel=1e-3)
     assert moved(1e9) == pytest.approx(moved(0.0), rel=1e-6)
+
+
+def test_clip_value_bounds_every_entry_of_the_step() -> None:
+    module, start = net(), net()
+    train(module, [problem(16)[:1]], TrainSettings(lr=1.0, weight_decay=0.0, clip=0.0, clip_value=0.01))
+    steps = [(a - b).detach() for a, b in zip(module.parameters(), start.parameters(), strict=True)]
+    sizes = torch.cat([step.abs().flatten() for step in steps])
+    assert float(sizes.max()) == pytest.approx(0.01, rel=1e-3) and 0 < float((sizes < 0.009).float().mean()) < 1
+
+
+def test_both_clips_hold_together_and_pass_over_what_has_no_gradient() -> None:
+    one, two = (torch.zeros(2, requires_grad=True) for _ in range(2))
+    one.grad = torch.tensor([3.0, -40.0])
+    clip([one, two], TrainSettings(clip=1.0, clip_value=4.0))
+    torch.testing.assert_close(one.grad, torch.tensor([0.6, -0.8]))
+    assert two.grad is None
 
 
 def test_weight_decay_shrinks_the_weights() -> None:
