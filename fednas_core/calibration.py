@@ -20,6 +20,7 @@ from fednas_core.crew import Crew
 from fednas_core.errors import ReplyError
 from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
 from fednas_core.rounds import NO_ANSWER, why
+from fednas_core.selection import Judge
 from fednas_core.subnets.moments import (
     EPSILON,
     SQUARES,
@@ -32,7 +33,7 @@ from fednas_core.subnets.moments import (
     whole,
 )
 from fednas_core.subnets.networks import network
-from fednas_core.tasks.bench import device_of, preprocessing_of, space_of, validation_images
+from fednas_core.tasks.bench import device_of, is_personal, preprocessing_of, space_of, validation_images
 from fednas_core.values import Arch
 
 ROUNDING = 1e-9
@@ -80,6 +81,16 @@ def recalibrated(config: RunConfig, crew: Crew, arch: Arch, tensors: Mapping[str
         if final:
             break
     return Recalibrated(tensors, passes, images, tuple(Failure(*item) for item in sorted(failures.items())))
+
+
+def settle_statistics(config: RunConfig, crew: Crew, judge: Judge, arch: Arch, run_id: str) -> tuple[Failure, ...]:
+    """Give the judge's network of `arch` its clients' statistics, once, if the run wants those; return what failed."""
+    wanted = config.calibrate == "federated" and config.space.norm == "batch" and not is_personal(config)
+    if not wanted or arch in judge.settled:
+        return ()
+    found = recalibrated(config, crew, arch, judge.model(arch), run_id)
+    judge.settled[arch] = found.tensors
+    return found.failures
 
 
 def _guides(config: RunConfig) -> Tensor:

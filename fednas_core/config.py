@@ -225,7 +225,7 @@ class RunConfig:
         choices=("server", "client", "federated"),
     )
     calibration_passes: int = _setting(
-        0, "for calibrate 'federated': passes over the clients' images (0: one a norm layer, which is exact)", low=0
+        2, "for calibrate 'federated': passes over the clients' images (0: one a norm layer, which is exact)", low=0
     )
     evaluate_every: int = _setting(5, "rounds between evaluations of the networks that are followed", low=1)
     evaluate_clients: int = _setting(

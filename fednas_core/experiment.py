@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fednas_core import asynchronous, rounds
+from fednas_core.calibration import settle_statistics
 from fednas_core.config import RunConfig
 from fednas_core.console import ending, greeting, line
 from fednas_core.crew import Crew
@@ -199,6 +200,8 @@ def _deliver(done: _Finished, judged: Sequence[Judged], announce: Announce) -> l
             cheapest = min(judged, key=lambda row: row.macs)
             announce(f"{budget.device}: no trained network keeps {budget}; the cheapest takes {cheapest.macs:,} MACs")
             continue
+        for failure in settle_statistics(config, done.crew, done.judge, chosen.arch, done.run.id):
+            announce(f"{budget.device}: without the images of {failure.client}: {failure.reason}")
         models.append(deliver(config, done.judge, budget, chosen, done.run.path / "models"))
     return models
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fednas_core.calibration import settle_statistics
 from fednas_core.config import RunConfig
 from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance
@@ -43,7 +44,9 @@ def hand_over(
         orders = {}
         for name in waiting:
             arch = choices[name][0].arch
-            tensors.setdefault(arch, judge.model(arch))
+            if arch not in tensors:
+                settle_statistics(config, crew, judge, arch, run_id)
+                tensors[arch] = judge.model(arch)
             orders[name] = _order(config, clients[name], arch, tensors[arch], run_id)
         waiting = []
         awaited = set(orders)

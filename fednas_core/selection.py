@@ -24,7 +24,7 @@ from fednas_core.search.fittest import fitness_of, fittest
 from fednas_core.search.path import PathRow
 from fednas_core.search.within import within
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.subnets.networks import calibrate, shapes_of, subnet
+from fednas_core.subnets.networks import calibrate, network, shapes_of, subnet
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import dataset_of, device_of, precision_of, preprocessing_of, space_of, validation_images
 from fednas_core.tasks.images import prepared
@@ -69,9 +69,15 @@ class Judge:
         self._precision = precision_of(config.train.precision, self._device)
         self._prepare = preprocessing_of(config)
         self._images = validation_images(config)
+        self.settled: dict[Arch, Mapping[str, Tensor]] = {}
 
     def network(self, arch: Arch) -> torch.nn.Module:
-        """Return the extracted network, its batch statistics calibrated on validation images if it has any."""
+        """Return the extracted network, its batch statistics calibrated on validation images if it has any.
+
+        What is in `settled` has those already.
+        """
+        if arch in self.settled:
+            return network(self._space, arch, self.settled[arch], self._device).eval()
         module = subnet(self._space, arch, self.supernet, self._device)
         calibrate(module, (x for x, _ in prepared(self._images, self._prepare, CALIBRATION_IMAGES)))
         return module

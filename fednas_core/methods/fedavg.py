@@ -7,7 +7,7 @@ says how much its reply counts. Federated averaging proper (McMahan et al., 2017
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -87,8 +87,8 @@ class Everyone:
 class Schedule:
     """How long a method trains and how: number of rounds, the settings of each (from 0), the run's seed.
 
-    `task` is what clients do with their network, `own` whether each keeps to one architecture; in rounds that `sorts`
-    names the supernet's channels are put in order of importance first.
+    `task` is what clients do with their network, `own` whether each keeps to one architecture. `sorts` says
+    which genes become elastic in a round: the channels they are about are put in order of importance first.
     """
 
     rounds: int
@@ -96,7 +96,7 @@ class Schedule:
     seed: int
     task: str = "subnet"
     own: bool = False
-    sorts: Callable[[int], bool] | None = None
+    sorts: Callable[[int], Collection[str]] | None = None
 
 
 class SupernetAveraging:
@@ -125,8 +125,8 @@ class SupernetAveraging:
         self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator
     ) -> Mapping[ClientId, TrainOrder]:
         """See `Method.plan`."""
-        if self._schedule.sorts and self._schedule.sorts(round):
-            sort_channels(self.space, self._supernet)
+        if self._schedule.sorts and (opening := self._schedule.sorts(round)):
+            sort_channels(self.space, self._supernet, opening)
         assignments = self.sampler.assign(round, clients, rng)
         if self._schedule.own:
             assignments = self._kept(clients, assignments)

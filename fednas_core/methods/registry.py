@@ -119,7 +119,7 @@ def make(
         seed=config.seed,
         task=entry.task,
         own=config.personal.arch,
-        sorts=growing.starts if config.sample.sort else None,
+        sorts=growing.opening if config.sample.sort else None,
     )
     return SupernetAveraging(space, supernet, sampler, weighting, schedule, merging(config, supernet))
 

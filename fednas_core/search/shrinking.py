@@ -74,12 +74,12 @@ class Curriculum:
                 least[place] = np.maximum(self.space.gene_choices[place] - 1 - opened, 0)
         return least
 
-    def starts(self, round: int) -> bool:
-        """Whether a gene becomes elastic in this round."""
+    def opening(self, round: int) -> tuple[str, ...]:
+        """Return the genes that become elastic in this round."""
         if round == 0:
-            return False
+            return ()
         pairs = zip(self._opened(round - 1), self._opened(round), strict=True)
-        return any(before == 0 < now for before, now in pairs)
+        return tuple(gene for gene, (before, now) in zip(self.order, pairs, strict=True) if before == 0 < now)
 
     def raised(self, arch: Arch, round: int, limit: Limit | None = None) -> Arch:
         """Return the architecture raised to the round's floor, or as it is where the limit does not allow that."""

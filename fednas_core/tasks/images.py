@@ -27,7 +27,11 @@ def epochs_of(order: TrainOrder, ground: Ground, device: torch.device) -> Iterat
 
 
 def prepared(images: Images, prepare: Preprocessing, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images in order, the first `most` of them, in batches of normalised float32, with their labels."""
-    x, y = images.x[:most], images.y[:most]
+    """Yield images in order, or `most` of them evenly spread, in batches of normalised float32, with their labels.
+
+    Data may be sorted by class: the first few would then be of one.
+    """
+    step = max(1, len(images.y) // most) if most else 1
+    x, y = images.x[::step][:most], images.y[::step][:most]
     for part, labels in zip(torch.split(x, EVAL_BATCH), torch.split(y, EVAL_BATCH), strict=True):
         yield prepare(part), labels

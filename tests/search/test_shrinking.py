@@ -44,14 +44,14 @@ def test_kernels_and_resolution_open_at_once() -> None:
     curriculum = Curriculum(MOBILE, ("k", "r", "d"), 8)
     assert floors(curriculum, "k") == [(1, 1, 2, 2), (0, 0, 0, 0)]
     assert floors(curriculum, "r") == [(1,), (0,)]
-    assert [round for round in range(8) if curriculum.starts(round)] == [2, 4, 6]
+    assert [round for round in range(8) if curriculum.opening(round)] == [2, 4, 6]
     assert floors(Curriculum(MOBILE, ("w", "k"), 8), "k")[0] == (1, 1, 2, 2)
 
 
 def test_a_gene_starts_once_however_many_phases_it_takes() -> None:
     space = toy_space(expansions=(0.25, 0.5, 1.0), extra_blocks=2)
     curriculum = Curriculum(space, ("e", "d"), 50)
-    assert [round for round in range(60) if curriculum.starts(round)] == [10, 30]
+    assert [round for round in range(60) if curriculum.opening(round)] == [10, 30]
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3, 7, 500])
@@ -66,7 +66,7 @@ def test_the_first_round_is_closed_and_the_last_is_open(rounds: int) -> None:
 
 def test_without_an_order_nothing_changes() -> None:
     curriculum = Curriculum(MOBILE, parse_order(""), 10)
-    assert not any(curriculum.floor(round).any() or curriculum.starts(round) for round in range(12))
+    assert not any(curriculum.floor(round).any() or curriculum.opening(round) for round in range(12))
     arch = MOBILE.sample(np.random.default_rng(1))
     assert curriculum.raised(arch, 0) == arch
 

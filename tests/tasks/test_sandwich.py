@@ -84,7 +84,7 @@ def test_every_batch_draws_anew_and_ends_with_the_smallest(config: RunConfig, in
     draw = draws(order, config, space)
     batches = [draw() for _ in range(30)]
     assert all(len(archs) == inner + 1 and archs[-1] == space.smallest for archs in batches)
-    assert len({arch for archs in batches for arch in archs[:-1]}) > 10 * inner
+    assert len({arch for archs in batches for arch in archs[:-1]}) >= 10 * inner
     again = draws(order, config, space)
     assert [again() for _ in range(30)] == batches
     other = draws(replace(order, seed=1), config, space)
