@@ -6,7 +6,7 @@ its multiply-accumulates. That is why a network, its plan and its cost cannot di
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -152,11 +152,15 @@ class SqueezeExcite:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A normalisation of `channels` channels: none, group (8 channels a group), batch or parametric."""
+    """A normalisation of `channels` channels: none, group (8 channels a group), batch or parametric.
+
+    A `silent` one starts with γ = 0, so that the block it ends starts as its shortcut.
+    """
 
     name: str
     channels: int
     kind: NormKind
+    silent: bool = False
 
     @property
     def macs(self) -> int:
@@ -169,6 +173,15 @@ class Norm:
 
     def module(self) -> nn.Module:
         """Return the layer's module; batch statistics are buffers of the extracted network, not of the supernet."""
+        from torch import nn
+
+        module = self._norm()
+        gamma = getattr(module, "weight", None)
+        if self.silent and gamma is not None:
+            nn.init.zeros_(gamma)
+        return module
+
+    def _norm(self) -> nn.Module:
         from torch import nn
 
         from fednas_core.spaces.modules import GroupNorm, ParametricNorm
@@ -209,6 +222,13 @@ class Linear:
 
 
 Layer = Conv | Depthwise | SqueezeExcite | Norm | Linear
+Make = Callable[[Layer], "nn.Module"]
+"""What makes a module of a layer."""
+
+
+def own_module(layer: Layer) -> nn.Module:
+    """Return a layer's module, with weights of its own."""
+    return layer.module()
 
 
 def plan_of(layers: Iterable[Layer]) -> Plan:

@@ -23,7 +23,17 @@ import numpy as np
 
 from fednas_core.errors import ConfigError
 from fednas_core.spaces.layered import Ints, LayeredSpace
-from fednas_core.spaces.layers import CHANNELS_PER_GROUP, Conv, Depthwise, Layer, Linear, Norm, SqueezeExcite
+from fednas_core.spaces.layers import (
+    CHANNELS_PER_GROUP,
+    Conv,
+    Depthwise,
+    Layer,
+    Linear,
+    Make,
+    Norm,
+    SqueezeExcite,
+    own_module,
+)
 from fednas_core.spaces.mobilespec import Activation, MobileBlockSpec, MobileNetSpec, Stage
 from fednas_core.spaces.resnet import make_divisible
 from fednas_core.values import Arch, NormKind
@@ -237,11 +247,11 @@ class MobileNetSpace(LayeredSpace):
         kernels, ratios = zip(*chosen, strict=True)
         return f"{spec.resolution}px · {stages}  k {sum(kernels) / len(kernels):.1f} e {sum(ratios) / len(ratios):.2f}"
 
-    def build(self, arch: Arch) -> nn.Module:
+    def build(self, arch: Arch, make: Make = own_module) -> nn.Module:
         """Return the static network of `arch` (see `SearchSpace.build`)."""
         from fednas_core.spaces.modules import MobileNet
 
-        return MobileNet(self.spec(arch))
+        return MobileNet(self.spec(arch), make)
 
 
 @lru_cache(maxsize=4096)
@@ -279,6 +289,7 @@ def _block(
     expands, projects = ratio > 1, space.shortcuts == "projection"
     mid = make_divisible(c_in * ratio) if expands else c_in
     reduced = make_divisible(mid / _REDUCTION)
+    adds = projects or (stride == 1 and (b > 0 or space.keeps_width(j)))
     return MobileBlockSpec(
         expand=Conv(f"{name}.expand", c_in, mid, 1, 1, before) if expands else None,
         expand_norm=Norm(f"{name}.expand_norm", mid, norm) if expands else None,
@@ -286,9 +297,9 @@ def _block(
         depthwise_norm=Norm(f"{name}.depthwise_norm", mid, norm),
         squeeze=SqueezeExcite(f"{name}.squeeze", mid, reduced, size) if stage.squeeze_excite else None,
         project=Conv(f"{name}.project", mid, c_out, 1, 1, size),
-        project_norm=Norm(f"{name}.project_norm", c_out, norm),
+        project_norm=Norm(f"{name}.project_norm", c_out, norm, silent=adds),
         shortcut=Conv(f"{name}.shortcut", c_in, c_out, 1, 1, size) if projects else None,
-        adds=projects or (stride == 1 and (b > 0 or space.keeps_width(j))),
+        adds=adds,
         activation=stage.activation,
     )
 

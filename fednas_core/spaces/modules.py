@@ -13,7 +13,7 @@ from torch.nn import functional
 from fednas_core.spaces.layers import centre
 
 if TYPE_CHECKING:
-    from fednas_core.spaces.layers import Depthwise, SqueezeExcite
+    from fednas_core.spaces.layers import Depthwise, Make, SqueezeExcite
     from fednas_core.spaces.mobilespec import MobileBlockSpec, MobileNetSpec
     from fednas_core.spaces.resnet import BlockSpec, ResNetSpec
     from fednas_core.spaces.space import SearchSpace
@@ -158,13 +158,13 @@ class SqueezeExcitation(nn.Module):
 class Block(nn.Module):
     """conv–norm–ReLU–conv–norm plus shortcut, then ReLU; a strided shortcut averages before it projects."""
 
-    def __init__(self, spec: BlockSpec) -> None:
+    def __init__(self, spec: BlockSpec, make: Make) -> None:
         super().__init__()
         self.stride = spec.conv1.stride
-        self.conv1, self.norm1 = spec.conv1.module(), spec.norm1.module()
-        self.conv2, self.norm2 = spec.conv2.module(), spec.norm2.module()
-        self.shortcut = spec.shortcut.module() if spec.shortcut else nn.Identity()
-        self.shortcut_norm = spec.shortcut_norm.module() if spec.shortcut_norm else nn.Identity()
+        self.conv1, self.norm1 = make(spec.conv1), make(spec.norm1)
+        self.conv2, self.norm2 = make(spec.conv2), make(spec.norm2)
+        self.shortcut = make(spec.shortcut) if spec.shortcut else nn.Identity()
+        self.shortcut_norm = make(spec.shortcut_norm) if spec.shortcut_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, c_in, s, s) to (batch, c_out, ⌈s/stride⌉, ⌈s/stride⌉)."""
@@ -178,11 +178,11 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """A static network of the space: tensor names are the supernet's."""
 
-    def __init__(self, spec: ResNetSpec) -> None:
+    def __init__(self, spec: ResNetSpec, make: Make) -> None:
         super().__init__()
-        self.stem, self.stem_norm = spec.stem.module(), spec.stem_norm.module()
-        self.stages = nn.ModuleList(nn.Sequential(*map(Block, blocks)) for blocks in spec.stages)
-        self.head = spec.head.module()
+        self.stem, self.stem_norm = make(spec.stem), make(spec.stem_norm)
+        self.stages = nn.ModuleList(nn.Sequential(*(Block(block, make) for block in blocks)) for blocks in spec.stages)
+        self.head = make(spec.head)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, size, size) to logits (batch, classes)."""
@@ -194,23 +194,18 @@ class ResNet(nn.Module):
 
 
 class MobileBlock(nn.Module):
-    """An inverted residual block (see `fednas_core.spaces.mobilenet`); a strided shortcut averages before it projects.
+    """An inverted residual block (see `fednas_core.spaces.mobilenet`); a strided shortcut averages first."""
 
-    Where there is a shortcut the last norm starts with γ = 0, so that the block starts as its shortcut.
-    """
-
-    def __init__(self, spec: MobileBlockSpec) -> None:
+    def __init__(self, spec: MobileBlockSpec, make: Make) -> None:
         super().__init__()
         self.expands, self.adds = spec.expand is not None, spec.adds
         self.stride, self.act = spec.depthwise.stride, ACTIVATIONS[spec.activation]
         if spec.expand and spec.expand_norm:
-            self.expand, self.expand_norm = spec.expand.module(), spec.expand_norm.module()
-        self.depthwise, self.depthwise_norm = spec.depthwise.module(), spec.depthwise_norm.module()
-        self.squeeze = spec.squeeze.module() if spec.squeeze else nn.Identity()
-        self.project, self.project_norm = spec.project.module(), spec.project_norm.module()
-        self.shortcut = spec.shortcut.module() if spec.shortcut else nn.Identity()
-        if self.adds and isinstance(gamma := getattr(self.project_norm, "weight", None), Tensor):
-            nn.init.zeros_(gamma)
+            self.expand, self.expand_norm = make(spec.expand), make(spec.expand_norm)
+        self.depthwise, self.depthwise_norm = make(spec.depthwise), make(spec.depthwise_norm)
+        self.squeeze = make(spec.squeeze) if spec.squeeze else nn.Identity()
+        self.project, self.project_norm = make(spec.project), make(spec.project_norm)
+        self.shortcut = make(spec.shortcut) if spec.shortcut else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, c_in, s, s) to (batch, c_out, ⌈s/stride⌉, ⌈s/stride⌉)."""
@@ -227,15 +222,17 @@ class MobileBlock(nn.Module):
 class MobileNet(nn.Module):
     """A static network of the space: tensor names are the supernet's. It brings images to its resolution itself."""
 
-    def __init__(self, spec: MobileNetSpec) -> None:
+    def __init__(self, spec: MobileNetSpec, make: Make) -> None:
         super().__init__()
         self.resolution, self.act = spec.resolution, ACTIVATIONS[spec.activation]
-        self.stem, self.stem_norm = spec.stem.module(), spec.stem_norm.module()
-        self.stages = nn.ModuleList(nn.Sequential(*map(MobileBlock, blocks)) for blocks in spec.stages)
+        self.stem, self.stem_norm = make(spec.stem), make(spec.stem_norm)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(MobileBlock(block, make) for block in blocks)) for blocks in spec.stages
+        )
         self.has_tail = spec.tail is not None
         if spec.tail and spec.tail_norm and spec.mix:
-            self.tail, self.tail_norm, self.mix = spec.tail.module(), spec.tail_norm.module(), spec.mix.module()
-        self.head = spec.head.module()
+            self.tail, self.tail_norm, self.mix = make(spec.tail), make(spec.tail_norm), make(spec.mix)
+        self.head = make(spec.head)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, size, size) to logits (batch, classes)."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from fednas_core.errors import ArchError, ConfigError
 from fednas_core.spaces.layered import LayeredSpace
-from fednas_core.spaces.layers import NORMS, Conv, Layer, Linear, Norm
+from fednas_core.spaces.layers import NORMS, Conv, Layer, Linear, Make, Norm, own_module
 from fednas_core.values import Arch, NormKind
 
 if TYPE_CHECKING:
@@ -238,11 +238,11 @@ class ResNetSpace(LayeredSpace):
         active = [e for i, e in enumerate(arch["e"]) if i % self.most_blocks <= arch["d"][i // self.most_blocks]]
         return f"{widths[0]} · {' · '.join(stages)}  e {sum(active) / len(active):.2f}"
 
-    def build(self, arch: Arch) -> nn.Module:
+    def build(self, arch: Arch, make: Make = own_module) -> nn.Module:
         """Return the static network of `arch` (see `SearchSpace.build`)."""
         from fednas_core.spaces.modules import ResNet
 
-        return ResNet(self.spec(arch))
+        return ResNet(self.spec(arch), make)
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from fednas_core.spaces.layers import Layer
+from fednas_core.spaces.layers import Layer, Make, own_module
 from fednas_core.values import Arch, Cost, NormKind, Plan
 
 if TYPE_CHECKING:
@@ -105,8 +105,11 @@ class SearchSpace(Protocol):
         """Return the shape of a network in a few words."""
         ...
 
-    def build(self, arch: Arch) -> nn.Module:
-        """Return a plain static network: input (batch, channels, size, size), output logits (batch, classes)."""
+    def build(self, arch: Arch, make: Make = own_module) -> nn.Module:
+        """Return a plain static network: input (batch, channels, size, size), output logits (batch, classes).
+
+        `make` makes the modules of its layers: those of a supernet may be shared by many networks.
+        """
         ...
 
     def layers(self, arch: Arch) -> Iterable[Layer]:

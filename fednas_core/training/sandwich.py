@@ -8,24 +8,25 @@ arXiv 2206.01366, algorithm 1).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fednas_core.protocol import TrainSettings
+from fednas_core.spaces.layers import Layer
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.networks import network
 from fednas_core.subnets.packing import nested
 from fednas_core.training.loop import Batch, Outcome, autocast, descend
-from fednas_core.values import Arch, Region
+from fednas_core.values import Arch, Plan, Region
 
 Draw = Callable[[], Sequence[Arch]]
 """A way to draw the networks that a batch trains besides the largest: random ones, then the smallest."""
 
-READY = 16
-"""Subnets that are kept ready: the smallest one comes back with every batch, random ones hardly ever."""
+READY = 4
+"""Subnets that are kept ready: the smallest comes back with every batch; of random ones only their layers do."""
 
 
 class Sandwich:
@@ -49,9 +50,9 @@ class Sandwich:
         self.forward_macs = 0
         """MACs of the forward passes so far, of all networks and images."""
         self._space, self._arch, self._distill, self._ends = space, arch, distill and ends, ends
-        self._plan = space.whole(arch)
         self._parameters = dict(self.largest.named_parameters())
-        self._subnet = lru_cache(maxsize=READY)(self._new_subnet)
+        layers = _Layers(self._parameters, space.whole(arch))
+        self._subnet = lru_cache(maxsize=READY)(partial(space.build, make=layers))
 
     def train(
         self,
@@ -84,7 +85,7 @@ class Sandwich:
         soft: Tensor | None = None
         seen: tuple[Tensor, Tensor] | None = None
         for arch in dict.fromkeys([self._arch, *archs] if self._ends else archs):
-            subnet, macs = self._subnet(arch)
+            subnet = self.largest if arch == self._arch else self._subnet(arch)
             with autocast(x.device, precision):
                 logits = subnet(x).float()
             if soft is None:
@@ -92,30 +93,38 @@ class Sandwich:
             else:
                 loss = functional.cross_entropy(logits, soft)
             loss.backward()  # type: ignore[no-untyped-call]
-            self.forward_macs += len(y) * macs
+            self.forward_macs += len(y) * sum(layer.macs for layer in self._space.layers(arch))
             seen = seen or (loss.detach(), logits.detach())
             if self._distill and soft is None:
                 soft = seen[1].softmax(1)
         assert seen is not None
         return seen
 
-    def _new_subnet(self, arch: Arch) -> tuple[nn.Module, int]:
-        """Return a network whose parameters are regions of the largest's, and the MACs of its forward pass."""
-        if arch == self._arch:
-            return self.largest, self._space.cost(arch).macs
-        regions = nested(self._space.whole(arch), self._plan)
+
+class _Layers:
+    """Makes layers whose parameters are regions of a network's, given with its plan; equal layers are one module."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], plan: Plan) -> None:
+        self._parameters, self._plan = parameters, plan
+        self._made: dict[Layer, nn.Module] = {}
+
+    def __call__(self, layer: Layer) -> nn.Module:
+        if layer not in self._made:
+            self._made[layer] = self._new(layer)
+        return self._made[layer]
+
+    def _new(self, layer: Layer) -> nn.Module:
         with torch.device("meta"):
-            module = self._space.build(arch).train()
-        for prefix, child in module.named_modules():
-            if isinstance(child, nn.BatchNorm2d):
-                child.track_running_stats = False  # of a network that is never used by itself
-            for key, _ in list(child.named_parameters(recurse=False)):
-                name = f"{prefix}.{key}" if prefix else key
-                part = nn.Parameter(self._parameters[name].detach()[regions[name]])
-                hook = _hand_over(self._parameters[name], regions[name])
-                part.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
-                setattr(child, key, part)
-        return module, self._space.cost(arch).macs
+            module = layer.module()
+        for name, region in nested(layer.regions(), self._plan).items():
+            part = nn.Parameter(self._parameters[name].detach()[region])
+            hook = _hand_over(self._parameters[name], region)
+            part.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+            parent, _, key = name.removeprefix(f"{layer.name}.").rpartition(".")
+            setattr(module.get_submodule(parent), key, part)
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats = False  # of a network that is never used by itself
+        return module
 
 
 def _hand_over(outer: Tensor, region: Region) -> Callable[[Tensor], None]:

@@ -17,7 +17,7 @@ from fednas_core.protocol import TrainOrder, TrainSettings
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.subnets.packing import views
-from fednas_core.tasks import install as install_module
+from fednas_core.tasks import personal
 from fednas_core.tasks.bench import client_images, examples_of, facts_of, ground_of, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import clients_of, perform
@@ -107,7 +107,7 @@ def test_batch_statistics_can_be_those_of_the_devices_own_images(
     def noted(module: Any, batches: Any) -> None:
         seen.append(sum(len(x) for x in batches))
 
-    monkeypatch.setattr(install_module, "calibrate", noted)
+    monkeypatch.setattr(personal, "calibrate", noted)
     perform(order_of(config), config, 1)
     assert seen == []
     perform(order_of(config), replace(config, calibrate="client"), 1)
