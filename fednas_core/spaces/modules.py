@@ -81,6 +81,7 @@ class _Parametric(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, alpha: Tensor, dims: tuple[int, ...]) -> Tensor:
+        """(batch, channels, s, s) to the same shape; `dims` are those over which the mean square is taken."""
         y, rms, inverse = _parametric(x, weight, bias, alpha, dims)
         ctx.save_for_backward(x, weight, alpha, rms, inverse)
         ctx.dims = dims
@@ -89,6 +90,7 @@ class _Parametric(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        """Gradients of x, weight, bias and alpha, given that of y, (batch, channels, s, s)."""
         x, weight, alpha, rms, inverse = ctx.saved_tensors
         grad, centred = grad.float(), x.float() - _channels(alpha)
         sums = grad.sum(ctx.dims, keepdim=True)

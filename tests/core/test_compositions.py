@@ -81,9 +81,7 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("more", COMPOSITIONS.values(), ids=COMPOSITIONS)
-def test_it_runs_and_leaves_every_client_a_model(
-    tiny_pairs: dict[str, Any], mobile: str, more: dict[str, Any]
-) -> None:
+def test_it_runs_and_leaves_every_client_a_model(tiny_pairs: dict[str, Any], mobile: str, more: dict[str, Any]) -> None:
     pairs = {**tiny_pairs, **more}
     if pairs["space.name"] == "mobile":
         pairs["space.name"] = mobile

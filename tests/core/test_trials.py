@@ -20,7 +20,10 @@ from fednas_core.protocol import ClientInfo, Failure, Fleet, TrainOrder, TrainRe
 from fednas_core.runs.folder import RunFolder
 from fednas_core.selection import Judge
 from fednas_core.spaces.modules import initial_weights
-from fednas_core.tasks.bench import space_of
+from fednas_core.tasks.bench import client_names, ground_of, space_of
+from fednas_core.tasks.home import Home
+from fednas_core.tasks.registry import perform
+from fednas_core.tasks.trial import trial
 from fednas_core.trials import Finding, Jury, mean, spread
 
 
@@ -120,6 +123,19 @@ def test_a_spread_by_tier() -> None:
     assert told["tiers"]["phone"]["mean"] == pytest.approx(0.3) and told["tiers"]["server"]["clients"] == 1
     assert told["tiers"]["phone"]["std"] == pytest.approx(0.1)
     assert [row["client"] for row in told["each"]] == ["a", "b", "c"]
+
+
+def test_a_trial_is_on_the_images_that_networks_are_followed_by(pairs: dict[str, Any]) -> None:
+    config = read(pairs)
+    space, name = space_of(config), client_names(config)[1]
+    fleet = Scripted({})
+    jury_of(config, fleet).hear(space.smallest, 0)
+    (order,) = [order for order in fleet.orders if order.client == name]
+    ground = ground_of(config, 1)
+    assert 0 < len(ground.validation.y) < len(ground.train.y) and ground.validation is not ground.test
+    work = trial(order, config, 1, Home(), float("inf"))
+    assert work.figures == {"tested": len(ground.validation.y), "held_out": 1.0} and work.tensors == {}
+    assert perform(order, config, 1).accuracy == work.accuracy
 
 
 # -- whole runs ----------------------------------------------------------------------------------------------------

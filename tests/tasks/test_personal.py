@@ -13,6 +13,7 @@ import torch
 from fednas_core.config import RunConfig, read
 from fednas_core.errors import ConfigError
 from fednas_core.export.bundle import load_bundle
+from fednas_core.methods.fedper import PERSONAL, fedper
 from fednas_core.protocol import TrainOrder, TrainSettings
 from fednas_core.seeding import derive
 from fednas_core.spaces.modules import initial_weights
@@ -141,6 +142,12 @@ def test_the_last_blocks_can_stay_as_well(tiny_pairs: dict[str, Any]) -> None:
 def test_any_method_can_have_personal_layers(tiny_pairs: dict[str, Any], method: str) -> None:
     assert space_of(read({**tiny_pairs, "method": method})).personal == ()
     assert space_of(read({**tiny_pairs, "method": method, "personal.layers": "head"})).personal == ("head",)
+
+
+def test_the_server_averages_one_network_by_examples(config: RunConfig) -> None:
+    everyone, weighting = fedper(config, space_of(config), ())
+    assert (PERSONAL, everyone.arch) == ("head", space_of(config).largest)
+    assert weighting.weights(0, {"a": 10, "b": 30}, None) == {"a": 0.25, "b": 0.75}
 
 
 def test_layers_that_the_space_has_not_are_named_with_those_it_has(tiny_pairs: dict[str, Any]) -> None:

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fednas_core.config import read
+from fednas_core.data.sources import Images
+from fednas_core.protocol import TrainOrder, TrainSettings
+from fednas_core.tasks.bench import ground_of, space_of
+from fednas_core.tasks.images import epochs_of, prepared
+from fednas_core.training.evaluate import EVAL_BATCH
+
+
+def raw(images: torch.Tensor) -> torch.Tensor:
+    return images.float()
+
+
+def sorted_images(count: int) -> Images:
+    return Images(torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1), torch.arange(count) // 10)
+
+
+def test_all_images_in_order() -> None:
+    batches = list(prepared(sorted_images(100), raw))  # type: ignore[arg-type]
+    assert torch.cat([y for _, y in batches]).tolist() == [i // 10 for i in range(100)]
+    assert [len(y) for _, y in batches] == [EVAL_BATCH] * 3 + [4]
+
+
+def test_some_of_sorted_images_are_of_every_class() -> None:
+    (batch,) = prepared(sorted_images(100), raw, 20)  # type: ignore[arg-type]
+    assert batch[1].bincount().tolist() == [2] * 10
+    (few,) = prepared(sorted_images(7), raw, 20)  # type: ignore[arg-type]
+    assert len(few[1]) == 7
+
+
+def test_epochs_are_shuffled_by_the_orders_seed(tiny_pairs: dict[str, Any]) -> None:
+    config = read(tiny_pairs)
+    ground, space = ground_of(config, 0), space_of(config)
+
+    def seen(seed: int) -> list[list[int]]:
+        order = TrainOrder("client-00", 0, "subnet", space.smallest, {}, TrainSettings(epochs=2, batch=8), seed)
+        epochs = epochs_of(order, ground, torch.device("cpu"))
+        return [torch.cat([y for _, y in epoch]).tolist() for epoch in epochs]
+
+    first, second = seen(1)
+    assert first != second and sorted(first) == sorted(second) == sorted(ground.train.y.tolist())
+    assert seen(1) == [first, second] != seen(2)
