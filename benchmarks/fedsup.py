@@ -72,6 +72,7 @@ def run(arm: str, seed: int, count: int) -> dict[str, Any]:
             "train.clip": 0.0,
             "train.label-smoothing": 0.0,
             "train.warmup": 2,
+            "train.precision": "fp32",
             "train.augment": "crop-flip",
             **ARMS[arm],
         }
