@@ -68,7 +68,7 @@ def test_a_run_with_personal_layers_says_who_tested_it_and_why_it_has_no_model(
     assert row["tested_by"] == "clients" and 0 <= row["worst_decile"] <= row["best_accuracy"] <= 1
     assert "clients" in fednas("runs", "--output", str(tmp_path)).stdout
     refused = fednas("export", "latest", "--device", "phone", "--output", str(tmp_path))
-    assert refused.exit_code == 2 and "head never left the clients, so the server has no complete" in refused.stderr
+    assert refused.exit_code == 2 and "no complete network: head never left the clients" in refused.stderr
 
 
 def test_runs_shows_unfinished_and_damaged_ones(finished: tuple[Path, dict[str, Any], Result], tmp_path: Path) -> None:

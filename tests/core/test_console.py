@@ -67,7 +67,7 @@ def test_the_clients_table_ends_with_their_spread() -> None:
 def test_the_end_of_a_run_says_where_its_models_are() -> None:
     result = {"models": [], "clients": [row("a", 0.5)], "personal": ["head"]}
     text = ending(result)
-    assert "head never left the clients, so the server has no complete network" in text and "50.0%" in text
+    assert "The server has no complete network: head never left the clients" in text and "50.0%" in text
     assert kept(["head", "stages.2"]).startswith("head, stages.2 never left")
     model = {
         "device": "phone", "budget": "1 M MACs", "macs": 5e5, "params": 3e4, "bytes": 1.2e5, "latency_ms": 0.5,
