@@ -142,7 +142,7 @@ def ending(result: Mapping[str, Any]) -> str:
 def kept(parts: Sequence[str]) -> str:
     """Return why the server has no model where `parts` of the networks are the clients' own, and where models are."""
     return (
-        f"The server has no complete network: {few(parts)} never left the clients. Each client completes its own, and a "
+        f"The server has no complete network: {few(parts)} never left the clients. Each completes its own, and a "
         "device whose node configuration names a folder 'models' keeps it there"
     )
 

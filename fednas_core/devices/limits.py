@@ -48,11 +48,16 @@ def client_budget_texts(
     entries = _entries(client_budgets)
     found = {}
     for position, client in enumerate(sorted(clients, key=lambda client: client.name)):
-        number = _NUMBER.search(client.name)
-        dealt = entries[(int(number[1]) if number else position) % len(entries)]
+        dealt = entries[number_of(client.name, position) % len(entries)]
         text = client.budget.strip() or dealt
         found[client.name] = budgets.get(text, text)
     return found
+
+
+def number_of(client: ClientId, position: int) -> int:
+    """Return the number at the end of a client's name, which does not depend on who is there, else its position."""
+    found = _NUMBER.search(client)
+    return int(found[1]) if found else position
 
 
 def _entries(client_budgets: str) -> list[str]:

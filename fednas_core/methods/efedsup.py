@@ -17,9 +17,10 @@ import numpy as np
 
 from fednas_core.aggregation.weightings import ByExamples
 from fednas_core.config import RunConfig
+from fednas_core.devices.limits import number_of
 from fednas_core.errors import ConfigError
-from fednas_core.methods.fedavg import Assignment
-from fednas_core.methods.fedsup import Forgetful, role_of
+from fednas_core.methods.fedavg import Assignment, Forgetful
+from fednas_core.methods.fedsup import role_of
 from fednas_core.protocol import ClientId, ClientInfo, Limit
 from fednas_core.search.path import PathRow
 from fednas_core.search.sized import sized
@@ -69,8 +70,7 @@ class Tiers(Forgetful):
 
     def _tier(self, client: ClientInfo, position: int) -> Tier:
         if client.limit is None:
-            number = re.search(r"-([0-9]{1,9})$", client.name)
-            return self.tiers[(int(number[1]) if number else position) % len(self.tiers)]
+            return self.tiers[number_of(client.name, position) % len(self.tiers)]
         most = within(self.space, self.space.largest, client.limit)
         cap = self.space.cost(most).params if most else 0
         allowed = [tier for tier in self.tiers if tier.least <= cap] or [min(self.tiers, key=lambda tier: tier.least)]

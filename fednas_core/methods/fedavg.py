@@ -61,16 +61,10 @@ class ArchSampler(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Everyone:
-    """Every client trains the same network."""
+class Forgetful:
+    """The part of an `ArchSampler` that remembers nothing from round to round."""
 
-    arch: Arch
-
-    def assign(self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
-        """See `ArchSampler.assign`."""
-        able = [client.name for client in clients if client.limit is None or client.limit.allows(self.arch)]
-        return dict.fromkeys(able, Assignment(self.arch, "largest"))
+    __slots__ = ()
 
     def trained(self, client: ClientId, assignment: Assignment) -> None:
         """Nothing to remember."""
@@ -81,6 +75,18 @@ class Everyone:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Nothing to remember."""
+
+
+@dataclass(frozen=True, slots=True)
+class Everyone(Forgetful):
+    """Every client trains the same network."""
+
+    arch: Arch
+
+    def assign(self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
+        """See `ArchSampler.assign`."""
+        able = [client.name for client in clients if client.limit is None or client.limit.allows(self.arch)]
+        return dict.fromkeys(able, Assignment(self.arch, "largest"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,14 @@ that it does, and trains the subnets of that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from fednas_core.aggregation.weightings import ByExamples
 from fednas_core.config import RunConfig
-from fednas_core.methods.fedavg import Assignment
+from fednas_core.methods.fedavg import Assignment, Forgetful
 from fednas_core.protocol import ClientId, ClientInfo
 from fednas_core.search.path import PathRow
 from fednas_core.search.within import within
@@ -23,22 +22,6 @@ from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch
 
 TASK = "sandwich"
-
-
-class Forgetful:
-    """The part of an `ArchSampler` that remembers nothing from round to round."""
-
-    __slots__ = ()
-
-    def trained(self, client: ClientId, assignment: Assignment) -> None:
-        """Nothing to remember."""
-
-    def state(self) -> dict[str, Any]:
-        """Nothing to remember."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to remember."""
 
 
 @dataclass(frozen=True, slots=True)

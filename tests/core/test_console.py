@@ -68,7 +68,7 @@ def test_the_end_of_a_run_says_where_its_models_are() -> None:
     result = {"models": [], "clients": [row("a", 0.5)], "personal": ["head"]}
     text = ending(result)
     assert "The server has no complete network: head never left the clients" in text and "50.0%" in text
-    assert kept(["head", "stages.2"]).startswith("head, stages.2 never left")
+    assert "network: head, stages.2 never left" in kept(["head", "stages.2"])
     model = {
         "device": "phone", "budget": "1 M MACs", "macs": 5e5, "params": 3e4, "bytes": 1.2e5, "latency_ms": 0.5,
         "validation_accuracy": 0.9, "test_accuracy": 0.8, "export_max_abs_error": 1e-6,
