@@ -63,9 +63,12 @@ class Sgd:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move the parameters that have a gradient."""
+        """Move the parameters that have a gradient; one that has its first one later begins with no momentum."""
         moved = [parameter for parameter in self._parameters if parameter.grad is not None]
         momenta = [self._momenta[parameter] for parameter in moved]
+        if any(momentum is not None for momentum in momenta):
+            pairs = zip(moved, momenta, strict=True)
+            momenta = [torch.zeros_like(p) if momentum is None else momentum for p, momentum in pairs]
         gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
         self._step(moved, gradients, momenta)
         self._momenta.update(zip(moved, momenta, strict=True))

@@ -174,3 +174,16 @@ def test_sgd_leaves_what_has_no_gradient() -> None:
     used.sum().backward()
     optimiser.step()
     assert unused.tolist() == [1, 1] and used.tolist() != [1, 1]
+
+
+def test_sgd_takes_up_what_has_its_first_gradient_later() -> None:
+    """A tensor that only some subnets own: its momentum begins where its gradients do, as in torch's own loop."""
+    ours, theirs = ([torch.ones(3, requires_grad=True) for _ in range(2)] for _ in range(2))
+    mine = Sgd(ours, 0.1, 0.9, 0.01)
+    reference = torch.optim.SGD(theirs, 0.1, 0.9, weight_decay=0.01, foreach=False, fused=False)
+    for used in ((0,), (0, 1), (1,), (0, 1)):
+        for parameters, optimiser in ((ours, mine), (theirs, reference)):
+            optimiser.zero_grad()  # type: ignore[attr-defined]
+            sum((parameters[i] ** 2).sum() for i in used).backward()  # type: ignore[union-attr]
+            optimiser.step()  # type: ignore[attr-defined]
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-6) for a, b in zip(ours, theirs, strict=True))

@@ -256,3 +256,37 @@ def test_the_deadline_ends_training() -> None:
     sandwich = Sandwich(space, space.largest, supernet_of(space))
     with pytest.raises(DeadlineError, match="not done by its deadline, after 0 images"):
         sandwich.train([batches(space)], lambda: [space.smallest], TrainSettings(), until=time.monotonic() - 1)
+
+
+def test_without_ends_random_subnets_alone_learn_the_labels() -> None:
+    space = toy_space()
+    supernet, (batch, *_) = supernet_of(space), batches(space)
+    archs = [arch for arch in drawn(space, 3) if arch != space.largest]
+    plain = Sandwich(space, space.largest, supernet, distill=True, ends=False)
+    plain.gradients(batch, archs)
+    wanted = {name: torch.zeros_like(tensor) for name, tensor in supernet.items()}
+    x, y = batch
+    for arch in archs:
+        module = subnet(space, arch, supernet).train()
+        functional.cross_entropy(module(x), y).backward()
+        for name, region in space.plan(arch).items():
+            wanted[name][region] += dict(module.named_parameters())[name].grad
+    for name, parameter in plain.largest.named_parameters():
+        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(found, wanted[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_tensors_that_only_some_networks_own_train_with_momentum(ends: bool) -> None:
+    """Kernel transforms, and blocks that are not drawn in every step, have no gradient in some of them."""
+    space = mobile(transforms=True)
+    inside = Sandwich(space, space.largest, initial_weights(space, 1), ends=ends)
+    draws = iter(
+        [[space.smallest], drawn(space, 2), [space.largest], drawn(space, 3), drawn(space, 4), [space.smallest]]
+    )
+    settings = TrainSettings(epochs=2, lr=0.05, momentum=0.9, precision="fp32")
+    before = {name: parameter.detach().clone() for name, parameter in inside.largest.named_parameters()}
+    outcome = inside.train([batches(space), batches(space)], lambda: next(draws), settings)
+    assert np.isfinite(outcome.loss) and outcome.images == 48
+    moved = [name for name, tensor in inside.largest.named_parameters() if not torch.equal(tensor, before[name])]
+    assert any("transform" in name for name in moved)
