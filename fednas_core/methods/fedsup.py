@@ -14,6 +14,7 @@ import numpy as np
 
 from fednas_core.aggregation.weightings import ByExamples
 from fednas_core.config import RunConfig
+from fednas_core.errors import ConfigError
 from fednas_core.methods.fedavg import Assignment, Forgetful
 from fednas_core.protocol import ClientId, ClientInfo
 from fednas_core.search.path import PathRow
@@ -37,7 +38,9 @@ class Broadcast(Forgetful):
 
 
 def fedsup(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Broadcast, ByExamples]:
-    """Return the parts of the method: broadcast, weighted by examples."""
+    """Return the parts of the method: broadcast, weighted by examples; raise `ConfigError` if nothing would train."""
+    if not (config.sample.inner or config.sample.sandwich):
+        raise ConfigError("settings 'sample.inner' = 0 and 'sample.sandwich' = false leave no network to train")
     return Broadcast(space), ByExamples()
 
 

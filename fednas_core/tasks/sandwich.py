@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
 from fednas_core.protocol import TrainOrder
 from fednas_core.search.shrinking import Curriculum, parse_order, places
 from fednas_core.seeding import stream
@@ -49,8 +48,6 @@ def draws(order: TrainOrder, config: RunConfig, space: SearchSpace) -> Draw:
 
     With progressive shrinking they are raised to the round's floor. All lie within the order's network.
     """
-    if not (config.sample.inner or config.sample.sandwich):
-        raise ConfigError("settings 'sample.inner' = 0 and 'sample.sandwich' = false leave no network to train")
     rng = stream(order.seed, "sandwich")
     top, smallest = space.encode(order.arch), space.encode(space.smallest)
     floor = Curriculum(space, parse_order(config.sample.shrink), config.rounds).floor(order.round)

@@ -13,6 +13,7 @@ from contracts.samples import supernet_of, toy_space
 from fednas_core.aggregation.weightings import ByExamples
 from fednas_core.config import read
 from fednas_core.devices.budgets import Allowance, Budget
+from fednas_core.errors import ConfigError
 from fednas_core.methods.fedavg import Assignment, Schedule, SupernetAveraging
 from fednas_core.methods.fedsup import TASK, Broadcast, fedsup, role_of
 from fednas_core.protocol import ClientInfo, TrainSettings
@@ -128,3 +129,8 @@ def test_the_published_settings_can_be_read(name: str) -> None:
     assert {key: value for key, value in flatten(config).items() if key in pairs} == pairs
     assert (config.method, config.rounds, config.cohort, config.data.clients) == (name, 500, 10, 100)
     assert (config.train.warmup, config.train.clip_value, config.space.norm) == (10, 1.0, "parametric")
+
+
+def test_a_step_that_trains_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'sample.inner' = 0 and 'sample.sandwich' = false leave no network"):
+        fedsup(read({"method": "fedsup", "sample.inner": 0, "sample.sandwich": False}), SPACE, ())
