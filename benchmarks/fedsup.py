@@ -4,7 +4,7 @@
     python benchmarks/fedsup.py --data cifar10 --seeds 5 --out fedsup.jsonl
     python benchmarks/fedsup.py --out fedsup.jsonl --summary
 
-Digits, or 3,000 images of CIFAR-10 at 16×16, over 10 clients, Dirichlet α = 0.3, all of them in every round; space
+Digits, or 3,000 images of CIFAR-10 at 16×16, over 10 clients (`--alpha`), all of them in every round; space
 `mobilenet` with parametric normalisation. `fedsup` trains the largest, two random and the smallest network in each
 step; `random` four random ones on the labels, which costs about as much; `efedsup` one network a client, of four tiers.
 Accuracy is that on test images (2,000 at most) of the largest and the smallest network, and of one whose genes are the
@@ -60,7 +60,7 @@ NETWORKS = ("smallest", "middle", "largest")
 TESTED = 2000
 
 
-def run(data: str, arm: str, seed: int, count: int) -> dict[str, Any]:
+def run(data: str, alpha: float, arm: str, seed: int, count: int) -> dict[str, Any]:
     """Train one federation; return test accuracies in percent, bytes and MACs of all clients, and seconds."""
     torch.set_num_threads(1)
     config = read(
@@ -70,11 +70,11 @@ def run(data: str, arm: str, seed: int, count: int) -> dict[str, Any]:
             "workers": 1,
             "space.name": "mobilenet",
             "space.norm": "parametric",
-            "data.alpha": 0.3,
-            "train.epochs": 1,
+            "data.alpha": alpha,
+            "train.epochs": 2,
             "train.batch": 32,
             "train.lr": 0.05,
-            "train.momentum": 0.5,
+            "train.momentum": 0.9,
             "train.weight-decay": 1e-4,
             "train.clip-value": 1.0,
             "train.clip": 0.0,
@@ -102,6 +102,7 @@ def run(data: str, arm: str, seed: int, count: int) -> dict[str, Any]:
         found[name] = 100 * evaluate(module, prepared(images, preprocessing_of(config))).accuracy
     return {
         "data": data,
+        "alpha": alpha,
         "arm": arm,
         "seed": seed,
         "rounds": count,
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--data", choices=list(DATA), default="digits")
+    parser.add_argument("--alpha", type=float, default=1.0, help="Dirichlet concentration; small: non-IID")
     parser.add_argument("--arm", action="append", choices=list(ARMS), help="default: those that the README quotes")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
@@ -157,11 +159,14 @@ def main() -> None:
     given = parser.parse_args()
     rows = stored(given.out)
     if not given.summary:
-        there = {(row["data"], row["arm"], row["seed"], row["rounds"]) for row in rows}
+        there = {(row["data"], row["alpha"], row["arm"], row["seed"], row["rounds"]) for row in rows}
         arms = given.arm or REQUIRED
-        jobs = [(given.data, arm, seed, given.rounds) for seed in range(1, given.seeds + 1) for arm in arms]
+        jobs = [
+            (given.data, given.alpha, arm, seed, given.rounds) for seed in range(1, given.seeds + 1) for arm in arms
+        ]
         rows += collect(run, [job for job in jobs if job not in there], given.out, given.processes)
-    summary([row for row in rows if (row["data"], row["rounds"]) == (given.data, given.rounds)])
+    kind = (given.data, given.alpha, given.rounds)
+    summary([row for row in rows if (row["data"], row["alpha"], row["rounds"]) == kind])
 
 
 if __name__ == "__main__":

@@ -63,8 +63,9 @@ def test_a_preset_is_a_run_config(name: str) -> None:
     assert all(isinstance(value, (str, int, float, bool)) for value in pairs.values())
     space = load(config.space.name).with_norm(config.space.norm)
     found = (config.cohort, config.data.clients, config.space.norm, space.cost(space.largest).params)
-    fedsup = name in ("fedsup-cifar10", "efedsup-cifar10")
-    assert found == ((10, 100, "parametric", 2_989_322) if fedsup else (8, 20, "none", 71_689_930))
+    fedsup = (10, 100, "parametric", 2_989_322)
+    others = {"fedsup-cifar10": fedsup, "efedsup-cifar10": fedsup, "fedper-cifar10": (0, 10, "batch", 2_984_522)}
+    assert found == others.get(name, (8, 20, "none", 71_689_930))
 
 
 def test_the_published_settings_of_deepfednas() -> None:
