@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from fednas_core.cli import app, profiling
+from fednas_core.cli import app
 from fednas_core.devices import probes
 from fednas_core.devices.containers import available_cores
 from fednas_core.devices.profile import from_json
@@ -98,4 +98,4 @@ def test_what_cannot_be_done_is_said_with_what_can(tiny_space_file: Path, argume
 def test_a_network_is_shown_by_its_channels_and_blocks() -> None:
     space = load("small")
     assert space.describe(space.largest) == "16 · 32×2 · 64×2 · 128×2  e 1.00"
-    assert profiling._short(space, space.smallest) == "8 · 16×1 · 32×1 · 64×1  e 0.25"
+    assert space.describe(space.smallest) == "8 · 16×1 · 32×1 · 64×1  e 0.25"

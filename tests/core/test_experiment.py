@@ -14,8 +14,9 @@ from contracts import fleets
 from contracts.fleets import Around, Hostile, Shuffled, Stopping
 
 from fednas_core.config import RunConfig, read
+from fednas_core.console import table
 from fednas_core.errors import FednasError, InfeasibleError, RunError
-from fednas_core.experiment import conduct, settle, table
+from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import ClientInfo, Fleet
 from fednas_core.runs.folder import RunFolder
