@@ -171,7 +171,10 @@ def test_a_clients_own_error_reaches_the_server_in_its_words(
 
     monkeypatch.setattr(client_module, "perform", clumsy)
     _, failures = outcome(fleet, orders)
-    assert failures["client-01"] == "task 'juggle' is not known here: allowed are subnet, sandwich, moments, trial, install"
+    assert (
+        failures["client-01"]
+        == "task 'juggle' is not known here: allowed are subnet, sandwich, moments, trial, install"
+    )
     assert "a bug" in failures["client-02"]
 
 
