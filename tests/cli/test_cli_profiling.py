@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from fednas_core.cli import app
+from fednas_core.cli import app, profiling
 from fednas_core.devices import probes
 from fednas_core.devices.containers import available_cores
 from fednas_core.devices.profile import from_json
@@ -93,6 +93,10 @@ def test_what_cannot_be_done_is_said_with_what_can(tiny_space_file: Path, argume
     result = fednas(tiny_space_file, *arguments)
     assert result.exit_code == 2 and why in result.stderr
     assert why in json.loads(fednas(tiny_space_file, *arguments, "--json").stdout)["error"]
+
+
+def test_times_are_shown_in_milliseconds() -> None:
+    assert profiling._ms(3.14159) == "3.14 ms"
 
 
 def test_a_network_is_shown_by_its_channels_and_blocks() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fednas_core.errors import ConfigError
-from fednas_core.spaces.registry import load, names
+from fednas_core.spaces.layered import LayeredSpace
+from fednas_core.spaces.registry import from_table, load, names
 
 GOOD = "stem = 8\nstages = [8]\nstrides = [1]\nwidths = [1.0]\nexpansions = [1.0]\n"
 
@@ -54,3 +55,14 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_name_lists_the_presets(name: str) -> None:
     with pytest.raises(ConfigError, match="no such search space; use one of .*small"):
         load(name)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_kind_is_derived_from_layers_and_comes_back_from_json(name: str) -> None:
+    space = load(name).with_personal(["head"])
+    assert isinstance(space, LayeredSpace)
+    assert from_table(space.to_json(), "other") == space
+    assert set(space.private(space.largest)) == {"head.weight", "head.bias"} and space.whole(space.smallest).keys() == {
+        *space.plan(space.smallest),
+        *space.private(space.smallest),
+    }
