@@ -43,6 +43,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "efedsup, damped": {"method": "efedsup", "merge.rule": "damped"},
     "fedsup, batch norm": {"method": "fedsup", "sample.inner": 2, "space.norm": "batch"},
     "fedsup, group norm": {"method": "fedsup", "sample.inner": 2, "space.norm": "group"},
+    "fedsup, shrinking": {"method": "fedsup", "sample.inner": 2, "sample.shrink": "r,k,d,e,w"},
 }
 DATA: dict[str, dict[str, Any]] = {
     "digits": {"train.batch": 16},
@@ -55,7 +56,13 @@ DATA: dict[str, dict[str, Any]] = {
     },
 }
 REQUIRED = ("fedsup", "random", "efedsup")
-PAIRS = (("fedsup", "random"), ("efedsup", "fedsup"), ("fedsup", "labels"), ("fedsup", "fedsup, batch norm"))
+PAIRS = (
+    ("fedsup", "random"),
+    ("efedsup", "fedsup"),
+    ("fedsup", "labels"),
+    ("fedsup", "fedsup, batch norm"),
+    ("fedsup, shrinking", "fedsup"),
+)
 NETWORKS = ("smallest", "middle", "largest")
 TESTED = 2000
 
