@@ -51,11 +51,13 @@ def draws(order: TrainOrder, config: RunConfig, space: SearchSpace) -> Draw:
     rng = stream(order.seed, "sandwich")
     top, smallest = space.encode(order.arch), space.encode(space.smallest)
     floor = Curriculum(space, parse_order(config.sample.shrink), config.rounds).floor(order.round)
+    owned = space.whole(order.arch).keys()
+    lacking = places(space).values() if order.arch != space.largest else ()
 
     def fitted(row: Ints) -> Arch:
         row = np.minimum(np.maximum(row, floor), top)
-        for place in places(space).values():
-            if space.whole(order.arch).keys() >= space.whole(space.decode(row)).keys():
+        for place in lacking:
+            if owned >= space.whole(space.decode(row)).keys():
                 break
             row[place] = top[place]  # a smaller kernel may own transforms that the order's network lacks
         return space.decode(row)
