@@ -109,7 +109,9 @@ def lines_of_code(path: str) -> int:
     return sum(bool(line.strip()) and not line.strip().startswith("#") and i not in skipped for i, line in lines)
 
 
-@pytest.mark.parametrize("file", ["methods/fedsup", "methods/efedsup", "methods/fedper", "tasks/sandwich", "tasks/personal"])
+@pytest.mark.parametrize(
+    "file", ["methods/fedsup", "methods/efedsup", "methods/fedper", "tasks/sandwich", "tasks/personal"]
+)
 def test_a_method_fits_on_a_page(file: str) -> None:
     root = Path(__file__).parents[2] / "fednas_core"
     assert lines_of_code(str(root / f"{file}.py")) <= 80
