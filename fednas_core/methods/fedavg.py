@@ -93,23 +93,24 @@ class Everyone(Forgetful):
 class Schedule:
     """How long a method trains and how: number of rounds, the settings of each (from 0), the run's seed.
 
-    `task` is what clients do with their network, `own` whether each keeps to one architecture. `sorts` says
-    which genes become elastic in a round: the channels they are about are put in order of importance first.
+    `task` is what clients do with their network, `own` in which rounds a client comes by the architecture that it keeps
+    to (None: it keeps to none). `sorts` says which genes become elastic in a round: the channels they are about are put
+    in order of importance first.
     """
 
     rounds: int
     settings: Callable[[int], TrainSettings]
     seed: int
     task: str = "subnet"
-    own: bool = False
+    own: Callable[[int], bool] | None = None
     sorts: Callable[[int], Collection[str]] | None = None
 
 
 class SupernetAveraging:
     """Sample a subnet for each client, train it there, merge what comes back (a `Method`).
 
-    Where the schedule says so, a client keeps to the first architecture it trained, as long as that fits it; `own` says
-    what that was.
+    Where the schedule says so, a client keeps to the first architecture it trained from then on, as long as that fits
+    it; `own` says what that was.
     """
 
     def __init__(
@@ -134,8 +135,7 @@ class SupernetAveraging:
         if self._schedule.sorts and (opening := self._schedule.sorts(round)):
             sort_channels(self.space, self._supernet, opening)
         assignments = self.sampler.assign(round, clients, rng)
-        if self._schedule.own:
-            assignments = self._kept(clients, assignments)
+        assignments = self._kept(clients, assignments)
         largest = next((name for name, chosen in assignments.items() if chosen.role == "largest"), None)
         examples = {client.name: client.examples for client in clients if client.name in assignments}
         weights = self.weighting.weights(round, examples, largest) if examples else {}
@@ -173,7 +173,7 @@ class SupernetAveraging:
             _, assignment, weight = self._open.pop(report.client)
             self._merge.add(self.space.plan(assignment.arch), report.tensors, weight)
             self.sampler.trained(report.client, assignment)
-            if self._schedule.own:
+            if self._schedule.own and self._schedule.own(round):
                 self.own[report.client] = assignment
             clients.append(_row(report, assignment, self.space))
         self._merge.finish()

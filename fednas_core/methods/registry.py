@@ -118,7 +118,7 @@ def make(
         settings=scheduled(config),
         seed=config.seed,
         task=entry.task,
-        own=config.personal.arch,
+        own=growing.complete if config.personal.arch else None,
         sorts=growing.opening if config.sample.sort else None,
     )
     return SupernetAveraging(space, supernet, sampler, weighting, schedule, merging(config, supernet))

@@ -28,7 +28,7 @@ class Curriculum:
     In the first phase the named genes are at their largest. In each phase after it the next gene may be one choice
     smaller (those in `AT_ONCE`: any choice), until all are open. The phases share `rounds` evenly. Genes that are not
     named are elastic from the start, so that a curriculum of none changes nothing. Raises `ConfigError` for a gene
-    that the space does not have or that is named twice.
+    that the space does not have or that is named twice, and for fewer rounds than phases: some would never open.
     """
 
     space: SearchSpace
@@ -44,6 +44,11 @@ class Curriculum:
                     f"setting 'sample.shrink' = {','.join(self.order)!r}: gene {gene!r} {found}, allowed are "
                     f"{', '.join(self._places)}, each once"
                 )
+        if self.order and self.rounds < self._phases:
+            raise ConfigError(
+                f"setting 'sample.shrink' = {','.join(self.order)!r}: these genes of space '{self.space.name}' open in "
+                f"{self._phases} phases, a round each at least: allowed are rounds from {self._phases}, or fewer genes"
+            )
 
     @cached_property
     def _places(self) -> dict[str, slice]:
@@ -55,9 +60,13 @@ class Curriculum:
         most = {gene: int(self.space.gene_choices[self._places[gene]].max()) - 1 for gene in self.order}
         return tuple((gene, min(n, 1) if gene in AT_ONCE else n) for gene, n in most.items())
 
+    @property
+    def _phases(self) -> int:
+        return 1 + sum(steps for _, steps in self._steps)
+
     def _opened(self, round: int) -> list[int]:
         """Return in how many phases each gene of the order has opened so far, by a round counted from 0."""
-        phases = 1 + sum(steps for _, steps in self._steps)
+        phases = self._phases
         passed = max(0, min(round * phases // max(1, self.rounds), phases - 1))
         opened = []
         for _, steps in self._steps:
@@ -73,6 +82,10 @@ class Curriculum:
                 place = self._places[gene]
                 least[place] = np.maximum(self.space.gene_choices[place] - 1 - opened, 0)
         return least
+
+    def complete(self, round: int) -> bool:
+        """Whether every choice is open in this round."""
+        return not self.floor(round).any()
 
     def opening(self, round: int) -> tuple[str, ...]:
         """Return the genes that become elastic in this round."""

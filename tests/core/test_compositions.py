@@ -72,7 +72,7 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
         "merge.rule": "damped",
     },
     "superfednas, shrinking, own architectures": {
-        "method": "superfednas", "sample.shrink": "d,w", "personal.arch": True, "evaluate-clients": 4,
+        "method": "superfednas", "sample.shrink": "d,w", "rounds": 4, "personal.arch": True, "evaluate-clients": 4,
         "data.holdout": 0.2,
     },
     "fedper on mobilenet, last block": {"method": "fedper", "space.name": "mobile", "personal.blocks": 1},

@@ -204,6 +204,17 @@ def test_a_client_keeps_to_its_own_architecture(pairs: dict[str, Any]) -> None:
     assert [row["name"] for row in folder.events()[-1]["evaluation"]] == ["own"]
 
 
+def test_own_architectures_are_found_once_all_genes_are_elastic(pairs: dict[str, Any]) -> None:
+    """Before that everybody trains the largest: nobody is to keep to that."""
+    folder = run({**pairs, "rounds": 6, "personal.arch": True, "sample.shrink": "w"})
+    sizes: dict[str, list[int]] = {}
+    for event in folder.events():
+        for row in event["clients"]:
+            sizes.setdefault(row["client"], []).append(row["params"])
+    assert all(len(set(seen[4:])) == 1 for seen in sizes.values())
+    assert len({seen[-1] for seen in sizes.values()}) > 1 and folder.events()[0]["evaluation"] == []
+
+
 def test_a_newcomer_is_handed_a_model_that_it_finished_itself(pairs: dict[str, Any]) -> None:
     """A client that was in no cohort has no head yet: it fits one to its images, and is served like the others."""
     folder = run({**pairs, "method": "fedper", "cohort": 2, "rounds": 1, "personal.epochs": 20})

@@ -70,7 +70,7 @@ def test_the_seed_decides_the_result_to_the_bit(config: RunConfig) -> None:
 
 def test_the_largest_alone_is_plain_training(tiny_pairs: dict[str, Any]) -> None:
     """A space of one network: nothing is drawn that is not the largest."""
-    space = {"space.name": tiny_pairs["space.name"], "sample.inner": 0, "sample.shrink": "d,e,w"}
+    space = {"space.name": tiny_pairs["space.name"], "sample.inner": 0, "sample.shrink": "d,e,w", "rounds": 9}
     config = read({**tiny_pairs, **space, "method": "fedsup"})
     order = order_of(config, round=0)
     assert draws(order, config, space_of(config))() == [space_of(config).largest]
