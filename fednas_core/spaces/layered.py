@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -51,16 +52,21 @@ class LayeredSpace(ABC):
     def gene_choices(self) -> Ints:
         """Number of choices of each entry of an encoded architecture."""
 
-    @property
-    @abstractmethod
-    def largest(self) -> Arch:
-        """See `SearchSpace.largest`."""
-
     @abstractmethod
     def decode(self, row: Ints) -> Arch:
         """See `SearchSpace.decode`."""
 
     # -- what follows from it --------------------------------------------------------------------------------------
+
+    @cached_property
+    def largest(self) -> Arch:
+        """The largest choice of every gene."""
+        return self.decode(self.gene_choices - 1)
+
+    @cached_property
+    def smallest(self) -> Arch:
+        """The smallest choice of every gene."""
+        return self.decode(0 * self.gene_choices)
 
     def plan(self, arch: Arch) -> Plan:
         """Return the plan of what is shared (see `SearchSpace.plan`)."""
@@ -141,6 +147,16 @@ class LayeredSpace(ABC):
         return tuple(out)
 
     # -- checking fields -------------------------------------------------------------------------------------------
+
+    def _must(self, fine: bool, field: str, found: object, allowed: str) -> None:
+        if not fine:
+            raise ConfigError(f"search space '{self.name}': {field} = {found!r}, allowed: {allowed}")
+
+    def _check_images(self) -> None:
+        """Refuse images or classes that there cannot be."""
+        for field, least in (("in_channels", 1), ("classes", 2), ("image_size", 1)):
+            found = getattr(self, field)
+            self._must(found >= least, field, found, f"an integer of at least {least}")
 
     def _check_norm(self, size: int) -> None:
         """Refuse a normalisation that has nothing to go by in feature maps of `size` × `size` pixels, the smallest."""

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from fednas_core.errors import ConfigError
 from fednas_core.spaces.layered import Ints, LayeredSpace
 from fednas_core.spaces.layers import (
     CHANNELS_PER_GROUP,
@@ -101,9 +100,7 @@ class MobileNetSpace(LayeredSpace):
         for field, kind in kinds.items():
             found = getattr(self, field)
             self._must(found in get_args(kind), field, found, ", ".join(get_args(kind)))
-        for field, least in (("in_channels", 1), ("classes", 2), ("image_size", 1)):
-            found = getattr(self, field)
-            self._must(found >= least, field, found, f"an integer of at least {least}")
+        self._check_images()
         sizes = _rises(self.resolutions) and self.resolutions[-1] == self.image_size
         allowed_sizes = f"sizes in pixels in rising order, the last being image_size, {self.image_size}"
         self._must(sizes, "resolutions", self.resolutions, allowed_sizes)
@@ -122,10 +119,6 @@ class MobileNetSpace(LayeredSpace):
         self._must(stage.stride in (1, 2), f"{where}stride", stage.stride, "1 or 2")
         acts = get_args(Activation)
         self._must(stage.activation in acts, f"{where}activation", stage.activation, ", ".join(acts))
-
-    def _must(self, fine: bool, field: str, found: object, allowed: str) -> None:
-        if not fine:
-            raise ConfigError(f"search space '{self.name}': {field} = {found!r}, allowed: {allowed}")
 
     def sizes(self, resolution: int) -> tuple[int, ...]:
         """Height (= width) of the feature maps at a resolution: of the stem, then of each stage."""
@@ -182,16 +175,6 @@ class MobileNetSpace(LayeredSpace):
         """Return the architecture that a row of a population means: the inverse of `encode`."""
         entries = iter(np.asarray(row).tolist())
         return self.arch({gene: [next(entries) for _ in numbers] for gene, numbers in self.choices.items()})
-
-    @cached_property
-    def largest(self) -> Arch:
-        """The largest of everything in every stage."""
-        return self.decode(self.gene_choices - 1)
-
-    @cached_property
-    def smallest(self) -> Arch:
-        """The smallest of everything in every stage."""
-        return self.decode(0 * self.gene_choices)
 
     @property
     def size(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from torch.nn import functional
 from fednas_core.spaces.layers import centre
 
 if TYPE_CHECKING:
-    from fednas_core.spaces.layers import Depthwise, Make, SqueezeExcite
+    from fednas_core.spaces.chainspec import ChainSpec, UnitSpec
+    from fednas_core.spaces.layers import Depthwise, Layer, Make, SqueezeExcite
     from fednas_core.spaces.mobilespec import MobileBlockSpec, MobileNetSpec
     from fednas_core.spaces.resnet import BlockSpec, ResNetSpec
     from fednas_core.spaces.space import SearchSpace
+    from fednas_core.values import Arch
 
 EPSILON = 1e-8
 """What parametric normalisation adds to the root mean square."""
@@ -252,9 +255,55 @@ class MobileNet(nn.Module):
         return logits
 
 
-def initial_weights(space: SearchSpace, seed: int) -> dict[str, Tensor]:
-    """Return the supernet's tensors at their initial values, drawn from `seed` alone."""
+class ChainUnit(nn.Module):
+    """A unit of a chain (see `fednas_core.spaces.chainspec`); a strided shortcut averages first."""
+
+    def __init__(self, spec: UnitSpec, make: Make) -> None:
+        super().__init__()
+        self.adds, self.stride, self.pools = spec.adds, spec.stride, spec.pool
+        self.steps = [(_part(layer), _part(norm)) for layer, norm in spec.steps]
+        for layer in itertools.chain(*spec.steps):
+            self.add_module(_part(layer), make(layer))
+        self.shortcut = make(spec.shortcut[0]) if spec.shortcut else nn.Identity()
+        self.shortcut_norm = make(spec.shortcut[1]) if spec.shortcut else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, c_in, s, s) to (batch, c_out, ⌈s/stride⌉, ⌈s/stride⌉), halved once more by pooling."""
+        y = x
+        for number, (layer, norm) in enumerate(self.steps, start=1):
+            y = getattr(self, norm)(getattr(self, layer)(y))
+            if not self.adds or number < len(self.steps):
+                y = functional.relu(y)
+        if self.adds:
+            if self.stride > 1:
+                x = functional.avg_pool2d(x, self.stride, ceil_mode=True)
+            x = self.shortcut_norm(self.shortcut(x))
+            y = functional.relu(y + x if self.steps else x)
+        return functional.max_pool2d(y, 2, ceil_mode=True) if self.pools else y
+
+
+def _part(layer: Layer) -> str:
+    """Return the name of a layer within its block."""
+    return layer.name.rpartition(".")[2]
+
+
+class Chain(nn.Module):
+    """A static network of the space: tensor names are the supernet's. Units without layers hand on what they get."""
+
+    def __init__(self, spec: ChainSpec, make: Make) -> None:
+        super().__init__()
+        self.units = nn.Sequential(*(ChainUnit(unit, make) for unit in spec.units))
+        self.head = make(spec.head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, size, size) to logits (batch, classes)."""
+        logits: Tensor = self.head(self.units(x).mean((2, 3)))
+        return logits
+
+
+def initial_weights(space: SearchSpace, seed: int, arch: Arch | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a network, of the supernet if none is named, at initial values drawn from `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parameters = dict(space.build(space.largest).named_parameters())
+        parameters = dict(space.build(arch or space.largest).named_parameters())
     return {name: parameter.detach() for name, parameter in parameters.items()}

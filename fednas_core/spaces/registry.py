@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from fednas_core.errors import ConfigError
+from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.mobilenet import MobileNetSpace
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.spaces.space import SearchSpace
 
 PRESETS = Path(__file__).parent / "presets"
-KINDS: Mapping[str, type[Any]] = {"resnet": ResNetSpace, "mobilenet": MobileNetSpace}
+KINDS: Mapping[str, type[Any]] = {"resnet": ResNetSpace, "mobilenet": MobileNetSpace, "chain": ChainSpace}
 """The families of networks by the field ``kind`` of a preset, ``resnet`` if it has none."""
 
 

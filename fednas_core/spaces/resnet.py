@@ -172,20 +172,6 @@ class ResNetSpace(LayeredSpace):
         raise ArchError(f"gene e[{position}] of space '{self.name}' is {value!r}, allowed: {choices}")
 
     @cached_property
-    def largest(self) -> Arch:
-        """Full depth, width and expansion."""
-        return self._uniform(self.extra_blocks, self.expansions[-1], len(self.widths) - 1)
-
-    @cached_property
-    def smallest(self) -> Arch:
-        """One block a stage, least width and expansion."""
-        return self._uniform(0, self.expansions[0], 0)
-
-    def _uniform(self, depth: int, expansion: float, width: int) -> Arch:
-        n = len(self.stages)
-        return self.arch({"d": [depth] * n, "e": [expansion] * (n * self.most_blocks), "w": [width] * (n + 1)})
-
-    @cached_property
     def gene_choices(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Number of choices of each entry of an encoded architecture, in the order d, e, w."""
         n = len(self.stages)

@@ -1,7 +1,8 @@
-"""Channel sorting of once-for-all (ICLR 2020, section 3.3): the most important channels come first.
+"""Putting channels in order of importance, without changing what a network computes: narrower ones own the first ones.
 
-Narrower networks own the first channels of wider ones. Before they are trained, the supernet's channels are put in
-order of importance, the L1 norm of the next convolution's weights for them, without changing what it computes.
+`sort_channels` is once-for-all's (ICLR 2020, section 3.3): before narrower networks are trained, the channels of the
+supernet are put in order of the L1 norm of the next convolution's weights for them. `rank_filters` is NetAdapt's
+(ECCV 2018, section 3.3): before a network's layers are shrunk, filters are put in order of their own L2 norm.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fednas_core.spaces.layers import CHANNELS_PER_GROUP, Norm
+from fednas_core.spaces.chain import ChainSpace
+from fednas_core.spaces.layers import CHANNELS_PER_GROUP, Conv, Norm
 from fednas_core.spaces.mobilenet import MobileNetSpace
 from fednas_core.spaces.mobilespec import MobileBlockSpec
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.spaces.space import SearchSpace
+from fednas_core.values import Arch
 
 Side = tuple[str, int]
 """A dimension of a tensor."""
@@ -26,19 +29,39 @@ Side = tuple[str, int]
 class Channels:
     """Channels that keep one order: the sides that they make up, and those of the weights that read them.
 
-    `gene` is the gene that says how many of them a network has; `group` of them move together.
+    `gene` is the gene that says how many of them a network has; `group` of them move together. `filters` are the
+    weights of which each makes one channel, where these are told from other sides.
     """
 
     gene: str
     made: list[Side] = field(default_factory=list)
     read: list[Side] = field(default_factory=list)
     group: int = 1
+    filters: list[str] = field(default_factory=list)
+
+    @property
+    def sides(self) -> list[Side]:
+        """All sides that have the channels' order."""
+        return self.made + self.read
 
     def normed(self, norm: Norm | None) -> None:
         """Add the vectors of a normalisation."""
         if norm is not None:
             self.made += [(vector, 0) for vector in norm.regions()]
             self.group = CHANNELS_PER_GROUP if norm.kind == "group" else 1
+
+    def filtered(self, conv: Conv, norm: Norm) -> None:
+        """Add the filters of a convolution, and its normalisation."""
+        self.made.append((f"{conv.name}.weight", 0))
+        self.filters.append(f"{conv.name}.weight")
+        self.normed(norm)
+
+    def reorder(self, tensors: Mapping[str, Tensor], importance: Tensor) -> None:
+        """Put the channels of all tensors in order, given the importance of each, shape (channels,)."""
+        first = importance.view(-1, self.group).sum(1).argsort(descending=True, stable=True) * self.group
+        order = (first[:, None] + torch.arange(self.group, device=first.device)).flatten()
+        for name, dim in self.sides:
+            tensors[name].copy_(tensors[name].index_select(dim, order))
 
 
 @torch.no_grad()
@@ -51,14 +74,28 @@ def sort_channels(space: SearchSpace, supernet: Mapping[str, Tensor], genes: Col
     """
     private = space.private(space.largest)
     for channels in _sets(space):
-        sides = channels.made + channels.read
-        if channels.gene not in genes or any(name in private for name, _ in sides):
-            continue
-        importance = torch.stack([_strength(supernet[name], dim) for name, dim in channels.read]).sum(0)
-        first = importance.view(-1, channels.group).sum(1).argsort(descending=True, stable=True) * channels.group
-        order = (first[:, None] + torch.arange(channels.group, device=first.device)).flatten()
-        for name, dim in sides:
-            supernet[name].copy_(supernet[name].index_select(dim, order))
+        if channels.gene in genes and not any(name in private for name, _ in channels.sides):
+            importance = torch.stack([_strength(supernet[name], dim) for name, dim in channels.read]).sum(0)
+            channels.reorder(supernet, importance)
+
+
+@torch.no_grad()
+def rank_filters(space: SearchSpace, arch: Arch, tensors: Mapping[str, Tensor]) -> None:
+    """Reorder the filters in `tensors` (those of the network `arch`, by name) in place, largest L2 norm first.
+
+    The norms of all filters that make one channel are added up; what the network computes stays the same. With group
+    normalisation whole groups move, and channels that a private tensor has to do with keep their order. In spaces
+    other than chains the largest network is sorted by `sort_channels`, and any other left as it is.
+    """
+    if not isinstance(space, ChainSpace):
+        if arch == space.largest:
+            sort_channels(space, tensors)
+        return
+    private = space.private(arch)
+    for channels in _of_chain(space, arch):
+        if not any(name in private for name, _ in channels.sides):
+            norms = [tensors[name].flatten(1).norm(dim=1) for name in channels.filters]
+            channels.reorder(tensors, torch.stack(norms).sum(0))
 
 
 def _strength(weight: Tensor, dim: int) -> Tensor:
@@ -72,6 +109,8 @@ def _sets(space: SearchSpace) -> Iterator[Channels]:
         yield from _of_resnet(space)
     elif isinstance(space, MobileNetSpace):
         yield from _of_mobilenet(space)
+    elif isinstance(space, ChainSpace):
+        yield from _of_chain(space, space.largest)
 
 
 def _of_resnet(space: ResNetSpace) -> Iterator[Channels]:
@@ -135,3 +174,31 @@ def _middle(name: str, block: MobileBlockSpec, mid: Channels) -> Iterator[Channe
     mid.read.append((f"{name}.project.weight", 1))
     if block.expand:
         yield mid
+
+
+def _of_chain(space: ChainSpace, arch: Arch) -> list[Channels]:
+    """Return the channels of a network of a chain; layers around a removed one share theirs."""
+    spec, found = space.spec(arch), []
+
+    def fresh() -> Channels:
+        found.append(Channels("w"))
+        return found[-1]
+
+    stream = Channels("w")  # of the images, whose order is given
+    for unit in spec.units:
+        here = after = stream
+        if unit.shortcut is not None:
+            stream.read.append((f"{unit.shortcut[0].name}.weight", 1))
+            after = fresh()
+            after.filtered(*unit.shortcut)
+        for step, (layer, norm) in enumerate(unit.steps, start=1):
+            if isinstance(layer, Conv):
+                here.read.append((f"{layer.name}.weight", 1))
+                here = after if unit.adds and step == len(unit.steps) else fresh()
+                here.filtered(layer, norm)
+            else:
+                here.made.append((f"{layer.name}.weight", 0))
+                here.normed(norm)
+        stream = after if unit.adds else here
+    stream.read.append((f"{spec.head.name}.weight", 1))
+    return found
