@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 from fednas_core.errors import ArchError
 
+TRAINING_FACTOR = 3
+"""MACs of training one image, in forward passes: one forward, two backward."""
+
 Gene = int | float
 NormKind = Literal["none", "group", "batch", "parametric", "parametric-sample"]
 """How a network normalises: not, in groups of channels, over the batch, or parametric (FedSup, arXiv 2206.01366)."""

@@ -17,9 +17,9 @@ from fednas_core.tasks.bench import device_of, ground_of, precision_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.images import epochs_of
 from fednas_core.tasks.personal import completed, keep
-from fednas_core.tasks.subnet import TRAINING_FACTOR, Work, shared
+from fednas_core.tasks.subnet import Work, shared
 from fednas_core.training.sandwich import Draw, Sandwich
-from fednas_core.values import Arch
+from fednas_core.values import TRAINING_FACTOR, Arch
 
 
 def train_sandwich(order: TrainOrder, config: RunConfig, index: int, home: Home, until: float) -> Work:

@@ -16,9 +16,7 @@ from fednas_core.tasks.home import Home
 from fednas_core.tasks.images import epochs_of
 from fednas_core.tasks.personal import completed, keep
 from fednas_core.training.loop import train
-
-TRAINING_FACTOR = 3
-"""MACs of training one image, in forward passes: one forward, two backward."""
+from fednas_core.values import TRAINING_FACTOR
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import client_images, client_names, space_of
 from fednas_core.tasks.registry import TASKS, clients_of, index_of, perform
-from fednas_core.tasks.subnet import TRAINING_FACTOR, train_subnet
+from fednas_core.tasks.subnet import train_subnet
+from fednas_core.values import TRAINING_FACTOR
 
 
 @pytest.fixture

@@ -17,8 +17,7 @@ from fednas_core.tasks.bench import client_images, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import TASKS, perform
 from fednas_core.tasks.sandwich import draws, train_sandwich
-from fednas_core.tasks.subnet import TRAINING_FACTOR
-from fednas_core.values import Arch
+from fednas_core.values import TRAINING_FACTOR, Arch
 
 
 @pytest.fixture
