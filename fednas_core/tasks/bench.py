@@ -50,7 +50,8 @@ def facts_of(config: RunConfig) -> Facts:
 def space_of(config: RunConfig, told: Facts | None = None) -> SearchSpace:
     """Return the run's search space, fitted to its images and classes, or to those of which the server has told."""
     known = told or facts_of(config)
-    space = load_space(config.space.name).with_norm(config.space.norm)
+    name = METHODS[config.method].space if config.space.name == "auto" else config.space.name
+    space = load_space(name).with_norm(config.space.norm)
     space = space.for_data(known.size, known.channels, len(known.classes))
     return space.with_personal(personal_parts(config, space)) if is_personal(config) else space
 
@@ -155,6 +156,14 @@ def examples_of(config: RunConfig, index: int) -> int:
     count = len(split_of(config).clients[index])
     share = holdout_of(config)
     return count - min(max(1, round(share * count)), count - 1) if share else count
+
+
+def labels_of(config: RunConfig, index: int, home: Home = Home()) -> tuple[int, ...]:  # noqa: B008
+    """Return how many images of each class client number `index` trains on, if the run asks and the device tells."""
+    if not (config.data.disclose and home.disclose):
+        return ()
+    ground = ground_of(config, index, home)
+    return tuple(torch.bincount(ground.train.y, minlength=ground.space.classes).tolist())
 
 
 @lru_cache(maxsize=8)

@@ -11,12 +11,14 @@ from fednas_core.config import RunConfig
 from fednas_core.devices.budgets import budget_of
 from fednas_core.errors import ConfigError, ReplyError
 from fednas_core.protocol import ClientId, ClientInfo, TrainOrder, TrainReport
-from fednas_core.tasks.bench import client_names, examples_of, ground_of
+from fednas_core.tasks.bench import client_names, examples_of, ground_of, labels_of
+from fednas_core.tasks.distil import distil
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.install import install
 from fednas_core.tasks.moments import send_moments
 from fednas_core.tasks.sandwich import train_sandwich
 from fednas_core.tasks.subnet import Work, train_subnet
+from fednas_core.tasks.teach import teach
 from fednas_core.tasks.trial import trial
 
 Task = Callable[[TrainOrder, RunConfig, int, Home, float], Work]
@@ -26,6 +28,8 @@ TASKS: Mapping[str, Task] = {
     "sandwich": train_sandwich,
     "moments": send_moments,
     "trial": trial,
+    "teach": teach,
+    "distil": distil,
     "install": install,
 }
 
@@ -72,7 +76,10 @@ def _refuse_too_large(order: TrainOrder, config: RunConfig, index: int, home: Ho
 
 def clients_of(config: RunConfig) -> list[ClientInfo]:
     """Return every client of a simulated run."""
-    return [ClientInfo(name, examples_of(config, index)) for index, name in enumerate(client_names(config))]
+    return [
+        ClientInfo(name, examples_of(config, index), labels=labels_of(config, index))
+        for index, name in enumerate(client_names(config))
+    ]
 
 
 def index_of(client: ClientId) -> int:

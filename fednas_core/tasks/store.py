@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from fednas_core.tasks.home import Home
 VARIABLE = "FEDNAS_STATE"
 """Environment variable that names the folder of a node whose configuration does not."""
 PRIVATE = 0o700
+ABANDONED_S = 600.0
+"""Age of an unfinished file at which nobody is writing it any more."""
 READABLE = 40
 """Characters of a name that stay readable in a file name; a hash keeps names apart."""
 
@@ -67,7 +70,7 @@ class Store:
             for level in (self.root, folder.parent, folder):
                 level.mkdir(PRIVATE, parents=level == self.root, exist_ok=True)
             for rest in folder.glob(f"{_safe(purpose)}.*.part"):
-                rest.unlink(missing_ok=True)  # of a process that was killed
+                _clear(rest)
             _write(folder / f"{_safe(purpose)}.{round}.safetensors", content)
             before = sorted(_saved(folder, purpose, round))
             kept = {round, *(number for number, _ in before[-1:])}
@@ -129,6 +132,13 @@ def _saved(folder: Path, purpose: str, before: int | None = None) -> Iterator[tu
             number = int(path.name.split(".")[1])
             if before is None or number < before:
                 yield number, path
+
+
+def _clear(rest: Path) -> None:
+    """Remove what a process left that was killed while it wrote; one that is writing now is not so old."""
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - rest.stat().st_mtime > ABANDONED_S:
+            rest.unlink()
 
 
 def _write(path: Path, content: bytes) -> None:

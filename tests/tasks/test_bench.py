@@ -13,12 +13,15 @@ from fednas_core.tasks.bench import (
     client_names,
     dataset_of,
     device_of,
+    examples_of,
+    labels_of,
     precision_of,
     preprocessing_of,
     space_of,
     split_of,
     validation_images,
 )
+from fednas_core.tasks.home import Home
 
 
 def test_the_space_fits_the_images(tiny_pairs: dict[str, Any]) -> None:
@@ -66,3 +69,18 @@ def test_auto_is_bf16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch, n
     cpu = torch.device("cpu")
     assert precision_of("auto", cpu) == ("bf16" if native else "fp32")
     assert (precision_of("fp32", cpu), precision_of("bf16", cpu)) == ("fp32", "bf16")
+
+
+def test_labels_are_told_if_the_run_asks_and_the_device_agrees(tiny_pairs: dict[str, Any]) -> None:
+    asking = read({**tiny_pairs, "data.disclose": True})
+    for index in range(4):
+        labels = labels_of(asking, index)
+        assert labels == tuple(torch.bincount(client_images(asking, index).y, minlength=10).tolist())
+        assert sum(labels) == examples_of(asking, index)
+    assert labels_of(asking, 0, Home(disclose=False)) == () == labels_of(read(tiny_pairs), 0)
+
+
+def test_labels_are_those_of_the_images_that_are_trained_on(tiny_pairs: dict[str, Any]) -> None:
+    config = read({**tiny_pairs, "data.disclose": True, "data.holdout": 0.5, "data.only": "3,8,1"})
+    labels = labels_of(config, 1)
+    assert len(labels) == 3 and sum(labels) == examples_of(config, 1) < len(client_images(config, 1).y)
