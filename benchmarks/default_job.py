@@ -20,10 +20,12 @@ from fednas_core.config import read
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make, path_of
+from fednas_core.methods.setup import Setup
 from fednas_core.rounds import run_round
 from fednas_core.seeding import derive
 from fednas_core.selection import Judge, best_within, candidates, judge_all
 from fednas_core.spaces.modules import initial_weights
+from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of
 
 ARMS: dict[str, dict[str, Any]] = {"deepfednas": {}, "fedavg": {"method": "fedavg"}}
@@ -37,10 +39,10 @@ def run(arm: str, seed: int) -> dict[str, Any]:
     budgets = parse_budgets(config.budgets, space.cost(space.largest).macs)
     allowances = [Allowance(budget, space) for budget in budgets]
     path = path_of(config, space, int(budgets[0].macs))
-    method, fleet = make(config, space, path, supernet), LocalFleet(config)
+    method, fleet = make(Setup(config, space, path, supernet)), LocalFleet(config)
     for index in range(config.rounds):
         run_round(config, method, fleet, index)
-    judge = Judge(config, supernet)
+    judge = Judge(config, subnets_of(space_of(config), supernet))
     accuracy = {"largest": 100 * judge.test(space.largest).accuracy}
     if config.method == "deepfednas":
         judged = judge_all(config, judge, candidates(config, allowances, path))

@@ -29,6 +29,7 @@ from common import CLIENTS, cohort, npz, options, show
 from fednas_core.config import RunConfig, read
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make
+from fednas_core.methods.setup import Setup
 from fednas_core.protocol import TrainOrder
 from fednas_core.rounds import run_round
 from fednas_core.seeding import stream
@@ -63,14 +64,14 @@ def shares(config: RunConfig, orders: Sequence[TrainOrder], count: int) -> list[
 
 def measure(config: RunConfig, turns: int) -> dict[str, Any]:
     space = space_of(config)
-    method = make(config, space, [], initial_weights(space, 0))
+    method = make(Setup(config, space, [], initial_weights(space, 0)))
     times: dict[str, list[float]] = {"round": [], "floor": [], "client": []}
     context = multiprocessing.get_context("spawn")
     with closing(LocalFleet(config)) as fleet, ProcessPoolExecutor(config.workers, context) as pool:
         everyone = fleet.clients()
         for turn in range(turns + 1):
             number = max(0, turn - 1)  # the first is a warm-up: its clients are those of the second
-            orders = make(config, space, [], initial_weights(space, 0)).plan(
+            orders = make(Setup(config, space, [], initial_weights(space, 0))).plan(
                 number, everyone, stream(config.seed, number, "plan")
             )
             start = time.perf_counter()

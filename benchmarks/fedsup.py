@@ -26,11 +26,13 @@ from fednas_core.config import read
 from fednas_core.data.sources import Images
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make, path_of
+from fednas_core.methods.setup import Setup
 from fednas_core.rounds import rounds
 from fednas_core.seeding import derive
 from fednas_core.selection import Judge
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
+from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of
 from fednas_core.tasks.images import prepared
 from fednas_core.training.evaluate import evaluate
@@ -94,7 +96,7 @@ def run(data: str, alpha: float, arm: str, seed: int, count: int) -> dict[str, A
     )
     space = space_of(config)
     initial = initial_weights(space, derive(seed, "weights"))
-    method = make(config, space, path_of(config, space, space.cost(space.smallest).macs), initial)
+    method = make(Setup(config, space, path_of(config, space, space.cost(space.smallest).macs), initial))
     fleet = LocalFleet(config)
     events = list(rounds(config, method, fleet, 0, run=f"{arm}-{seed}"))
     fleet.close()
@@ -105,7 +107,7 @@ def run(data: str, alpha: float, arm: str, seed: int, count: int) -> dict[str, A
     for name, arch in (("smallest", space.smallest), ("middle", middle), ("largest", space.largest)):
         module = subnet(space, arch, method.weights())
         if space.norm == "batch":
-            module = Judge(config, method.weights()).network(arch)
+            module = Judge(config, subnets_of(space_of(config), method.weights())).network(arch)
         found[name] = 100 * evaluate(module, prepared(images, preprocessing_of(config))).accuracy
     return {
         "data": data,

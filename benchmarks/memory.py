@@ -28,6 +28,7 @@ from common import options, show
 
 from fednas_core.config import read
 from fednas_core.methods.registry import make
+from fednas_core.methods.setup import Setup
 from fednas_core.protocol import ClientInfo, TrainOrder, TrainReport
 from fednas_core.rounds import run_round
 from fednas_core.spaces.modules import initial_weights
@@ -90,7 +91,7 @@ def measure(space_name: str, method: str, rule: str, replies: int) -> dict[str, 
     space = space_of(config)
     supernet = initial_weights(space, 0)
     size = sum(tensor.numel() * 4 for tensor in supernet.values())
-    made, fleet = make(config, space, [], supernet), Instant(replies, space)
+    made, fleet = make(Setup(config, space, [], supernet)), Instant(replies, space)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     before, start = resident("VmRSS"), time.process_time()
     for index in range(ROUNDS):

@@ -24,6 +24,7 @@ from fednas_core.config import RunConfig, read
 from fednas_core.data.sources import Images
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make
+from fednas_core.methods.setup import Setup
 from fednas_core.rounds import run_round
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.path import mac_matched, pareto_path
@@ -112,7 +113,7 @@ def run(arm: str, seed: int, data: str, rounds: int) -> dict[str, Any]:
     config = settings(arm, seed, data, rounds)
     space, supernet = space_of(config), initial_weights(space_of(config), derive(seed, "weights"))
     path = pareto_path(space, ROWS, how=config.sample.path, stratify=config.sample.stratify, seed=derive(seed, "path"))
-    method, fleet = make(config, space, path, supernet), LocalFleet(config)
+    method, fleet = make(Setup(config, space, path, supernet)), LocalFleet(config)
     events = [run_round(config, method, fleet, index) for index in range(rounds)]
     test = dataset_of(config).test
     batches = prepared(Images(test.x[:TEST_IMAGES], test.y[:TEST_IMAGES]), preprocessing_of(config))

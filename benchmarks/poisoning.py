@@ -25,11 +25,13 @@ from fednas_core.config import read
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make, path_of
+from fednas_core.methods.setup import Setup
 from fednas_core.protocol import ClientInfo, Failure, Fleet, TrainOrder, TrainReport
 from fednas_core.rounds import rounds
 from fednas_core.seeding import derive, stream
 from fednas_core.selection import Judge, best_within, candidates, judge_all
 from fednas_core.spaces.modules import initial_weights
+from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of
 
 MERGES: dict[str, dict[str, Any]] = {
@@ -79,12 +81,12 @@ def run(merge: str, length: int, seed: int, count: int) -> dict[str, Any]:
     fleet = LocalFleet(config)
     names = [client.name for client in fleet.clients()]
     bad = stream(seed, "bad clients").choice(names, len(names) // 5, replace=False).tolist() if length else []
-    method = make(config, space, path, supernet)
+    method = make(Setup(config, space, path, supernet))
     refused = {"bad": 0, "honest": 0}
     for event in rounds(config, method, Flipping(fleet, bad, length), 0):
         for failure in event["failures"]:
             refused["bad" if failure["client"] in bad else "honest"] += 1
-    judge = Judge(config, supernet)
+    judge = Judge(config, subnets_of(space_of(config), supernet))
     judged = judge_all(config, judge, candidates(config, allowances, path))
     accuracy = {}
     for allowance in allowances:

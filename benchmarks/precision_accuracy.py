@@ -26,6 +26,7 @@ from scipy.stats import t as student
 from fednas_core.config import read
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make
+from fednas_core.methods.setup import Setup
 from fednas_core.rounds import run_round
 from fednas_core.seeding import derive
 from fednas_core.selection import prepared
@@ -44,7 +45,7 @@ def accuracy(job: tuple[dict[str, str | int | float], int, str]) -> float:
     config = read({**pairs, "seed": seed, "train.precision": precision})
     space = space_of(config)
     supernet = initial_weights(space, derive(config.seed, "weights"))
-    method = make(config, space, [], supernet)
+    method = make(Setup(config, space, [], supernet))
     with closing(LocalFleet(config)) as fleet:
         for index in range(config.rounds):
             run_round(config, method, fleet, index)

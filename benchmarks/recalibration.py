@@ -29,6 +29,7 @@ from fednas_core.config import RunConfig, read
 from fednas_core.crew import Crew
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make
+from fednas_core.methods.setup import Setup
 from fednas_core.rounds import rounds
 from fednas_core.seeding import derive
 from fednas_core.spaces.modules import initial_weights
@@ -144,7 +145,7 @@ def run(seed: int, count: int) -> dict[str, Any]:
     space, supernet = space_of(config), initial_weights(space_of(config), derive(seed, "weights"))
     assert isinstance(space, ResNetSpace)
     with closing(LocalFleet(config)) as fleet:
-        for _ in rounds(config, make(config, space, [], supernet), fleet, 0):
+        for _ in rounds(config, make(Setup(config, space, [], supernet)), fleet, 0):
             pass
         bench = Bench(config, supernet, fleet)
         largest, _ = bench.federated(space.largest, 0)

@@ -26,10 +26,12 @@ from fednas_core import asynchronous, rounds
 from fednas_core.config import RunConfig, read
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make, path_of
+from fednas_core.methods.setup import Setup
 from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
 from fednas_core.seeding import derive
 from fednas_core.selection import Judge
 from fednas_core.spaces.modules import initial_weights
+from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of
 
 SLOW, SLOWER = 5, 10.0
@@ -87,7 +89,11 @@ def train(arm: str, seed: int, count: int, until: float) -> tuple[list[Point], i
     config = read(pairs)
     space, supernet = space_of(config), initial_weights(space_of(config), derive(seed, "weights"))
     path = path_of(config, space, 1_000_000)
-    method, devices, judge = make(config, space, path, supernet), Devices(config), Judge(config, supernet)
+    method, devices, judge = (
+        make(Setup(config, space, path, supernet)),
+        Devices(config),
+        Judge(config, subnets_of(space, supernet)),
+    )
     loop = asynchronous.rounds if config.loop == "async" else rounds.rounds
     course: list[Point] = [(0.0, 10.0)]
     for _ in loop(config, method, devices, 0):

@@ -24,10 +24,12 @@ from fednas_core.compression import codec, count
 from fednas_core.config import read
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make, path_of
+from fednas_core.methods.setup import Setup
 from fednas_core.rounds import run_round
 from fednas_core.seeding import derive
 from fednas_core.selection import Judge
 from fednas_core.spaces.modules import initial_weights
+from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.store import VARIABLE
 
@@ -50,12 +52,12 @@ def run(arm: str, seed: int, rounds: int) -> dict[str, Any]:
     config = read({"seed": seed, "rounds": rounds, "workers": 1, **ARMS[arm]})
     space, supernet = space_of(config), initial_weights(space_of(config), derive(seed, "weights"))
     path = path_of(config, space, min(BUDGETS.values()))
-    method, fleet = make(config, space, path, supernet), LocalFleet(config)
+    method, fleet = make(Setup(config, space, path, supernet)), LocalFleet(config)
     with tempfile.TemporaryDirectory() as state:
         os.environ[VARIABLE] = state
         events = [run_round(config, method, fleet, index) for index in range(rounds)]
     assert not any(event["failures"] for event in events)
-    judge = Judge(config, supernet)
+    judge = Judge(config, subnets_of(space_of(config), supernet))
     archs = {name: [row.arch for row in path if row.cost.macs <= macs][-1] for name, macs in BUDGETS.items()}
     return {
         "arm": arm,

@@ -21,7 +21,7 @@ from fednas_core.devices.profile import profile, to_json
 from fednas_core.errors import DeadlineError, FednasError, RunError
 from fednas_core.fingerprint import fingerprint
 from fednas_core.protocol import Profile
-from fednas_core.tasks.bench import client_names, device_of, examples_of, ground_of, space_of
+from fednas_core.tasks.bench import client_names, device_of, examples_of, ground_of, labels_of, space_of
 from fednas_core.tasks.feedback import pack_answer
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import perform
@@ -96,10 +96,11 @@ def within(deadline_s: float, work: Callable[[], Result], grace_s: float = GRACE
 
 def _describe(context: Context, config: RunConfig, home: Home) -> Packet:
     if home.data:
-        clients = [(own_name(context.node_config), 0, len(ground_of(config, 0, home).train.y))]
+        mine = len(ground_of(config, 0, home).train.y), labels_of(config, 0, home)
+        clients = [(own_name(context.node_config), 0, *mine)]
     else:
         served = serves(context.node_config, client_names(config))
-        clients = [(name, index, examples_of(config, index)) for name, index in served]
+        clients = [(name, index, examples_of(config, index), labels_of(config, index, home)) for name, index in served]
     told = {"clients": clients, "profile": to_json(_measured(config, home)), "budget": home.budget}
     return Packet(json.dumps(told), {})
 

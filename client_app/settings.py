@@ -39,7 +39,7 @@ def own_name(node_config: Mapping[str, Scalar]) -> ClientId:
 
 
 def home_of(node_config: Mapping[str, Scalar]) -> Home:
-    """Return what a node says of its device: its keys ``threads``, ``state``, ``models``, ``data`` and ``budget``.
+    """Return what a node says of its device: ``threads``, ``state``, ``models``, ``data``, ``budget``, ``disclose``.
 
     Raises `ConfigError` naming the key.
     """
@@ -50,7 +50,11 @@ def home_of(node_config: Mapping[str, Scalar]) -> Home:
     threads = _number(node_config, "threads", 1)
     if not threads:
         raise ConfigError("--node-config threads: found 0, allowed a whole number from 1, e.g. 'threads=4'")
-    return Home(threads, str(texts["state"]), str(texts["models"]), str(texts["data"]), str(texts["budget"]))
+    disclose = node_config.get("disclose", True)
+    if not isinstance(disclose, bool):
+        raise ConfigError(f"--node-config disclose: found {disclose!r}, allowed true or false, e.g. 'disclose=false'")
+    state, models, data, budget = (str(value) for value in texts.values())
+    return Home(threads, state, models, data, budget, disclose)
 
 
 def _number(node_config: Mapping[str, Scalar], key: str, default: int | None = None) -> int:

@@ -17,8 +17,9 @@ from torch import Tensor
 from fednas_core.aggregation.norms import check_norm, usual_norm
 from fednas_core.config import RunConfig
 from fednas_core.crew import Crew
+from fednas_core.errands import order_of
 from fednas_core.errors import ReplyError
-from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
+from fednas_core.protocol import ClientId, ClientInfo, Errand, Failure, TrainOrder, TrainReport
 from fednas_core.rounds import NO_ANSWER, why
 from fednas_core.selection import Judge
 from fednas_core.subnets.moments import (
@@ -70,7 +71,9 @@ def recalibrated(config: RunConfig, crew: Crew, arch: Arch, tensors: Mapping[str
     failures, passes, images = dict[ClientId, str](), 0, 0
     enough = len(norms_of(tensors))
     for index in range(min(config.calibration_passes or enough, enough)):
-        orders = {client.name: _order(config, client, arch, tensors, run_id, index) for client in able}
+        round = config.rounds + index  # a pass counts as a round: no late answer is taken for another's
+        errands = {client: Errand(client.name, "moments", arch) for client in able}
+        orders = {c.name: order_of(config, c, e, tensors, round, run_id, "moments") for c, e in errands.items()}
         answers = _answers(config, crew, {client.name: client for client in able}, orders, failures)
         if not answers:
             break
@@ -97,24 +100,6 @@ def _guides(config: RunConfig) -> Tensor:
     """Return up to `GUIDES` of the server's images, evenly from all of them."""
     images = validation_images(config).x
     return preprocessing_of(config)(images[:: -(-len(images) // GUIDES)])
-
-
-def _order(
-    config: RunConfig, client: ClientInfo, arch: Arch, tensors: Mapping[str, Tensor], run_id: str, index: int
-) -> TrainOrder:
-    """Return the order of pass number `index`, which counts as a round: no late answer is taken for another's."""
-    return TrainOrder(
-        client=client.name,
-        round=config.rounds + index,
-        task="moments",
-        arch=arch,
-        tensors=tensors,
-        settings=config.train.settings(),
-        seed=0,
-        budget=client.budget,
-        returns="moments",
-        run=run_id,
-    )
 
 
 def _answers(

@@ -41,6 +41,16 @@ class DataConfig:
     alpha: float = _setting(1.0, "Dirichlet concentration: small is non-IID, 100 is nearly IID", low=1e-3, high=1e6)
     classes_per_client: int = _setting(2, "for partition 'classes'", low=1)
     column: str = _setting("", "for partition 'column': the array of an npz file whose values name the client")
+    only: str = _setting(
+        "",
+        "classes to which the run is restricted, by name or number, e.g. cat,dog ('' : all); clients without any of "
+        "them take no part",
+    )
+    disclose: bool = _setting(
+        False,
+        "fednas, ddc: whether clients tell how many images of each class they have, so that groups can be alike; a "
+        "device refuses with disclose=false in its node configuration",
+    )
     clients: int = _setting(10, "number of partitions, one for each simulated client", low=1, high=100_000)
     validation: float = _setting(0.1, "share of the training examples the server keeps to validate", low=0.01, high=0.5)
     holdout: float = _setting(
@@ -56,7 +66,9 @@ class DataConfig:
 class SpaceConfig:
     """Which networks exist."""
 
-    name: str = _setting("small", "a preset's name or the path of a TOML file")
+    name: str = _setting(
+        "auto", "a preset's name or the path of a TOML file (auto: the method's own; ddc: cnn8, all others: small)"
+    )
     norm: NormKind = _setting(
         "group",
         "normalisation; parametric: as in FedSup, scaled by the batch; parametric-sample: by each image alone",
@@ -173,6 +185,92 @@ class PersonalConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ContestConfig:
+    """fednas, ddc: how candidate networks compete on the clients."""
+
+    start: str = _setting(
+        "",
+        "id of a run in the same output folder whose largest network is the start, as it is ('' : a fresh one, trained "
+        "for 'rounds' rounds); let it be one of fednas or ddc, in which the clients that test have not trained",
+    )
+    iterations: int = _setting(0, "iterations of the search (0: the method's own; fednas: 6, ddc: 25)", low=0)
+    candidates: int = _setting(
+        0, "most candidates in an iteration (0: the method's own; fednas: one for each layer group, ddc: 4)", low=0
+    )
+    clients: Literal["parts", "all"] = _setting(
+        "parts",
+        "who trains a candidate; parts: a group of clients of its own; all: every client, candidate after candidate",
+        choices=("parts", "all"),
+    )
+    testers: float = _setting(
+        0.2, "share of the clients that test candidates and never train (at least one of two)", low=0.01, high=0.5
+    )
+    own: bool = _setting(
+        False,
+        "whether each client is handed the smallest network that does on its own images, of its own classes, what the "
+        "best does (false: the best on the server's)",
+    )
+    loss: float = _setting(
+        0.01, "with contest.own: accuracy that a smaller network may cost a client", low=0.0, high=1.0
+    )
+    finish: int = _setting(6, "rounds in which all clients train each network that is delivered", low=0)
+
+
+@dataclass(frozen=True, slots=True)
+class FedNasConfig:
+    """fednas: which candidates there are, how long they train and when the losers are dropped."""
+
+    search: str = _setting(
+        "netadapt",
+        "how candidates are made; netadapt: of the last winner, one layer group smaller; evolution: MnasNet-style",
+        choices=("netadapt", "evolution"),
+    )
+    resource: str = _setting(
+        "macs", "what falls from iteration to iteration", choices=("macs", "params", "bytes", "ms")
+    )
+    step: float = _setting(0.05, "share of the start's resource that the first iteration saves", low=1e-4, high=0.9)
+    decay: float = _setting(0.96, "what a step is of the one before", low=0.1, high=1.0)
+    target: float = _setting(
+        0.0, "share of the start's resource at which the search is over (0: after the iterations)", low=0.0, high=1.0
+    )
+    exponent: float = _setting(-0.07, "evolution: w of the score accuracy·(resource/target)^w", low=-10.0, high=0.0)
+    rounds_min: int = _setting(2, "rounds that the candidates of the first iteration train", low=1)
+    rounds_max: int = _setting(6, "rounds that those of the last iteration train", low=1)
+    drop_every: int = _setting(2, "rounds between tests of the candidates", low=1)
+    drop: float = _setting(0.5, "share of the candidates that a test drops (0: none)", low=0.0, high=0.99)
+    margin: float = _setting(
+        0.0, "a candidate is dropped only if it is this many standard errors behind the best (0: without that)", low=0.0
+    )
+    freed: str = _setting(
+        "idle",
+        "what clients of dropped candidates do; idle: nothing, the cheapest; join: they train the others",
+        choices=("idle", "join"),
+    )
+    lr: float = _setting(0.3, "learning rate of candidates, as a share of train.lr", low=1e-6, high=10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class DdcConfig:
+    """ddc: which layers are removed, how students learn and what they are rewarded for."""
+
+    rounds: int = _setting(2, "rounds that each student trains", low=1)
+    sampler: str = _setting(
+        "policy", "who chooses the layers to remove; random: nobody, the control", choices=("policy", "random")
+    )
+    policy: str = _setting("", "id of a run in the same output folder whose policy is transferred ('' : a fresh one)")
+    lr: float = _setting(0.01, "learning rate of the policy (published: 0.003 over 100 iterations)", low=1e-6, high=1.0)
+    reward: str = _setting(
+        "ddc", "what students are rewarded for; n2n: the published reward of N2N", choices=("ddc", "n2n")
+    )
+    accuracy: float = _setting(0.9, "threshold A_th of accuracy, as a share of the teacher's", low=0.0, high=2.0)
+    latency: float = _setting(0.3, "threshold T_th of measured latency, as a share of the teacher's", low=0.0, high=2.0)
+    params: float = _setting(0.6, "threshold C_th of parameters, as a share of the teacher's", low=0.0, high=2.0)
+    soft: float = _setting(0.7, "λ: weight of the teacher's answers (0: labels only)", low=0.0, high=1.0)
+    temperature: float = _setting(3.0, "temperature of the distillation", low=0.1, high=100.0)
+    inherit: bool = _setting(False, "whether students inherit the teacher's weights (false: as published, fresh ones)")
+
+
+@dataclass(frozen=True, slots=True)
 class WireConfig:
     """How tensors travel: less than 32 bits a value saves bytes."""
 
@@ -195,6 +293,10 @@ class StaleConfig:
     batch: int = _setting(0, "idle clients that get new orders together (0: a quarter of the cohort)", low=0)
 
 
+COMPETING = ("fednas", "ddc")
+"""Methods whose networks compete."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunConfig:
     """Everything that decides a run. `read` makes one of flat pairs, `flatten` turns it back."""
@@ -202,9 +304,11 @@ class RunConfig:
     method: str = _setting(
         "deepfednas",
         "which published system trains",
-        choices=("fedavg", "superfednas", "deepfednas", "fedsup", "efedsup", "fedper"),
+        choices=("fedavg", "superfednas", "deepfednas", "fedsup", "efedsup", "fedper", "fednas", "ddc"),
     )
-    rounds: int = _setting(40, "rounds of training", low=1, high=1_000_000)
+    rounds: int = _setting(
+        40, "rounds of training (fednas, ddc: of the network that the search starts from)", low=1, high=1_000_000
+    )
     cohort: int = _setting(0, "clients a round (0: all)", low=0)
     seed: int = _setting(1, "seed of every random stream", low=0)
     budgets: str = _setting(
@@ -247,8 +351,16 @@ class RunConfig:
     sample: SampleConfig = field(default_factory=SampleConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
     personal: PersonalConfig = field(default_factory=PersonalConfig)
+    contest: ContestConfig = field(default_factory=ContestConfig)
+    fednas: FedNasConfig = field(default_factory=FedNasConfig)
+    ddc: DdcConfig = field(default_factory=DdcConfig)
     wire: WireConfig = field(default_factory=WireConfig)
     stale: StaleConfig = field(default_factory=StaleConfig)
+
+
+def rounds_known(config: RunConfig) -> int | None:
+    """Return how many rounds a run has; None where networks compete, for that follows from what they do."""
+    return None if config.method in COMPETING else config.rounds
 
 
 def read(pairs: Mapping[str, Scalar]) -> RunConfig:

@@ -8,7 +8,9 @@ from typing import Any
 
 from fednas_core.config import RunConfig
 from fednas_core.export.units import few
+from fednas_core.methods import ddc, fednas
 from fednas_core.methods.registry import METHODS
+from fednas_core.report.search import going_on
 from fednas_core.report.tested import MOST_TIERS, brief, by_tier, spread_of
 from fednas_core.runs.folder import RunFolder
 from fednas_core.spaces.space import SearchSpace
@@ -25,6 +27,7 @@ def greeting(config: RunConfig, run: RunFolder, done: int) -> str:
         "dirichlet": f"Dirichlet α = {config.data.alpha:g}",
         "classes": f"{config.data.classes_per_client} classes each",
     }
+    searching = _search(config, len(sizes))
     lines = [
         f"run {run.id}" + (f", resumed after round {done}" if done else ""),
         f"method    {config.method}: {METHODS[config.method].title} ({METHODS[config.method].source})",
@@ -35,7 +38,9 @@ def greeting(config: RunConfig, run: RunFolder, done: int) -> str:
         f"{len(parts.validation)} to validate, {len(data.test.y)} to test"
         + (f"; each client keeps {holdout_of(config):.0%} of its own to test" if holdout_of(config) else ""),
         *_personal(config, space, cost.params),
-        f"training  {config.rounds} rounds, {config.train.epochs} local epochs, seed {config.seed}",
+        *searching,
+        f"training  {config.rounds} rounds{' of the start' if searching else ''}, {config.train.epochs} local epochs, "
+        f"seed {config.seed}",
     ]
     return "\n".join(lines)
 
@@ -52,13 +57,34 @@ def _personal(config: RunConfig, space: SearchSpace, params: int) -> list[str]:
     return ["personal  " + "; ".join(told)] if told else []
 
 
+def _search(config: RunConfig, clients: int) -> list[str]:
+    """Return the line on networks that compete, if any do: of a method that trains one alone there is none."""
+    given = config.contest
+    if config.method == "fednas":
+        own, most = config.fednas, max(config.fednas.rounds_min, config.fednas.rounds_max)
+        span = f"{own.rounds_min} to {most}" if most > own.rounds_min else str(most)
+        told = f"{own.search}: {given.iterations or fednas.ITERATIONS} iterations of {span} rounds"
+        told += f", {own.drop:.0%} dropped every {own.drop_every} rounds" if own.drop else ""
+    elif config.method == "ddc":
+        told = (
+            f"{config.ddc.sampler}, reward '{config.ddc.reward}': {given.iterations or ddc.ITERATIONS} iterations of "
+        )
+        told += f"{given.candidates or ddc.STUDENTS} students and {config.ddc.rounds} rounds"
+    else:
+        return []
+    testers = max(1, clients // round(1 / given.testers))
+    told += "; every client trains each candidate" if given.clients == "all" else ""
+    return [f"search    {told}; {testers} of {clients} clients test; {given.finish} rounds for what is delivered"]
+
+
 def line(config: RunConfig, event: Mapping[str, Any]) -> str:
-    """Return one round in one line."""
+    """Return one round in one line; how many there will be is unknown where networks compete."""
+    now = going_on(event)
     text = (
-        f"round {event['round']:>3}/{config.rounds}  loss {event['loss']:.3f}  accuracy {event['accuracy']:6.1%}  "
-        f"up {event['bytes_up'] / 1e6:.1f} MB  {event['seconds']:.1f} s"
+        f"round {event['round']:>3}{'' if now else f'/{config.rounds}'}  loss {event['loss']:.3f}  "
+        f"accuracy {event['accuracy']:6.1%}  up {event['bytes_up'] / 1e6:.1f} MB  {event['seconds']:.1f} s"
     )
-    text += "".join(f"  {told}" for told in brief(event["evaluation"] or ()))
+    text += "".join(f"  {told}" for told in (*brief(event["evaluation"] or ()), now) if told)
     if event["failures"]:
         text += "  failed: " + few([failure["client"] for failure in event["failures"]])
     return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 
 from fednas_core.config import RunConfig
 from fednas_core.devices.budgets import Allowance, Budget, budget_of, budget_texts
+from fednas_core.devices.latency_model import LatencyModel
 from fednas_core.devices.limits import client_budget_texts, limits
 from fednas_core.devices.profile import from_json, profile, to_json
 from fednas_core.errors import RunError
@@ -45,6 +47,7 @@ class Crew:
         self._known: dict[ClientId, ClientInfo] = {}
         self._run: RunFolder | None = None
         noted = resumed is not None and (resumed.path / DEVICES).is_file()
+        self._models: list[LatencyModel] = []
         empty: dict[str, Any] = {"devices": {}, "profiles": {}}
         self._noted = resumed.read_json(DEVICES) if resumed and noted else empty
 
@@ -91,6 +94,30 @@ class Crew:
         return self._noted_profile(HERE) or self._keep(
             HERE, "", profile(space_of(self._config), device_of(self._config))
         )
+
+    def latency_ms(self, arch: Arch) -> float:
+        """Return milliseconds of one image: the mean over the run's devices, each by a model of what it measured.
+
+        Simulated clients run on this machine. Whose measurements count is noted: a resumed run goes by the same.
+        """
+        if not self._models:
+            space = space_of(self._config)
+            told = (from_json(space, self._noted["profiles"][key]) for key in self._timed())
+            self._models = [LatencyModel.fit(space, found.probes) for found in told]
+        return statistics.fmean(model.predict_ms(arch) for model in self._models)
+
+    def _timed(self) -> list[str]:
+        """Return the keys of the profiles that say how long networks take in this run."""
+        if "timed" not in self._noted:
+            for info in self.clients():
+                if info.profile and info.profile.probes:
+                    self._keep(info.name, info.budget, info.profile)
+            if not self._noted["profiles"]:
+                self.here()
+            self._noted["timed"] = sorted(self._noted["profiles"])
+            self._note()
+        timed: list[str] = self._noted["timed"]
+        return timed
 
     def _measured(self, info: ClientInfo) -> ClientInfo:
         """Return the client with the profile that the run noted of it, or where it needs one, with this machine's."""

@@ -16,16 +16,19 @@ from fednas_core.config import RunConfig
 from fednas_core.console import ending, greeting, line
 from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance, parse_budgets
+from fednas_core.errands import run_errands
 from fednas_core.errors import InfeasibleError
-from fednas_core.handover import hand_over
+from fednas_core.handover import hand_over, smallest_without_loss
 from fednas_core.methods.fedavg import Assignment
 from fednas_core.methods.registry import make, path_of
-from fednas_core.protocol import ClientId, Fleet
+from fednas_core.methods.setup import Setup
+from fednas_core.protocol import ClientId, Fleet, Method
+from fednas_core.report.search import tree
 from fednas_core.report.write import write as write_report
+from fednas_core.rounds import Event
 from fednas_core.runs.folder import RunFolder, create, find, output_folder, versions
 from fednas_core.runs.tensorboard import write_scalars
 from fednas_core.search.path import PathRow
-from fednas_core.seeding import derive
 from fednas_core.selection import (
     Judge,
     Judged,
@@ -36,7 +39,7 @@ from fednas_core.selection import (
     judge_all,
     trained_archs,
 )
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.starts import starting
 from fednas_core.tasks.bench import is_personal, space_of, testers
 from fednas_core.trials import Jury, mean, spread
 from fednas_core.values import Arch
@@ -62,14 +65,13 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     """
     run = find(output_folder(config), config.resume) if config.resume else None
     space = space_of(config)
-    initial = initial_weights(space, derive(config.seed, "weights"))
-    supernet = {name: initial[name] for name in space.plan(space.largest)}
+    weights, policy = starting(config, space)
     budgets = parse_budgets(config.budgets, space.cost(space.largest).macs)
     path = path_of(config, space, int(min(budgets[0].macs, space.cost(space.largest).macs)))
     crew = Crew(fleet, config, trained_archs(config, space) or (space.smallest,), announce, run)
     allowances = crew.allowances(budgets)
     references = _references(config, allowances, path)
-    method = make(config, space, path, supernet)
+    method = make(Setup(config, space, path, weights, allowances, crew.latency_ms, policy))
     crew.clients()  # data that cannot be split, or clients that do not come, are noticed before there is a folder
     done = 0
     if run is None:
@@ -80,7 +82,7 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
         run.forget_events_after(done)
     crew.aboard(run)
     announce(greeting(config, run, done))
-    judge = Judge(config, method.weights())
+    judge = Judge(config, method.network)
     jury = Jury(config, crew, judge, run.id, method.own)
     before = run.events()
     for event in before:
@@ -89,14 +91,29 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     for event in LOOPS[config.loop](config, method, crew, done, usual, run.id):
         done = event["round"]
         jury.note(event)
+        after(config, method, crew, judge, event, run.id)
         if done % config.evaluate_every == 0 or method.done(done):
-            event["evaluation"] = _evaluate(config, judge, jury, references, done)
+            followed = {"leader": method.networks[0]} if method.networks else references
+            event["evaluation"] = _evaluate(config, judge, jury, followed, done)
         run.append_event(event)
         if config.tensorboard:
             write_scalars(run.path, event)
         run.save_checkpoint(done, method.state())
         announce(line(config, event))
-    return _finish(_Finished(config, run, crew, judge, jury, method.own), path, announce)
+    finished = replace(config, rounds=done)
+    return _finish(_Finished(finished, run, crew, judge, jury, method.own, method.networks), path, announce)
+
+
+def after(config: RunConfig, method: Method, crew: Crew, judge: Judge, event: Event, run: str) -> None:
+    """Send clients on the errands that end a round, and add to its event what they cost and what the search learnt."""
+    index = event["round"] - 1
+    errands = method.ask(index, crew.clients())
+    reports, failures = run_errands(config, crew, judge, errands, index, run)
+    for report in reports:
+        event["bytes_down"] += report.bytes_down
+        event["client_macs"] += report.macs
+    event["failures"] += [{"client": failure.client, "reason": failure.reason} for failure in failures]
+    event |= method.hear(index, reports)
 
 
 # -- evaluation and the end ----------------------------------------------------------------------------------------
@@ -155,6 +172,7 @@ class _Finished:
     judge: Judge
     jury: Jury
     own: Mapping[ClientId, Assignment]
+    networks: tuple[Arch, ...] | None
 
 
 def _finish(done: _Finished, path: Sequence[PathRow], announce: Announce) -> RunFolder:
@@ -166,7 +184,11 @@ def _finish(done: _Finished, path: Sequence[PathRow], announce: Announce) -> Run
     if config.install:
         announce("handing each client a model of its own")
         own = {name: mine.arch for name, mine in done.own.items()}
+        if config.contest.own and done.networks:
+            own = smallest_without_loss(config, crew, done.judge, done.networks, run.id)
         clients = hand_over(config, crew, done.judge, judged, run.id, own)
+    if candidates := tree(run.events()):
+        run.write_json("search.json", candidates)
     result = _result(config, run, models, clients)
     run.write_json("result.json", result)
     write_report(run.path)
@@ -181,7 +203,7 @@ def _search(done: _Finished, path: Sequence[PathRow], announce: Announce) -> tup
     whose = "clients' own images" if is_personal(config) else "the validation images"
     announce(f"searching: judging candidates on {whose}")
     space = space_of(config)
-    archs: Sequence[Arch] | None = trained_archs(config, space)
+    archs: Sequence[Arch] | None = done.networks or trained_archs(config, space)
     if archs is None and config.personal.arch:
         archs = sorted({mine.arch for mine in done.own.values()}, key=lambda arch: space.cost(arch).macs)
     if archs is None:

@@ -11,7 +11,8 @@ from fednas_core.calibration import settle_statistics
 from fednas_core.config import RunConfig
 from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance
-from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
+from fednas_core.errands import order_of, run_errands
+from fednas_core.protocol import ClientId, ClientInfo, Errand, Failure, TrainReport
 from fednas_core.rounds import NO_ANSWER
 from fednas_core.selection import Judge, Judged
 from fednas_core.values import Arch
@@ -47,7 +48,8 @@ def hand_over(
             if arch not in tensors:
                 settle_statistics(config, crew, judge, arch, run_id)
                 tensors[arch] = judge.model(arch)
-            orders[name] = _order(config, clients[name], arch, tensors[arch], run_id)
+            errand = Errand(name, "install", arch)
+            orders[name] = order_of(config, clients[name], errand, tensors[arch], config.rounds, run_id)
         waiting = []
         awaited = set(orders)
         for answer in crew.train(orders) if orders else ():
@@ -64,6 +66,29 @@ def hand_over(
     return [rows[name] for name in sorted(rows)]
 
 
+def smallest_without_loss(
+    config: RunConfig, crew: Crew, judge: Judge, archs: Sequence[Arch], run_id: str
+) -> dict[ClientId, Arch]:
+    """Return for each client the smallest network that is at most ``contest.loss`` behind the best on its own images.
+
+    What a client sees decides: one that sees few classes may need no more than a small network (DDC, question two). It
+    tests every network that its limit allows on images that it holds out, or else on those it trains on, and tells
+    nobody its classes.
+    """
+    clients = [(c, [a for a in archs if c.limit is None or c.limit.allows(a)]) for c in crew.clients()]
+    errands = [Errand(client.name, "trial", arch) for client, allowed in clients for arch in allowed]
+    reports, _ = run_errands(config, crew, judge, errands, config.rounds, run_id)
+    found: dict[ClientId, dict[Arch, float]] = {}
+    for report in reports:
+        found.setdefault(report.client, {})[report.arch] = report.accuracy
+    return {name: min(_without_loss(found[name], config.contest.loss), key=judge.macs) for name in sorted(found)}
+
+
+def _without_loss(accuracies: Mapping[Arch, float], loss: float) -> list[Arch]:
+    least = max(accuracies.values()) - loss
+    return [arch for arch, accuracy in accuracies.items() if accuracy >= least]
+
+
 def _kind(client: ClientInfo) -> object:
     """Return what clients share that are offered the same networks."""
     return client.limit.kind if isinstance(client.limit, Allowance) else client.limit
@@ -77,21 +102,6 @@ def _first(ranked: list[Judged], own: Arch | None) -> list[Judged]:
 def _ranked(judged: Sequence[Judged], client: ClientInfo) -> list[Judged]:
     fitting = [row for row in judged if client.limit is None or client.limit.allows(row.arch)]
     return sorted(fitting, key=lambda row: (-row.validation_accuracy, row.validation_loss))
-
-
-def _order(config: RunConfig, client: ClientInfo, arch: Arch, tensors: Mapping[str, Tensor], run_id: str) -> TrainOrder:
-    return TrainOrder(
-        client=client.name,
-        round=config.rounds,
-        task="install",
-        arch=arch,
-        tensors=tensors,
-        settings=config.train.settings(),
-        seed=0,
-        budget=client.budget,
-        returns="figures",
-        run=run_id,
-    )
 
 
 def _without(client: ClientInfo, reason: str) -> dict[str, Any]:

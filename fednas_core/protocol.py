@@ -72,7 +72,8 @@ class ClientInfo:
     """A client the server may call on: its name, the number of its training examples and, if measured, its profile.
 
     `budget` is what its device's own configuration allows (the text of a budget, '' if it says nothing); `limit` is
-    what the round loop makes of it, None if there is none.
+    what the round loop makes of it, None if there is none. `labels` are the numbers of its images of each class, if it
+    discloses them, else empty.
     """
 
     name: ClientId
@@ -80,6 +81,7 @@ class ClientInfo:
     profile: Profile | None = None
     budget: str = ""
     limit: Limit | None = None
+    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,15 @@ class TrainOrder:
     budget: str = ""
     returns: str = "weights"
     run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What a method asks of a client besides training: a task that returns figures, with a network as it is used."""
+
+    client: ClientId
+    task: str
+    arch: Arch
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +195,7 @@ class Method(Protocol):
     def plan(
         self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator
     ) -> Mapping[ClientId, TrainOrder]:
-        """Return one order per client of this round's cohort (sorted by name)."""
+        """Return at most one order per client of this round's cohort (sorted by name)."""
         ...
 
     def absorb(self, round: int, reports: Iterable[TrainReport]) -> RoundSummary:
@@ -194,12 +205,35 @@ class Method(Protocol):
         """
         ...
 
+    def ask(self, round: int, clients: Sequence[ClientInfo]) -> Sequence[Errand]:
+        """Return what clients, of all there are, are asked once the round is absorbed; several errands each if need be.
+
+        A method that sends nobody on errands returns none.
+        """
+        ...
+
+    def hear(self, round: int, reports: Sequence[TrainReport]) -> Mapping[str, Any]:
+        """Take the answers to the errands, in their order; return what the round's event tells of the search, as JSON.
+
+        It ends the round: the state after it is what a checkpoint holds.
+        """
+        ...
+
     def done(self, round: int) -> bool:
         """Whether the method has finished before round number `round` (counted from 0)."""
         ...
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Return the supernet's tensors."""
+        """Return the tensors of the supernet, or of the network that all others are made from."""
+        ...
+
+    def network(self, arch: Arch) -> Mapping[str, Tensor]:
+        """Return the shared tensors of a network as it is now."""
+        ...
+
+    @property
+    def networks(self) -> tuple[Arch, ...] | None:
+        """Return the networks that exist, the one to follow first; None if every subnet of the supernet does."""
         ...
 
     def state(self) -> State:

@@ -63,7 +63,9 @@ def run_round(
     def norm(report: TrainReport) -> float:
         return checked_norm(report, orders[report.client], infos[report.client], space_of(config), limit)
 
-    failures = {client.name: NO_ROOM for client in cohort if client.name not in orders}
+    failures = {
+        client.name: NO_ROOM for client in cohort if client.name not in orders and _lacks(client, method, orders)
+    }
     with closing(WaitingRoom(method.weights())) as room:
         norms = _received(fleet, orders, norm, room, failures)
         judged = _judged(norms, usual_norm(norms.values(), usual), config.merge.outlier, failures)
@@ -99,6 +101,13 @@ def checked_norm(report: TrainReport, order: TrainOrder, client: ClientInfo, spa
     """
     if report.arch != order.arch or report.round != order.round:
         raise ReplyError("answered for another architecture or round")
+    check_figures(report, client)
+    check_tensors(report.client, space.plan(order.arch), report.tensors, limit)
+    return update_norm(report.tensors, order.tensors)
+
+
+def check_figures(report: TrainReport, client: ClientInfo) -> None:
+    """Raise `ReplyError`, naming the field, unless a report's numbers are such as the client can have found."""
     for name in ("loss", "seconds", "macs"):
         value = getattr(report, name)
         if not math.isfinite(value) or value < 0:
@@ -107,8 +116,6 @@ def checked_norm(report: TrainReport, order: TrainOrder, client: ClientInfo, spa
         raise ReplyError(f"accuracy: found {report.accuracy}, allowed a number from 0 to 1")
     if not 0 <= report.examples <= client.examples:
         raise ReplyError(f"examples: found {report.examples}, allowed up to the {client.examples} that it said it has")
-    check_tensors(report.client, space.plan(order.arch), report.tensors, limit)
-    return update_norm(report.tensors, order.tensors)
 
 
 def longest_first(
@@ -130,8 +137,8 @@ def why(error: ReplyError, client: ClientId) -> str:
 def event_of(
     summary: RoundSummary, rows: Sequence[Mapping[str, Any]], failures: Sequence[tuple[ClientId, str]], seconds: float
 ) -> Event:
-    """Return the event of a round; raise `RunError` if no client gave a usable answer."""
-    if not rows:
+    """Return the event of a round; raise `RunError` if clients were asked and none gave a usable answer."""
+    if failures and not rows:
         reasons = "; ".join(sorted({reason for _, reason in failures})[:3])
         raise RunError(
             f"round {summary.round + 1}: none of the {len(failures)} clients gave a usable answer ({reasons}). The "
@@ -149,6 +156,13 @@ def event_of(
         "failures": [{"client": client, "reason": reason} for client, reason in sorted(failures)],
         "evaluation": None,
     }
+
+
+def _lacks(client: ClientInfo, method: Method, orders: Mapping[ClientId, TrainOrder]) -> bool:
+    """Whether a client has no order for lack of room; where networks compete it may be left out for other reasons."""
+    if method.networks is None or client.limit is None or not orders:
+        return method.networks is None
+    return not any(client.limit.allows(order.arch) for order in orders.values())
 
 
 def _cohort(config: RunConfig, everyone: Sequence[ClientInfo], index: int) -> list[ClientInfo]:

@@ -24,8 +24,7 @@ from fednas_core.search.fittest import fitness_of, fittest
 from fednas_core.search.path import PathRow
 from fednas_core.search.within import within
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.subnets.networks import calibrate, network, shapes_of, subnet
-from fednas_core.subnets.packing import views
+from fednas_core.subnets.networks import calibrate, network, shapes_of
 from fednas_core.tasks.bench import dataset_of, device_of, precision_of, preprocessing_of, space_of, validation_images
 from fednas_core.tasks.images import prepared
 from fednas_core.training.evaluate import Evaluation, evaluate
@@ -61,10 +60,13 @@ class Validator(Protocol):
 
 
 class Judge:
-    """Evaluates subnets of a supernet on the server's images: validation to choose by, test at the end."""
+    """Evaluates networks on the server's images: validation to choose by, test at the end.
 
-    def __init__(self, config: RunConfig, supernet: Mapping[str, Tensor]) -> None:
-        self._config, self.supernet = config, supernet
+    `tensors` are the shared tensors of an architecture's network as it is at that moment: see `Method.network`.
+    """
+
+    def __init__(self, config: RunConfig, tensors: Callable[[Arch], Mapping[str, Tensor]]) -> None:
+        self._config, self._tensors = config, tensors
         self._space, self._device = space_of(config), device_of(config)
         self._precision = precision_of(config.train.precision, self._device)
         self._prepare = preprocessing_of(config)
@@ -78,7 +80,7 @@ class Judge:
         """
         if arch in self.settled:
             return network(self._space, arch, self.settled[arch], self._device).eval()
-        module = subnet(self._space, arch, self.supernet, self._device)
+        module = network(self._space, arch, self._tensors(arch), self._device)
         calibrate(module, (x for x, _ in prepared(self._images, self._prepare, CALIBRATION_IMAGES)))
         return module
 
@@ -88,7 +90,7 @@ class Judge:
         Where layers are personal the client finds those statistics itself.
         """
         if self._space.norm != "batch" or self._space.personal:
-            return views(self.supernet, self._space.plan(arch))
+            return self._tensors(arch)
         state = self.network(arch).cpu().state_dict()
         return {name: state[name] for name in shapes_of(self._space, arch, statistics=True)}
 

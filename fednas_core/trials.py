@@ -13,11 +13,12 @@ from typing import Any
 
 from fednas_core.config import RunConfig
 from fednas_core.crew import Crew
+from fednas_core.errands import run_errands
 from fednas_core.errors import RunError
 from fednas_core.methods.fedavg import Assignment
-from fednas_core.protocol import ClientId, ClientInfo, TrainOrder, TrainReport
+from fednas_core.protocol import ClientId, ClientInfo, Errand, TrainReport
 from fednas_core.report.tested import by_tier, spread_of
-from fednas_core.seeding import derive, stream
+from fednas_core.seeding import stream
 from fednas_core.selection import Judge
 from fednas_core.tasks.bench import testers
 from fednas_core.training.evaluate import Evaluation
@@ -67,9 +68,9 @@ class Jury:
             others = (client.name for client in self._crew.clients() if client.name not in self._own)
             archs |= dict.fromkeys(others, arch)
         infos = {client.name: client for client in self._asked(round) if _may(client, archs)}
-        orders = {name: self._order(info, archs[name], round) for name, info in infos.items()}
-        answers = {a.client: a for a in self._crew.train(orders) if isinstance(a, TrainReport)} if orders else {}
-        return [self._tested(answers[name], infos[name]) for name in sorted(infos) if name in answers]
+        errands = [Errand(name, "trial", archs[name]) for name in sorted(infos)]
+        answers, _ = run_errands(self._config, self._crew, self._judge, errands, round, self._run)
+        return [self._tested(answer, infos[answer.client]) for answer in answers]
 
     def _asked(self, round: int) -> Sequence[ClientInfo]:
         everyone = self._crew.clients()
@@ -78,20 +79,6 @@ class Jury:
             return everyone
         chosen = stream(self._config.seed, round, "trial").choice(len(everyone), most, replace=False)
         return [everyone[i] for i in sorted(chosen)]
-
-    def _order(self, client: ClientInfo, arch: Arch, round: int) -> TrainOrder:
-        return TrainOrder(
-            client=client.name,
-            round=round,
-            task="trial",
-            arch=arch,
-            tensors=self._judge.model(arch),
-            settings=self._config.train.settings(),
-            seed=derive(self._config.seed, round, client.name, "trial"),
-            budget=client.budget,
-            returns="figures",
-            run=self._run,
-        )
 
     def _tested(self, report: TrainReport, client: ClientInfo) -> Finding:
         figures, tier = report.figures, self._tiers.get(client.name) or client.budget

@@ -111,7 +111,8 @@ class Roster:
 def read_members(head: str, node: int, config: RunConfig) -> tuple[Member, ...]:
     """Return the clients that a node's answer to the profile query names; raise `ReplyError` for any other text.
 
-    The answer is ``{"clients": [[name, index, examples], …], "profile": {…}, "budget": "20ms"}``.
+    The answer is ``{"clients": [[name, index, examples, [labels]], …], "profile": {…}, "budget": "20ms"}``, the labels
+    being as many numbers as there are classes, or none.
     """
     space = space_of(config)
     try:
@@ -122,12 +123,17 @@ def read_members(head: str, node: int, config: RunConfig) -> tuple[Member, ...]:
         if not isinstance(budget, str):
             raise ValueError(f"budget {budget!r} is not text")
         budget_of(budget, config.budgets, space)
-        rows = [(str(name), int(index), int(examples)) for name, index, examples in told["clients"]]
-        if any(not name or index < 0 or examples < 1 for name, index, examples in rows):
+        rows = [(str(n), int(i), int(examples), tuple(map(int, labels))) for n, i, examples, labels in told["clients"]]
+        if any(not name or index < 0 or examples < 1 for name, index, examples, _ in rows):
             raise ValueError("clients need a name, an index from 0 and at least one example")
-    except (ValueError, KeyError, TypeError, RecursionError, FednasError) as error:
+        if any(labels and (len(labels) != space.classes or min(labels) < 0) for *_, labels in rows):
+            raise ValueError(f"labels are numbers of images of each of the {space.classes} classes, or none")
+    except (ValueError, OverflowError, KeyError, TypeError, RecursionError, FednasError) as error:
         raise ReplyError(f"its profile cannot be used: {error!r}"[:300]) from None
-    return tuple(Member(ClientInfo(name, examples, profile, budget), node, index) for name, index, examples in rows)
+    return tuple(
+        Member(ClientInfo(name, examples, profile, budget, labels=labels), node, index)
+        for name, index, examples, labels in rows
+    )
 
 
 def _by_name(members: Iterable[Member]) -> dict[ClientId, Member]:

@@ -163,7 +163,7 @@ def run(
     from fednas_core.cli.keys import public_keys, server_folder
     from fednas_core.cli.operate import Watch, connect, say
     from fednas_core.cli.simulate import Stream, conclude, flwr_run, follow
-    from fednas_core.config import flatten, read
+    from fednas_core.config import flatten, read, rounds_known
     from fednas_core.runs.folder import output_folder
 
     root = folder.expanduser().resolve()
@@ -178,7 +178,7 @@ def run(
     stream = Stream(command, link)
     watch = Watch(stream, link)
     try:
-        follow(stream, watch.running, output, settings.rounds, as_json)
+        follow(stream, watch.running, output, rounds_known(settings), as_json)
     except KeyboardInterrupt:
         watch.leave()
         raise typer.Exit(INTERRUPTED) from None

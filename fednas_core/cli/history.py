@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fednas_core.config import RunConfig
     from fednas_core.devices.budgets import Allowance
     from fednas_core.selection import Judge, Judged
+    from fednas_core.values import Arch
 
 
 @guard
@@ -35,7 +37,7 @@ def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
                 (
                     row["id"],
                     row["method"] or "-",
-                    f"{row['rounds_done']}/{row['rounds']}",
+                    f"{row['rounds_done']}" + (f"/{row['rounds']}" if row["rounds"] else ""),
                     row["state"],
                     _share(row["best_accuracy"]),
                     row["tested_by"] or "-",
@@ -57,6 +59,7 @@ def _summary(path: Path) -> dict[str, Any]:
     `best_accuracy` is the highest on the server's validation images; where only clients could test, of their means.
     `worst_decile` is the highest accuracy over a worst tenth of the clients, None if they tested nothing.
     """
+    from fednas_core.config import COMPETING
     from fednas_core.report.read import read_run
     from fednas_core.report.tested import by_clients
 
@@ -74,7 +77,7 @@ def _summary(path: Path) -> dict[str, Any]:
         "id": path.name,
         "method": data.settings.get("method"),
         "rounds_done": len(data.rounds),
-        "rounds": data.settings.get("rounds", 0),
+        "rounds": None if data.settings.get("method") in COMPETING else data.settings.get("rounds", 0),
         "state": "finished" if data.result else "unfinished",
         "best_accuracy": max(server or clients, default=None),
         "tested_by": "server" if server else "clients" if clients else None,
@@ -126,6 +129,7 @@ def export(
     from fednas_core.devices.budgets import Budget
     from fednas_core.runs.folder import RunFolder
     from fednas_core.selection import Judge, deliver
+    from fednas_core.starts import trained
     from fednas_core.tasks.bench import space_of
 
     if budget is not None and arch is not None:
@@ -134,14 +138,14 @@ def export(
     config = run.config()
     if parts := space_of(config).personal:
         raise RunError(f"run '{run.id}' cannot be exported: {kept(parts)}")
-    done, state = run.load_checkpoint()
-    judge = Judge(config, state.tensors)
+    done, method = trained(run)
+    judge = Judge(config, method.network)
     if arch is not None:
-        chosen = _judged(config, judge, arch)
+        chosen = _judged(config, judge, arch, method.networks)
         limit = Budget(device, macs=space_of(config).cost(chosen.arch).macs)
     else:
         allowance = _allowance(config, device, budget or "max")
-        chosen, limit = _best(config, judge, allowance), allowance.budget
+        chosen, limit = _best(config, judge, allowance, method.networks), allowance.budget
     folder = to.expanduser().resolve() if to else run.path / "models"
     model = deliver(replace(config, rounds=done), judge, limit, chosen, folder)
     if as_json:
@@ -164,8 +168,11 @@ def _allowance(config: RunConfig, device: str, text: str) -> Allowance:
     return Allowance(budget, space, LatencyModel.fit(space, profile(space, device_of(config)).probes).upper_ms)
 
 
-def _judged(config: RunConfig, judge: Judge, text: str) -> Judged:
-    """Judge the one architecture that a JSON text names; raise `ArchError` if the run did not train it."""
+def _judged(config: RunConfig, judge: Judge, text: str, networks: Sequence[Arch] | None) -> Judged:
+    """Judge the one architecture that a JSON text names; raise `ArchError` if the run did not train it.
+
+    `networks` are those that the run has, None if it trained a supernet.
+    """
     from fednas_core.selection import judge_all, trained_archs
     from fednas_core.tasks.bench import space_of
 
@@ -174,13 +181,14 @@ def _judged(config: RunConfig, judge: Judge, text: str) -> Judged:
         arch = space.arch(json.loads(text))
     except ValueError as error:
         raise ArchError(f"--arch: is not JSON ({error}); an example: {space.smallest}") from error
-    only = trained_archs(config, space)
+    only = networks or trained_archs(config, space)
     if only and arch not in only:
-        raise ArchError(f"--arch: method '{config.method}' trained one network only: {only[0]}")
+        which = "one network only" if len(only) == 1 else "these networks only"
+        raise ArchError(f"--arch: method '{config.method}' trained {which}: {', '.join(map(str, only))}")
     return judge_all(config, judge, [arch])[0]
 
 
-def _best(config: RunConfig, judge: Judge, allowance: Allowance) -> Judged:
+def _best(config: RunConfig, judge: Judge, allowance: Allowance, networks: Sequence[Arch] | None) -> Judged:
     """Judge what fits the budget and return the most accurate; raise `InfeasibleError` if nothing does."""
     from fednas_core.methods.registry import path_of
     from fednas_core.selection import best_within, candidates, judge_all, trained_archs
@@ -188,7 +196,9 @@ def _best(config: RunConfig, judge: Judge, allowance: Allowance) -> Judged:
 
     space = space_of(config)
     poorest = int(min(allowance.budget.macs, space.cost(space.largest).macs))
-    archs = trained_archs(config, space) or candidates(config, [allowance], path_of(config, space, poorest))
+    archs = networks or trained_archs(config, space)
+    if archs is None:
+        archs = candidates(config, [allowance], path_of(config, space, poorest))
     fitting = [arch for arch in archs if allowance.allows(arch)]
     chosen = best_within(judge_all(config, judge, fitting), allowance.allows) if fitting else None
     if chosen is None:

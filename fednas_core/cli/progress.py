@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fednas_core.report.search import going_on
 from fednas_core.report.tested import brief
 
 if TYPE_CHECKING:
@@ -16,12 +17,16 @@ Event = Mapping[str, Any]
 
 SHOWN = 8
 """Rounds that stay in view."""
-COLUMNS = ("round", "loss", "accuracy", "up", "seconds", "networks' accuracy", "failed clients")
+COLUMNS = ("round", "loss", "accuracy", "up", "seconds", "networks' accuracy", "search", "failed clients")
+SEARCH = COLUMNS.index("search")
 
 
 @contextmanager
-def display(rounds: int, to_stderr: bool = False) -> Iterator[Callable[[Event], None]]:
-    """Show progress over `rounds` rounds; call what is yielded with the event of each finished round."""
+def display(rounds: int | None, to_stderr: bool = False) -> Iterator[Callable[[Event], None]]:
+    """Show progress over `rounds` rounds; call what is yielded with the event of each finished round.
+
+    Where networks compete nobody knows how many rounds it will take: None, or an event that tells so, shows no total.
+    """
     from rich.console import Console, Group
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -38,7 +43,9 @@ def display(rounds: int, to_stderr: bool = False) -> Iterator[Callable[[Event], 
 
         def show(event: Event) -> None:
             latest.append(event)
-            done = event["round"] >= rounds
+            done = rounds is not None and event["round"] >= rounds
+            if search := event.get("search"):
+                bar.tasks[0].total, done = None, search["over"]
             bar.update(task, completed=event["round"], description="choosing models" if done else "training")
             live.update(Group(_table(latest), bar))
 
@@ -49,9 +56,11 @@ def _table(events: deque[Event]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(*COLUMNS, box=SIMPLE_HEAD, pad_edge=False)
+    shown = [i for i in range(len(COLUMNS)) if i != SEARCH or any(map(going_on, events))]
+    table = Table(*(COLUMNS[i] for i in shown), box=SIMPLE_HEAD, pad_edge=False)
     for event in events:
-        table.add_row(*cells(event))
+        row = cells(event)
+        table.add_row(*(row[i] for i in shown))
     return table
 
 
@@ -69,5 +78,6 @@ def cells(event: Event) -> list[str]:
         f"{event['bytes_up'] / 1e6:.1f} MB",
         f"{event['seconds']:.1f}",
         ", ".join(brief(event["evaluation"] or ())),
+        going_on(event),
         ", ".join(str(failure["client"]) for failure in event["failures"]),
     ]

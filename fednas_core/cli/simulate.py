@@ -39,7 +39,7 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Train through Flower's simulation, as `flwr run` does, on a SuperLink of its own."""
-    from fednas_core.config import flatten, read
+    from fednas_core.config import flatten, read, rounds_known
     from fednas_core.runs.folder import output_folder
 
     given = gather(config, pairs) | ({"data.clients": clients} if clients else {})
@@ -50,7 +50,7 @@ def simulate(
         values = flatten(settings) | {"output": str(root)}
         stream = Stream(flwr_run(link, project, values) + played_by(nodes or nodes_for(settings.data.clients)), link)
         try:
-            follow(stream, stream.running, root, settings.rounds, as_json)
+            follow(stream, stream.running, root, rounds_known(settings), as_json)
             status, details = link.status(stream.flower_id) if stream.flower_id else ("not started", "")
         except KeyboardInterrupt:
             stopped(root, stream.run_name)
@@ -142,7 +142,7 @@ class Stream:
                 self.run_name = found[1]
 
 
-def follow(stream: Stream, running: Callable[[], bool], root: Path, rounds: int, quiet: bool) -> None:
+def follow(stream: Stream, running: Callable[[], bool], root: Path, rounds: int | None, quiet: bool) -> None:
     """Show rounds as they are finished for as long as the run is `running`."""
     offset = 0
     with display(rounds, to_stderr=quiet) as show:

@@ -108,13 +108,14 @@ def load(config: DataConfig) -> Dataset:
             image_size=config.image_size,
             examples=config.examples,
             column=config.column if config.partition == "column" else "",
+            only=config.only,
         )
     )
 
 
 @lru_cache(maxsize=2)
 def _load(config: DataConfig) -> Dataset:
-    arrays = _read(config)
+    arrays = _restricted(_read(config), config.only)
     n = len(arrays.y_train)
     if config.examples > n:
         raise DataError(f"data.examples = {config.examples}, but '{config.source}' has {n} training examples")
@@ -132,6 +133,30 @@ def _load(config: DataConfig) -> Dataset:
         classes=arrays.classes,
         mean=mean,
         std=std,
+    )
+
+
+def _restricted(arrays: Arrays, only: str) -> Arrays:
+    """Return the images of the classes that a list of names holds, labelled by their places in it; '' is all."""
+    if not only.strip():
+        return arrays
+    names = tuple(dict.fromkeys(name.strip() for name in only.split(",")))
+    strange = [name for name in names if name not in arrays.classes]
+    if strange or len(names) < 2:
+        raise DataError(
+            f"setting 'data.only' = {only!r}: {f'there is no class {strange[0]!r}' if strange else 'one is too few'}; "
+            f"allowed are two or more of {', '.join(arrays.classes[:100])}"
+        )
+    place = np.full(len(arrays.classes), -1, dtype=np.int64)
+    place[[arrays.classes.index(name) for name in names]] = np.arange(len(names))
+    train, test = place[arrays.y_train] >= 0, place[arrays.y_test] >= 0
+    return Arrays(
+        arrays.x_train[train],
+        place[arrays.y_train[train]],
+        arrays.x_test[test],
+        place[arrays.y_test[test]],
+        names,
+        None if arrays.groups is None else arrays.groups[train],
     )
 
 

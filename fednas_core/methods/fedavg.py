@@ -17,7 +17,16 @@ from torch import Tensor
 from fednas_core.aggregation.weightings import Weighting
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError, RunError
-from fednas_core.protocol import ClientId, ClientInfo, RoundSummary, State, TrainOrder, TrainReport, TrainSettings
+from fednas_core.protocol import (
+    ClientId,
+    ClientInfo,
+    Errand,
+    RoundSummary,
+    State,
+    TrainOrder,
+    TrainReport,
+    TrainSettings,
+)
 from fednas_core.seeding import derive
 from fednas_core.spaces.sorting import sort_channels
 from fednas_core.spaces.space import SearchSpace
@@ -175,19 +184,17 @@ class SupernetAveraging:
             self.sampler.trained(report.client, assignment)
             if self._schedule.own and self._schedule.own(round):
                 self.own[report.client] = assignment
-            clients.append(_row(report, assignment, self.space))
+            clients.append(row_of(report, assignment, self.space))
         self._merge.finish()
-        clients.sort(key=lambda row: str(row["client"]))
-        examples = sum(row["examples"] for row in clients) or 1
-        return RoundSummary(
-            round=round,
-            loss=sum(row["loss"] * row["examples"] for row in clients) / examples,
-            accuracy=sum(row["accuracy"] * row["examples"] for row in clients) / examples,
-            bytes_up=sum(row["bytes_up"] for row in clients),
-            bytes_down=sum(row["bytes_down"] for row in clients),
-            client_macs=sum(row["client_macs"] for row in clients),
-            clients=tuple(clients),
-        )
+        return summary_of(round, clients)
+
+    def ask(self, round: int, clients: Sequence[ClientInfo]) -> Sequence[Errand]:
+        """See `Method.ask`: nothing."""
+        return ()
+
+    def hear(self, round: int, reports: Sequence[TrainReport]) -> Mapping[str, Any]:
+        """See `Method.hear`: nothing to tell."""
+        return {}
 
     def done(self, round: int) -> bool:
         """See `Method.done`."""
@@ -196,6 +203,15 @@ class SupernetAveraging:
     def weights(self) -> Mapping[str, Tensor]:
         """See `Method.weights`."""
         return self._supernet
+
+    def network(self, arch: Arch) -> Mapping[str, Tensor]:
+        """See `Method.network`: views of the supernet."""
+        return views(self._supernet, self.space.plan(arch))
+
+    @property
+    def networks(self) -> tuple[Arch, ...] | None:
+        """See `Method.networks`: any subnet."""
+        return None
 
     def state(self) -> State:
         """See `Method.state`."""
@@ -220,7 +236,23 @@ class SupernetAveraging:
             tensor.copy_(state.tensors[name])
 
 
-def _row(report: TrainReport, assignment: Assignment, space: SearchSpace) -> dict[str, Any]:
+def summary_of(round: int, clients: list[dict[str, Any]]) -> RoundSummary:
+    """Return what became of a round from the rows of its clients."""
+    clients.sort(key=lambda row: str(row["client"]))
+    examples = sum(row["examples"] for row in clients) or 1
+    return RoundSummary(
+        round=round,
+        loss=sum(row["loss"] * row["examples"] for row in clients) / examples,
+        accuracy=sum(row["accuracy"] * row["examples"] for row in clients) / examples,
+        bytes_up=sum(row["bytes_up"] for row in clients),
+        bytes_down=sum(row["bytes_down"] for row in clients),
+        client_macs=sum(row["client_macs"] for row in clients),
+        clients=tuple(clients),
+    )
+
+
+def row_of(report: TrainReport, assignment: Assignment, space: SearchSpace) -> dict[str, Any]:
+    """Return what an event tells of one client: what it trained and what that took."""
     cost = space.cost(assignment.arch)
     return {
         "client": report.client,

@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor
-
-from fednas_core.aggregation.trimmed import TrimmedMerge
 from fednas_core.aggregation.weightings import ByExamples, MaxNet, Weighting
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
+from fednas_core.methods.contest import Contest
+from fednas_core.methods.ddc import ddc
 from fednas_core.methods.deepfednas import curriculum
 from fednas_core.methods.efedsup import efedsup
 from fednas_core.methods.fedavg import ArchSampler, Everyone, Schedule, SupernetAveraging, fixed_arch
+from fednas_core.methods.fednas import fednas
 from fednas_core.methods.fedper import PERSONAL, fedper
 from fednas_core.methods.fedsup import TASK, fedsup
+from fednas_core.methods.setup import Setup, merging, scheduled
 from fednas_core.methods.shrinking import Shrinking
 from fednas_core.methods.superfednas import TrackingSandwich
-from fednas_core.protocol import TrainSettings
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.path import PathRow, budgets, pareto_path
 from fednas_core.search.shrinking import Curriculum, parse_order
 from fednas_core.search.within import within
 from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.subnets.merge import DampedMerge, Merge, Merging
 
 Parts = tuple[ArchSampler, Weighting]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A published system: its title and source, and how its parts are made.
+    """A published system: its title and source, and how it is made, of `parts` over a supernet or as a `contest`.
 
-    `task` is what its clients do, `personal` names the layers that stay on them unless the settings say otherwise;
-    `fixed` methods train one architecture only, that of setting ``sample.arch``.
+    `task` is what its clients do, `personal` names the layers that stay on them unless the settings say otherwise, and
+    `space` is the search space likewise; `fixed` methods train one architecture only, that of setting ``sample.arch``.
     """
 
     title: str
     source: str
-    parts: Callable[[RunConfig, SearchSpace, Sequence[PathRow]], Parts]
+    parts: Callable[[RunConfig, SearchSpace, Sequence[PathRow]], Parts] | None = None
+    contest: Callable[[Setup], Contest] | None = None
     task: str = "subnet"
     personal: str = ""
+    space: str = "small"
     fixed: bool = False
 
 
@@ -82,6 +82,10 @@ METHODS: dict[str, Entry] = {
         personal=PERSONAL,
         fixed=True,
     ),
+    "fednas": Entry("Candidates compete on the devices", "Yuan et al., arXiv 2002.06352", contest=fednas),
+    "ddc": Entry(
+        "A policy removes layers, devices distil", "Pahwa et al., arXiv 1911.12740", contest=ddc, space="cnn8"
+    ),
     "deepfednas": Entry("Pareto path as curriculum", "Khan and Daneshtalab, arXiv 2601.15127", _deepfednas),
 }
 
@@ -99,12 +103,18 @@ def path_of(config: RunConfig, space: SearchSpace, poorest: int) -> tuple[PathRo
     )
 
 
-def make(
-    config: RunConfig, space: SearchSpace, path: Sequence[PathRow], supernet: dict[str, Tensor]
-) -> SupernetAveraging:
-    """Return the method that the settings name; `supernet` is trained in place."""
-    entry = METHODS[config.method]
-    sampler, weighting = entry.parts(config, space, path)
+def make(setup: Setup) -> SupernetAveraging | Contest:
+    """Return the method that the settings name; its weights are trained in place."""
+    entry = METHODS[setup.config.method]
+    if entry.contest is not None:
+        _refuse_what_no_contest_can_do(setup)
+        return entry.contest(setup)
+    assert entry.parts is not None
+    return _averaging(setup, entry.task, *entry.parts(setup.config, setup.space, setup.path))
+
+
+def _averaging(setup: Setup, task: str, sampler: ArchSampler, weighting: Weighting) -> SupernetAveraging:
+    config, space = setup.config, setup.space
     growing = Curriculum(space, parse_order(config.sample.shrink), config.rounds)
     if growing.order:
         sampler = Shrinking(sampler, growing)
@@ -117,29 +127,24 @@ def make(
         rounds=config.rounds,
         settings=scheduled(config),
         seed=config.seed,
-        task=entry.task,
+        task=task,
         own=growing.complete if config.personal.arch else None,
         sorts=growing.opening if config.sample.sort else None,
     )
-    return SupernetAveraging(space, supernet, sampler, weighting, schedule, merging(config, supernet))
+    return SupernetAveraging(space, setup.weights, sampler, weighting, schedule, merging(config, setup.weights))
 
 
-def merging(config: RunConfig, supernet: dict[str, Tensor]) -> Merging:
-    """Return how replies are put together, as setting ``merge.rule`` says."""
-    if config.merge.rule == "trimmed":
-        return TrimmedMerge(supernet, config.merge.trim)
-    return DampedMerge(supernet) if config.merge.rule == "damped" else Merge(supernet)
-
-
-def scheduled(config: RunConfig) -> Callable[[int], TrainSettings]:
-    """Return how clients train in each round (from 0): the rate may rise at first, then fall along half a cosine."""
-    settings, warmup = config.train.settings(), config.train.warmup
-
-    def height(round: int) -> float:
-        if round < warmup:
-            return (round + 1) / (warmup + 1)
-        if config.train.schedule == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (round - warmup) / max(1, config.rounds - warmup)))
-
-    return lambda round: replace(settings, lr=settings.lr * height(round))
+def _refuse_what_no_contest_can_do(setup: Setup) -> None:
+    """Raise `ConfigError` for settings that have no meaning where networks compete with weights of their own."""
+    config = setup.config
+    reasons = {
+        "loop = 'async'": (config.loop == "async", "candidates are compared after the same rounds", "sync"),
+        "wire.up = 'topk'": (config.wire.up == "topk", "what is left out belongs to another candidate", "int8 or bf16"),
+        "personal.layers": (bool(setup.space.personal), "candidates are tested by clients that never train", "''"),
+        "personal.arch": (config.personal.arch, "every client trains other candidates each round", "false"),
+    }
+    for setting, (given, why, allowed) in reasons.items():
+        if given:
+            raise ConfigError(
+                f"setting '{setting}' does not go with method '{config.method}': {why}; allowed is {allowed}"
+            )

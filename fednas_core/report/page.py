@@ -43,6 +43,8 @@ td strong { font-weight: 650; }
 .dot { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 8px; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 20px 28px;
   margin-top: 12px; }
+.plots.one { grid-template-columns: 1fr; overflow-x: auto; }
+.plots.one svg { min-width: 640px; }
 figure { margin: 0; }
 figure svg { width: 100%; height: auto; display: block; }
 code { font: 12.5px/1.5 var(--mono); overflow-wrap: anywhere; white-space: normal; }
@@ -59,7 +61,8 @@ HTML = """{% macro shown(table) %}
 {% endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows %}<tr>
-{% for cell in row %}<td{% if loop.index <= table.words %} class="text"{% endif %}>{{ cell }}</td>
+{% for cell in row %}<td{% if loop.index <= table.words %} class="text{{ " long" if cell|length > 40 }}"{% endif %}>\
+{{ cell }}</td>
 {% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
@@ -134,12 +137,13 @@ ONNX file and the trained network.</p>
 <section>
 <h2>{{ section.title }}</h2>
 <p class="note">{{ section.text }}</p>
-{% if section.table %}{{ shown(section.table) }}{% endif %}
-<div class="plots">
+{% if section.table and not section.wide %}{{ shown(section.table) }}{% endif %}
+<div class="plots{{ " one" if section.wide }}">
 {% for title, svg in section.plots %}<figure role="img" aria-label="{{ title }}">{{ svg }}</figure>
 {% endfor %}
 </div>
 {% if section.caption %}<p class="note">{{ section.caption }}</p>{% endif %}
+{% if section.table and section.wide %}{{ shown(section.table) }}{% endif %}
 </section>
 {% endfor %}
 

@@ -16,8 +16,8 @@ from typing import Any
 from fednas_core.errors import MissingExtraError
 from fednas_core.export.units import percent
 
-SIZE = (4.8, 3.0)
-"""Inches of a panel: on the page its text of 8 points is about 11 pixels high."""
+SIZE, WIDE = (4.8, 3.0), (9.9, 3.9)
+"""Inches of a panel, and of one as wide as the page: there its text of 8 points is about 11 pixels high."""
 INK, SOFT, GRID, PAPER = "#1d2127", "#5d6570", "#dfe2e6", "#fdfdfc"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -54,8 +54,8 @@ SCALES = ((1e12, "T", "trillion"), (1e9, "G", "billion"), (1e6, "M", "million"),
 class Panel:
     """An empty plot to draw on (`axes`), with the few axes that reports need; `svg` finishes it."""
 
-    def __init__(self, name: str) -> None:
-        """Make a panel; `name` is unique on its page. Needs matplotlib (extra 'report')."""
+    def __init__(self, name: str, size: tuple[float, float] = SIZE) -> None:
+        """Make a panel of this size; `name` is unique on its page. Needs matplotlib (extra 'report')."""
         try:
             self._matplotlib = importlib.import_module("matplotlib")
             figures = importlib.import_module("matplotlib.figure")
@@ -63,16 +63,17 @@ class Panel:
             raise MissingExtraError("matplotlib", "report", "drawing a report") from error
         self._style = {**STYLE, "svg.hashsalt": name}
         with self._matplotlib.rc_context(self._style):
-            self._figure = figures.Figure(figsize=SIZE, layout="constrained")
+            self._figure = figures.Figure(figsize=size, layout="constrained")
             self.axes = self._figure.add_subplot()
 
     def svg(self, legend: str = "", columns: int = 1) -> str:
-        """Return the plot as an ``<svg>`` element, with a legend at this place (e.g. ``lower right``)."""
+        """Return the plot as an ``<svg>`` element, with a legend at this place: ``lower right`` etc. or ``above``."""
         buffer = io.StringIO()
         with self._matplotlib.rc_context(self._style):
             if legend:
                 frame = {"frameon": True, "facecolor": PAPER, "framealpha": 0.85, "edgecolor": "none"}
-                self.axes.legend(loc=legend, ncols=columns, handlelength=2.4, borderaxespad=0.2, **frame)
+                place = {"loc": "lower right", "bbox_to_anchor": (1, 1)} if legend == "above" else {"loc": legend}
+                self.axes.legend(ncols=columns, handlelength=2.4, borderaxespad=0.2, **place, **frame)
             self._figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
         return inline(buffer.getvalue())
 

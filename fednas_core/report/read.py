@@ -69,7 +69,7 @@ def read_run(folder: Path) -> RunData:
         for model in result["models"]:
             _need(model, MODEL_KEYS, folder / "result.json")
     if frontier is None:
-        notes.append("There is no frontier.json yet: the supernet has not been searched.")
+        notes.append("There is no frontier.json yet: what the run trained has not been compared.")
     for point in frontier or ():
         _need(point, POINT_KEYS, folder / "frontier.json")
     points = None if frontier is None else tuple(frontier)

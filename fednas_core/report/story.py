@@ -8,6 +8,8 @@ from typing import Any
 from fednas_core.export.units import count, macs, percent
 from fednas_core.report.panel import finite
 from fednas_core.report.read import RunData
+from fednas_core.report.search import going_on, searches
+from fednas_core.report.searched import made
 from fednas_core.report.tested import MOST_TIERS, by_tier, images, last, spread_of
 
 Row = Mapping[str, Any]
@@ -19,7 +21,8 @@ def headline(run: RunData) -> tuple[str, str]:
     how = f"{number(len(run.rounds), 'round')} over {number(clients_of(run), 'client')}"
     if run.result is None:
         reached = f"; its clients' training accuracy is {percent(run.rounds[-1]['accuracy'])}" if run.rounds else ""
-        return f"{method} has trained for {how}{reached}", ""
+        now = going_on(run.rounds[-1]) if run.rounds else ""
+        return f"{method} has trained for {how}{reached}", f"Where it is: {now}." if now else ""
     if stays(run):
         return _personal(run, method, how)
     reached = listed(f"{m['device']} " + together(f"{percent(_best(m))} at {macs(m['macs'])}") for m in run.models)
@@ -27,10 +30,12 @@ def headline(run: RunData) -> tuple[str, str]:
         return f"{method} trained for {how} and chose no model", "No trained network keeps any of the budgets."
     split = "test" if all(finite(m["test_accuracy"]) for m in run.models) else "validation"
     what = "a network for each of " + number(len(run.models), "device") if len(run.models) > 1 else "one network"
-    story = (
-        f"One supernet was trained with {method} for {how}, who kept their images; it was searched and left {what}. "
-        f"Accuracies are those on the {split} set."
-    )
+    if searches(run.rounds):
+        story = f"{made(run.rounds, method, how)} The search left {what}. "
+    else:
+        story = f"One supernet was trained with {method} for {how}, who kept their images; it was searched and left "
+        story += f"{what}. "
+    story += f"Accuracies are those on the {split} set."
     handed = _handed(run)
     if run.settings.get("personal.arch") and handed:
         story += f" Each client keeps to an architecture of its own, which does on its own images: {_spread(handed)}."

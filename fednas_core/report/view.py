@@ -9,9 +9,10 @@ from typing import Any
 from urllib.parse import quote
 
 from fednas_core.export.units import MISSING, count, duration, few, macs, milliseconds, percent, size
-from fednas_core.report import plots
+from fednas_core.report import plots, searched, treeplot
 from fednas_core.report.panel import SERIES, finite
 from fednas_core.report.read import RunData
+from fednas_core.report.search import searches
 from fednas_core.report.story import budget, clients_of, clients_story, headline, listed, stays
 from fednas_core.report.tested import TERMS, Table, by_clients, by_network, history, images, last, singles
 
@@ -23,13 +24,17 @@ FILES = (("card", "card.md"), ("ONNX", "model.onnx"), ("weights", "weights.safet
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page: plots as (description, SVG), a table, and words on the plots alone."""
+    """A part of the page: plots as (description, SVG), a table, and words on the plots alone.
+
+    Plots that are `wide` stand below each other, and below them the table, of which then the caption tells.
+    """
 
     title: str
     text: str
     plots: tuple[tuple[str, str], ...]
     table: Table | None = None
     caption: str = ""
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class View:
     @property
     def tables(self) -> tuple[tuple[str, str, Table], ...]:
         """The tables of sections and evaluations as (title, text, table)."""
-        found = [(section.title, section.text, section.table) for section in self.sections if section.table]
+        found = [(s.title, f"{s.text} {s.caption}" if s.wide else s.text, s.table) for s in self.sections if s.table]
         if self.evaluations:
             found.append(("Evaluations over rounds", EVALUATIONS, self.evaluations))
         return tuple(found)
@@ -78,7 +83,7 @@ def view_of(run: RunData) -> View:
         clients=tuple(map(_client, handed[:MOST_CLIENTS])),
         more_clients=max(0, len(handed) - MOST_CLIENTS),
         clients_story=clients_story(handed) if handed else "",
-        supernet=_supernet((run.result or {}).get("supernet") or {}),
+        supernet=_supernet(run),
         evaluations=history(run.rounds),
         failures=failures[:MOST_REASONS],
         more_failures=max(0, len(failures) - MOST_REASONS),
@@ -140,8 +145,10 @@ def _client(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _supernet(found: Mapping[str, Any]) -> str:
-    """Return a sentence on the supernet, from whichever of its numbers the result holds."""
+def _supernet(run: RunData) -> str:
+    """Return a sentence on the supernet or the search's start, from whichever of its numbers the result holds."""
+    found = (run.result or {}).get("supernet") or {}
+    which = "The network that the search started from" if searches(run.rounds) else "The supernet's largest network"
     says = (
         ("macs", macs, ""),
         ("params", count, " parameters"),
@@ -149,7 +156,7 @@ def _supernet(found: Mapping[str, Any]) -> str:
         ("test_accuracy", percent, " on the test set"),
     )
     facts = [say(found[key]) + unit for key, say, unit in says if finite(found.get(key))]
-    return f"The supernet's largest network: {listed(facts)}." if facts else ""
+    return f"{which}: {listed(facts)}." if facts else ""
 
 
 def _failures(run: RunData) -> tuple[Mapping[str, str], ...]:
@@ -170,9 +177,26 @@ def _failures(run: RunData) -> tuple[Mapping[str, str], ...]:
 
 def _sections(run: RunData) -> tuple[Section, ...]:
     """Return the sections that have something to show."""
-    sections = (_own_images(run), _search(run), _learning(run), *_training(run.rounds))
+    sections = (_own_images(run), _contest(run), _search(run), _learning(run), *_training(run.rounds))
     shown = (replace(s, plots=tuple(plot for plot in s.plots if plot[1])) for s in sections)
     return tuple(section for section in shown if section.plots)
+
+
+def _contest(run: RunData) -> Section:
+    """Return how networks competed, if they did."""
+    if not searches(run.rounds):
+        return Section("", "", ())
+    return Section(
+        "The search",
+        searched.told(run.rounds),
+        (
+            ("Candidates' accuracy over the iterations", treeplot.search_tree(run.rounds)),
+            ("Rewards over the iterations", treeplot.reward_curves(run.rounds)),
+        ),
+        searched.candidates(run.rounds),
+        searched.terms(run.rounds),
+        wide=True,
+    )
 
 
 def _search(run: RunData) -> Section:
@@ -184,8 +208,8 @@ def _search(run: RunData) -> Section:
         title = "Clients' mean accuracy, %"
         points = points if len(points) > 1 else ()
     else:
-        text = "Every network the search looked at, on the validation split; the chosen ones are large. "
-        text += "Dotted lines: the budgets."
+        which = searched.kept(run.rounds) if searches(run.rounds) else "Every network the search looked at"
+        text = f"{which}. On the validation split; the chosen ones are large. Dotted lines: the budgets."
         title = "Validation accuracy, %"
     return Section(
         "Accuracy against cost",
@@ -201,10 +225,11 @@ def _learning(run: RunData) -> Section:
     _, rows = last(run.rounds)
     alone = bool(rows) and all(map(by_clients, rows))
     whose = "the clients' own validation images (mean over clients)" if alone else "the server's validation split"
+    who = " 'leader' is whichever network leads the search at that time." if searches(run.rounds) else ""
     return Section(
         "Learning",
         f"Networks that are followed, on {whose}, and the mean of the clients on their own training examples (of "
-        "whatever network each of them trained).",
+        f"whatever network each of them trained).{who}",
         (
             ("Accuracy over rounds", plots.learning_curves("accuracy", run.rounds)),
             ("Loss over rounds", plots.learning_curves("loss", run.rounds)),

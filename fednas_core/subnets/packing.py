@@ -5,18 +5,24 @@ An extracted subnet lives in one flat buffer, in the order of its plan, so that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 
 import torch
 from torch import Tensor
 
-from fednas_core.values import Plan, Region, region_shape
+from fednas_core.spaces.space import SearchSpace
+from fednas_core.values import Arch, Plan, Region, region_shape
 
 
 def views(supernet: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     """Return the subnet's tensors as views into the supernet: with `functional_call`, gradients reach the supernet."""
     return {name: supernet[name][region] for name, region in plan.items()}
+
+
+def subnets_of(space: SearchSpace, supernet: Mapping[str, Tensor]) -> Callable[[Arch], dict[str, Tensor]]:
+    """Return how to get the shared tensors of an architecture's network: as views into the supernet."""
+    return lambda arch: views(supernet, space.plan(arch))
 
 
 def nested(plan: Plan, outer: Plan) -> Plan:

@@ -64,7 +64,13 @@ def test_a_preset_is_a_run_config(name: str) -> None:
     space = load(config.space.name).with_norm(config.space.norm)
     found = (config.cohort, config.data.clients, config.space.norm, space.cost(space.largest).params)
     fedsup = (10, 100, "parametric", 2_989_322)
-    others = {"fedsup-cifar10": fedsup, "efedsup-cifar10": fedsup, "fedper-cifar10": (0, 10, "batch", 2_984_522)}
+    others = {
+        "fedsup-cifar10": fedsup,
+        "efedsup-cifar10": fedsup,
+        "fedper-cifar10": (0, 10, "batch", 2_984_522),
+        "fednas-cifar10": (0, 125, "group", 3_217_226),
+        "ddc-cifar10": (0, 25, "batch", 9_228_362),
+    }
     assert found == others.get(name, (8, 20, "none", 71_689_930))
 
 

@@ -63,7 +63,28 @@ def test_the_live_view_follows_rounds(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setenv("FORCE_COLOR", "1")
     with progress.display(3) as show:
         show(EVENT)
-    assert "3/3" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "3/3" in told and "search" not in told
+
+
+def test_the_live_view_of_a_search_has_no_total(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish = {"stage": "finish", "iteration": 2, "round": 1, "of": 2, "alive": [], "finishing": "2.1", "over": False}
+    event = {**EVENT, "round": 17, "clients": [], "search": finish}
+    with progress.display(6) as show:
+        show(event)
+    assert "search finish 2.1 1/2" in capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+    with progress.display(None) as show:
+        show(event)
+    told = capsys.readouterr().out
+    assert "17/?" in told and "finish 2.1 1/2" in told and "training" in told
+    with progress.display(6) as show:
+        show({**event, "search": {**finish, "over": True}})
+    told = capsys.readouterr().out
+    assert "17/?" in told and "17/6" not in told and "choosing models" in told
 
 
 def test_many_clients_are_played_by_few_nodes(monkeypatch: pytest.MonkeyPatch) -> None:

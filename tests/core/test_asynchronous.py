@@ -20,6 +20,7 @@ from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
 from fednas_core.methods.fedavg import SupernetAveraging
 from fednas_core.methods.registry import make, path_of
+from fednas_core.methods.setup import Setup
 from fednas_core.protocol import ClientInfo, Failure, TrainOrder
 from fednas_core.rounds import NO_ANSWER, NO_ROOM
 from fednas_core.spaces.modules import initial_weights
@@ -77,7 +78,8 @@ def pairs(tiny_pairs: dict[str, Any]) -> dict[str, Any]:
 
 def method_of(config: RunConfig) -> SupernetAveraging:
     space = space_of(config)
-    return make(config, space, path_of(config, space, space.cost(space.smallest).macs), initial_weights(space, 1))
+    path = path_of(config, space, space.cost(space.smallest).macs)
+    return make(Setup(config, space, path, initial_weights(space, 1)))
 
 
 def moved(config: RunConfig, method: SupernetAveraging) -> float:

@@ -50,6 +50,39 @@ def test_the_greeting_says_what_stays_on_the_clients(config: RunConfig) -> None:
     assert " stay on the clients (" in text and "; each client keeps to an architecture of its own" in text
 
 
+SEARCH: dict[str, Any] = {
+    "stage": "compete", "iteration": 2, "round": 1, "of": 3, "alive": ["2.1", "2.2"], "over": False,
+}  # fmt: skip
+
+
+def test_a_round_of_a_search_has_no_total(config: RunConfig) -> None:
+    assert line(config, EVENT).startswith(f"round   3/{config.rounds}  loss 1.250")
+    event = {**EVENT, "search": SEARCH, "clients": [{"network": "2.1"}, {"network": "2.2"}]}
+    told = line(config, event)
+    assert told == ("round   3  loss 1.250  accuracy  50.0%  up 2.0 MB  1.5 s  iteration 2, round 1/3: 2 candidates")
+    leader = {"name": "leader", "macs": 1, "accuracy": 0.9}
+    late = {**SEARCH, "iteration": 10, "round": 6, "of": 6, "winner": "10.13", "resource": "params", "takes": 123456.0}
+    told = line(config, {**event, "round": 103, "evaluation": [leader], "search": late})
+    assert told.endswith("leader 90.0%  iteration 10: winner 10.13 at 123 k params") and len(told) <= 114
+
+
+def test_the_greeting_of_a_search(tiny_pairs: dict[str, Any]) -> None:
+    run, pairs = RunFolder(Path("r1")), {**tiny_pairs, "method": "fednas", "space.name": "cnn8", "data.clients": 4}
+    text = greeting(read({**pairs, "contest.testers": 0.5, "contest.finish": 3}), run, 0)
+    assert (
+        "\nsearch    netadapt: 6 iterations of 2 to 6 rounds, 50% dropped every 2 rounds; 2 of 4 clients test; "
+        "3 rounds for what is delivered\n" in text
+    )
+    assert "rounds of the start, " in text
+    plain = {"contest.iterations": 2, "contest.clients": "all", "fednas.drop": 0.0, "fednas.rounds-max": 1}
+    text = greeting(read({**pairs, **plain}), run, 0)
+    assert "netadapt: 2 iterations of 2 rounds; every client trains each candidate; 1 of 4 clients test;" in text
+    text = greeting(read({**pairs, "method": "ddc", "contest.candidates": 3}), run, 0)
+    assert "search    policy, reward 'ddc': 25 iterations of 3 students and 2 rounds; 1 of 4 clients test;" in text
+    text = greeting(read(tiny_pairs), run, 0)
+    assert "search " not in text and "of the start" not in text
+
+
 def test_the_clients_table_ends_with_their_spread() -> None:
     rows = [row(f"c{i}", 0.5 + 0.05 * i) for i in range(10)] + [{"client": "d", "budget": "x", "reason": "away"}]
     assert clients_table(rows, most=2).splitlines()[-1] == (

@@ -17,6 +17,7 @@ from fednas_core.local import LocalFleet
 from fednas_core.protocol import ClientInfo, Probe, Profile
 from fednas_core.runs.folder import create
 from fednas_core.selection import Judge
+from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import client_images, preprocessing_of, space_of
 
 
@@ -158,7 +159,8 @@ def test_batch_statistics_travel_with_a_model_that_is_delivered(config: RunConfi
     assert [row["reason"] for row in rows] == [""] * 4
     best = max(models, key=lambda model: model["validation_accuracy"])
     assert all(row["arch"] == best["arch"] for row in rows)
-    again = Judge(config, run.load_checkpoint()[1].tensors).network(space_of(config).arch(best["arch"]))
+    space, (_, state) = space_of(config), run.load_checkpoint()
+    again = Judge(config, subnets_of(space, state.tensors)).network(space.arch(best["arch"]))
     images = client_images(config, 0)
     with torch.inference_mode():
         right = again(preprocessing_of(config)(images.x)).argmax(1) == images.y

@@ -16,6 +16,7 @@ from fednas_core.local import LocalFleet
 from fednas_core.protocol import Failure, TrainOrder, TrainReport
 from fednas_core.selection import Judge, Judged
 from fednas_core.spaces.modules import initial_weights
+from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of
 
 Reply = TrainReport | Failure
@@ -55,7 +56,9 @@ def offered(config: RunConfig, answering: Answering) -> tuple[list[dict[str, Any
     ]
     fleet = Scripted(config, answering)
     crew = Crew(fleet, config, archs, lambda text: None)
-    return hand_over(config, crew, Judge(config, initial_weights(space, 1)), judged, "run-7"), fleet
+    return hand_over(
+        config, crew, Judge(config, subnets_of(space, initial_weights(space, 1))), judged, "run-7"
+    ), fleet
 
 
 def test_everybody_is_offered_the_best_that_fits(config: RunConfig) -> None:

@@ -20,6 +20,7 @@ from fednas_core.errors import RunError
 from fednas_core.local import LocalFleet
 from fednas_core.methods.fedavg import SupernetAveraging
 from fednas_core.methods.registry import make, path_of
+from fednas_core.methods.setup import Setup
 from fednas_core.protocol import ClientInfo, Failure, RoundSummary, State, TrainOrder, TrainReport
 from fednas_core.rounds import NO_ANSWER, NO_ROOM, rounds, run_round
 from fednas_core.seeding import derive
@@ -49,7 +50,7 @@ class Lying(Around):
 def method_of(config: RunConfig) -> SupernetAveraging:
     space = space_of(config)
     weights = initial_weights(space, derive(config.seed, "weights"))
-    return make(config, space, path_of(config, space, space.cost(space.smallest).macs), weights)
+    return make(Setup(config, space, path_of(config, space, space.cost(space.smallest).macs), weights))
 
 
 def same(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> bool:
@@ -205,6 +206,36 @@ def test_a_client_without_room_is_told_of(tiny_pairs: dict[str, Any]) -> None:
     config = read(tiny_pairs)
     event = run_round(config, method_of(config), Small(LocalFleet(config)), 0)
     assert event["failures"] == [{"client": BAD, "reason": NO_ROOM}] and len(event["clients"]) == 3
+
+
+def test_nobody_with_room_ends_the_run(tiny_pairs: dict[str, Any]) -> None:
+    class Nothing:
+        def allows(self, arch: Arch) -> bool:
+            return False
+
+    class Small(Around):
+        def clients(self) -> list[ClientInfo]:
+            return [replace(client, limit=Nothing()) for client in super().clients()]
+
+    config = read({**tiny_pairs, "method": "fedavg"})
+    with pytest.raises(RunError, match=f"round 1: none of the 4 clients gave a usable answer .{NO_ROOM}"):
+        run_round(config, method_of(config), Small(LocalFleet(config)), 0)
+
+
+def test_who_trains_nothing_where_networks_compete_is_no_failure_unless_it_lacks_room(
+    tiny_pairs: dict[str, Any],
+) -> None:
+    class Mixed(Around):
+        """client-02 has room for nothing, client-03 tests."""
+
+        def clients(self) -> list[ClientInfo]:
+            small, large = (type("Limit", (), {"allows": lambda self, arch, it=it: it})() for it in (False, True))
+            return [replace(c, limit=small if c.name == BAD else large) for c in super().clients()]
+
+    config = read({**tiny_pairs, "method": "fednas", "contest.testers": 0.25})
+    event = run_round(config, method_of(config), Mixed(LocalFleet(config)), 0)
+    assert event["failures"] == [{"client": BAD, "reason": NO_ROOM}]
+    assert [row["client"] for row in event["clients"]] == ["client-00", "client-01"]
 
 
 # -- norms ---------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from fednas_core.selection import (
     trained_archs,
 )
 from fednas_core.spaces.modules import initial_weights
+from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of, validation_images
 from fednas_core.training.evaluate import evaluate
 from fednas_core.values import Arch
@@ -99,7 +100,7 @@ def test_the_judge_evaluates_the_extracted_network(tiny_pairs: dict[str, Any], n
     config = read({**tiny_pairs, "space.norm": norm})
     space = space_of(config)
     supernet = initial_weights(space, 1)
-    judge = Judge(config, supernet)
+    judge = Judge(config, subnets_of(space_of(config), supernet))
     found = judge.validate(space.smallest)
     assert found.images == len(validation_images(config).y) == 20
     module = judge.network(space.smallest)
@@ -112,7 +113,7 @@ def test_the_judge_evaluates_the_extracted_network(tiny_pairs: dict[str, Any], n
 def test_the_judge_follows_the_supernet(config: RunConfig) -> None:
     space = space_of(config)
     supernet = initial_weights(space, 1)
-    judge = Judge(config, supernet)
+    judge = Judge(config, subnets_of(space_of(config), supernet))
     before = judge.validate(space.largest)
     supernet["head.bias"].copy_(torch.arange(10.0) * 5)
     after = judge.validate(space.largest)

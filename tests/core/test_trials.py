@@ -20,6 +20,7 @@ from fednas_core.protocol import ClientInfo, Failure, Fleet, TrainOrder, TrainRe
 from fednas_core.runs.folder import RunFolder
 from fednas_core.selection import Judge
 from fednas_core.spaces.modules import initial_weights
+from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import client_names, ground_of, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import perform
@@ -45,7 +46,7 @@ class Scripted:
         self.accuracies, self.orders = dict(accuracies), list[TrainOrder]()
 
     def clients(self) -> list[ClientInfo]:
-        return [ClientInfo(f"client-{i:02d}", 10) for i in range(4)]
+        return [ClientInfo(f"client-{i:02d}", 50) for i in range(4)]
 
     def train(
         self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None
@@ -64,7 +65,7 @@ class Scripted:
 def jury_of(config: RunConfig, fleet: Fleet, own: Mapping[str, Assignment] | None = None) -> Jury:
     space = space_of(config)
     crew = Crew(fleet, config, [space.smallest], lambda text: None)
-    return Jury(config, crew, Judge(config, initial_weights(space, 1)), "run-1", own or {})
+    return Jury(config, crew, Judge(config, subnets_of(space, initial_weights(space, 1))), "run-1", own or {})
 
 
 def test_clients_are_heard_in_order_and_who_fails_is_left_out(pairs: dict[str, Any]) -> None:

@@ -15,6 +15,12 @@ from fednas_core.methods.registry import METHODS
 
 pytestmark = pytest.mark.deployment
 PAIRS: dict[str, Any] = {**TINY, "data.clients": 3}
+CONTEST = {"contest.iterations": 2, "contest.candidates": 4, "contest.finish": 1}
+OWN: dict[str, dict[str, Any]] = {
+    "fednas": {**CONTEST, "fednas.rounds-max": 2, "fednas.drop-every": 1},
+    "ddc": {**CONTEST, "ddc.reward": "n2n"},  # what it rewards is no matter of clocks
+}
+"""Settings of methods that would else take long, or go by what is measured."""
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +34,25 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_has_the_history_of_the_run_in_process(federation: Site, method: str, tmp_path: Path) -> None:
-    pairs = {**PAIRS, "method": method}
+    pairs = {**PAIRS, "method": method, **OWN.get(method, {})}
     start = time.monotonic()
     run = federation.completed(federation.submit({**pairs, "output": str(tmp_path / "site")}), tmp_path / "site", 300)
     seconds = time.monotonic() - start
     same_history(run, rehearse(pairs, tmp_path / "here"))
     assert run.read_json("result.json")["failures"] == 0
     print(f"\n{method}: {seconds:.0f} s, rounds of {[round(event['seconds'], 1) for event in run.events()]} s")
+
+
+def test_students_are_rewarded_by_the_latency_that_their_devices_measured(federation: Site, tmp_path: Path) -> None:
+    pairs = {**PAIRS, "method": "ddc", **CONTEST, "output": str(tmp_path)}
+    run = federation.completed(federation.submit(pairs), tmp_path, 300)
+    noted = run.read_json("devices.json")
+    measured = {noted["devices"][name]["profile"] for name in noted["devices"]}
+    assert len(measured) == 3 and set(noted["timed"]) == measured, "each SuperNode measured itself"
+    rewards = [one for event in run.events() for one in event["search"].get("rewards", ())]
+    assert len(rewards) == 2 and all(-1 <= one["mean"] <= one["best"] < 1 for one in rewards)
+    tests = [row for event in run.events() for row in event["search"].get("tests", ())]
+    assert tests and all(0 <= row["accuracy"] <= 1 for row in tests)
 
 
 def refused(federation: Site, trust: Sequence[str], port: int | None = None) -> str:

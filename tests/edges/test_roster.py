@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from edges.grid import InProcessGrid, simulated
 from flwr.app import Message
 
 import client_app.app as client_module
 from client_app.app import app as client
-from client_app.settings import serves
+from client_app.settings import home_of, serves
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError, ReplyError, RunError
 from fednas_core.fingerprint import Fingerprint
+from fednas_core.tasks.bench import client_images
 from server_app.roster import Roster, read_members
 
 PROFILE = {
@@ -101,7 +104,7 @@ def test_a_node_without_a_partition_is_refused_with_an_example(config: RunConfig
 
 
 def members_text(**changes: object) -> str:
-    return json.dumps({"clients": [["a", 0, 3]], "profile": PROFILE, "budget": ""} | changes)
+    return json.dumps({"clients": [["a", 0, 3, []]], "profile": PROFILE, "budget": ""} | changes)
 
 
 def test_a_good_profile_is_read(config: RunConfig) -> None:
@@ -109,6 +112,30 @@ def test_a_good_profile_is_read(config: RunConfig) -> None:
     assert member.info.budget == "20ms"
     assert (member.node, member.index, member.info.name, member.info.examples) == (9, 0, "a", 3)
     assert member.info.profile is not None and member.info.profile.latency_ms == 2.0
+    assert member.info.labels == ()
+
+
+def test_disclosed_labels_are_read(config: RunConfig) -> None:
+    labels = [0, 1, 2, 0, 0, 0, 0, 0, 0, 0]
+    (member,) = read_members(members_text(clients=[["a", 0, 3, labels]]), 9, config)
+    assert member.info.labels == tuple(labels)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_labels_are_disclosed_if_the_run_asks_and_the_device_agrees(config: RunConfig, asked: bool) -> None:
+    asking = replace(config, data=replace(config.data, disclose=asked))
+    nodes: dict[int, dict[str, Any]] = {5: {"partition-id": 1}, 6: {"partition-id": 3, "disclose": False}}
+    members = roster(InProcessGrid(client, nodes), asking).members()
+    told = tuple(torch.bincount(client_images(config, 1).y, minlength=10).tolist())
+    assert members["client-01"].info.labels == (told if asked else ())
+    assert members["client-03"].info.labels == () and sum(told) == members["client-01"].info.examples
+
+
+def test_disclose_is_true_or_false() -> None:
+    assert home_of({}).disclose and home_of({"disclose": True}).disclose and not home_of({"disclose": False}).disclose
+    for value in ("false", 0, 1.0):
+        with pytest.raises(ConfigError, match="--node-config disclose: found .*, allowed true or false"):
+            home_of({"disclose": value})
 
 
 @pytest.mark.parametrize(
@@ -117,10 +144,15 @@ def test_a_good_profile_is_read(config: RunConfig) -> None:
         "",
         "[]",
         "[" * 5000,
-        members_text(clients=[["a", -1, 3]]),
-        members_text(clients=[["a", 0, 0]]),
-        members_text(clients=[["", 0, 1]]),
-        members_text(clients=[["a", 0]]),
+        members_text(clients=[["a", -1, 3, []]]),
+        members_text(clients=[["a", 0, 0, []]]),
+        members_text(clients=[["", 0, 1, []]]),
+        members_text(clients=[["a", 0, float("inf"), []]]),
+        members_text(clients=[["a", 0, 3]]),
+        members_text(clients=[["a", 0, 3, [1, 2]]]),
+        members_text(clients=[["a", 0, 3, [3, -1, 1, 0, 0, 0, 0, 0, 0, 0]]]),
+        members_text(clients=[["a", 0, 3, ["many"] * 10]]),
+        members_text(clients=[["a", 0, 3, None]]),
         members_text(clients=7),
         members_text(profile={}),
         members_text(profile=PROFILE | {"macs_per_second": float("nan")}),

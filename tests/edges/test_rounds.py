@@ -173,7 +173,7 @@ def test_a_clients_own_error_reaches_the_server_in_its_words(
     _, failures = outcome(fleet, orders)
     assert (
         failures["client-01"]
-        == "task 'juggle' is not known here: allowed are subnet, sandwich, moments, trial, install"
+        == "task 'juggle' is not known here: allowed are subnet, sandwich, moments, trial, teach, distil, install"
     )
     assert "a bug" in failures["client-02"]
 

@@ -10,7 +10,8 @@ from fednas_core.aggregation.weightings import ByExamples, MaxNet
 from fednas_core.config import RunConfig, TrainConfig, read
 from fednas_core.errors import ArchError, ConfigError
 from fednas_core.methods.fedavg import SupernetAveraging, fixed_arch
-from fednas_core.methods.registry import METHODS, make, max_net, path_of, scheduled
+from fednas_core.methods.registry import METHODS, make, max_net, path_of
+from fednas_core.methods.setup import Setup, scheduled
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.tasks.bench import is_personal, personal_parts
 
@@ -20,7 +21,7 @@ SPACE = toy_space(widths=(0.5, 1.0, 1.5), expansions=(0.25, 0.5, 1.0))
 def method_of(**pairs: Any) -> SupernetAveraging:
     config = read({"rounds": 6, "sample.budgets": 8, **{key.replace("__", "."): v for key, v in pairs.items()}})
     space = SPACE.with_personal(personal_parts(config, SPACE)) if is_personal(config) else SPACE
-    return make(config, space, path_of(config, space, space.cost(space.largest).macs), supernet_of(space, 1))
+    return make(Setup(config, space, path_of(config, space, space.cost(space.largest).macs), supernet_of(space, 1)))
 
 
 class TestEveryMethod(MethodContract):
@@ -48,7 +49,7 @@ class TestEveryMethod(MethodContract):
 
 
 def test_every_choice_of_the_settings_is_a_method_with_a_source() -> None:
-    assert set(METHODS) == {"fedavg", "superfednas", "deepfednas", "fedsup", "efedsup", "fedper"}
+    assert set(METHODS) == {"fedavg", "superfednas", "deepfednas", "fedsup", "efedsup", "fedper", "fednas", "ddc"}
     for name, entry in METHODS.items():
         assert entry.title and entry.source
         assert read({"method": name}).method == name

@@ -1,0 +1,349 @@
+"""Networks that compete on the clients: the federated loop of FedNAS (Yuan et al., arXiv 2002.06352), shared by DDC.
+
+The search is the server's affair (a `Host`), training and testing are the devices'. After the start network is trained
+by federated averaging, iteration by iteration:
+
+1. the host proposes candidates, which have weights of their own;
+2. each is trained by a group of clients of its own, groups being drawn anew every round (partial clients);
+3. clients that never train test those that are left, and the worst are dropped (early dropping);
+4. after the iteration's rounds the host takes the results and makes of them what it will.
+
+At last all clients train what will be delivered. One candidate and one group is federated averaging, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fednas_core.aggregation.weightings import ByExamples
+from fednas_core.errors import ArchError, RunError
+from fednas_core.methods.fedavg import Assignment, row_of, summary_of
+from fednas_core.methods.host import STAGES, START, Entrant, Host, Rules
+from fednas_core.methods.sides import Sides, able
+from fednas_core.protocol import (
+    ClientId,
+    ClientInfo,
+    Errand,
+    Limit,
+    RoundSummary,
+    State,
+    TrainOrder,
+    TrainReport,
+    TrainSettings,
+)
+from fednas_core.search.dropping import Standing, keep
+from fednas_core.search.groups import groups
+from fednas_core.seeding import derive
+from fednas_core.spaces.space import SearchSpace
+from fednas_core.subnets.merge import Merging
+from fednas_core.subnets.packing import shapes
+from fednas_core.values import Arch, Plan
+
+HOST = "host"
+"""What stands before the names of a host's own tensors in a checkpoint."""
+
+
+class Contest:
+    """A `Method` whose networks compete; `limits` are those for which a network is delivered."""
+
+    own: Mapping[ClientId, Assignment] = {}
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        start: dict[str, Tensor],
+        host: Host,
+        rules: Rules,
+        limits: Sequence[Limit],
+        merging: Callable[[dict[str, Tensor]], Merging],
+    ) -> None:
+        self.space, self._host, self._rules, self._limits, self._merging = space, host, rules, limits, merging
+        self._start = Entrant(START, space.largest, start)
+        self._stage, self._done = STAGES[0], 0
+        self._field: dict[str, Entrant] = {}  # the candidates of this iteration that are left
+        self._size = 0  # how many there were at its beginning
+        self._waiting: list[str] = []  # those that are yet to train in this round of the iteration, or to finish
+        self._last: dict[str, Standing] = {}  # what the last test of each candidate found
+        self._sides = Sides(rules.testers)
+        self._open: dict[ClientId, tuple[int, Entrant, float]] = {}
+        self._running: list[str] = []
+        self._teaching = False
+
+    # -- a round ---------------------------------------------------------------------------------------------------
+
+    def plan(
+        self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator
+    ) -> Mapping[ClientId, TrainOrder]:
+        """See `Method.plan`."""
+        self._sides.meet(clients)
+        trainers = {c.name: c for c in sorted(clients, key=lambda c: c.name) if self._sides.trains(c.name)}
+        heat = self._heat(trainers, rng)
+        self._open, self._running = {}, [entrant.label for entrant, _ in heat]
+        budgets, settings = {client.name: client.budget for client in clients}, self._settings()
+        orders = {}
+        for entrant, members in ((entrant, members) for entrant, members in heat if members):
+            weights = ByExamples().weights(round, {name: trainers[name].examples for name in members}, None)
+            for name, weight in weights.items():
+                self._open[name] = round, entrant, weight
+                orders[name] = TrainOrder(
+                    client=name,
+                    round=round,
+                    task=self._task(name),
+                    arch=entrant.arch,
+                    tensors=entrant.tensors,
+                    settings=settings,
+                    seed=derive(self._rules.seed, round, name, "train"),
+                    budget=budgets[name],
+                )
+        return orders
+
+    def _heat(
+        self, trainers: Mapping[ClientId, ClientInfo], rng: np.random.Generator
+    ) -> list[tuple[Entrant, tuple[ClientId, ...]]]:
+        """Return who trains what in this round: a group of clients for each network whose turn it is."""
+        if self._stage == STAGES[0] and not self._rules.rounds:
+            return []
+        if not trainers:
+            raise RunError("no client that trains can be reached: start clients, then resume the run")
+        everyone, entrants = self._stage != "compete" or self._rules.everyone, self._entrants()
+        turn = [entrants[label] for label in self._waiting[: 1 if everyone else None]] or [self._start]
+        there = [client for client in trainers.values() if not self._waits(client)]
+        ready = {client.name: client for client in there if any(able(client, entrant.arch) for entrant in turn)}
+        if there and not ready:
+            raise RunError(f"no client that trains has room for network {turn[0].label}: raise the devices' budgets")
+        if everyone or not ready:  # without any, all are taught once this round is over
+            return [(turn[0], tuple(ready))] if ready else []
+        count = min(len(turn) if self._rules.join else self._size, len(ready))
+        turn = turn[:count]
+        found = groups(
+            {name: client.examples for name, client in ready.items()},
+            {name: client.labels for name, client in ready.items() if client.labels},
+            count,
+            rng,
+            lambda name, group: group >= len(turn) or able(ready[name], turn[group].arch),
+        )
+        return list(zip(turn, found, strict=False))
+
+    def absorb(self, round: int, reports: Iterable[TrainReport]) -> RoundSummary:
+        """See `Method.absorb`; a client's second report, and one of another round, is passed over."""
+        merges, rows = dict[str, Merging](), []
+        for report in reports:
+            asked = self._open[report.client][0] if report.client in self._open else None
+            if not asked == round == report.round:
+                continue
+            _, entrant, weight = self._open.pop(report.client)
+            if entrant.label not in merges:
+                merges[entrant.label] = self._merging(entrant.tensors)
+            merges[entrant.label].add(_whole(entrant.tensors), report.tensors, weight)
+            rows.append(row_of(report, Assignment(entrant.arch, "candidate"), self.space) | {"network": entrant.label})
+        for merge in merges.values():
+            merge.finish()
+        self._sides.missed(self._open)
+        self._open = {}
+        if self._stage == "compete":
+            self._waiting = [label for label in self._waiting if label not in self._running]
+        if self._stage != "compete" or not self._waiting:
+            self._done += 1
+        return summary_of(round, rows)
+
+    # -- what follows a round --------------------------------------------------------------------------------------
+
+    def ask(self, round: int, clients: Sequence[ClientInfo]) -> Sequence[Errand]:
+        """See `Method.ask`: testing clients test, and clients that are new get to know the teacher."""
+        self._sides.meet(clients)
+        everyone = sorted(clients, key=lambda client: client.name)
+        errands = []
+        if self._due():
+            tested = list(self._field.values()) or [self._start]
+            judges = [client for client in everyone if self._sides.tests(client.name)]
+            errands += [Errand(c.name, "trial", e.arch) for c in judges for e in tested if able(c, e.arch)]
+        if self._rules.teaches and (self._stage != STAGES[0] or self._done == self._length()):
+            new = (c for c in everyone if self._sides.trains(c.name) and not self._sides.taught(c.name))
+            errands += [Errand(c.name, "teach", self._start.arch) for c in new if able(c, self._start.arch)]
+        self._teaching = any(errand.task == "teach" for errand in errands)
+        return errands
+
+    def hear(self, round: int, reports: Sequence[TrainReport]) -> Mapping[str, Any]:
+        """See `Method.hear`: drop losers, begin the next iteration; `RunError` if nobody tested or was taught."""
+        self._sides.learn(reports)
+        if self._teaching and not self._sides.somebody_taught:
+            raise RunError(
+                "no client could keep the teacher, so that nobody can learn from it: see that devices have room where "
+                "their private state lies, then resume the run"
+            )
+        final = self._done == self._length()
+        told: dict[str, Any] = {"stage": self._stage, "iteration": self._host.iteration + (self._stage == "compete")}
+        told |= {"round": self._done, "of": self._length(), "alive": list(self._field)}
+        if self._due():
+            self._judge(reports, final, told)
+        if self._stage == "compete" and not self._waiting:
+            self._waiting = list(self._field)
+        if self._stage == "finish":
+            told["finishing"] = self._waiting[0]
+        if final:
+            self._next(told)
+        return {"search": told | {"over": self._stage == "over"}}
+
+    def _judge(self, reports: Sequence[TrainReport], final: bool, told: dict[str, Any]) -> None:
+        """Take the findings of a test: they rank the candidates; before the iteration's end the worst are dropped."""
+        tested = self._field or {START: self._start}
+        results = self._sides.results(reports, {entrant.arch: label for label, entrant in tested.items()})
+        if not any(results.values()):
+            raise RunError(
+                "no testing client gave a usable answer, so that nobody knows which network is better: start clients, "
+                "then resume the run"
+            )
+        verdict = keep(results, 0.0 if final else self._rules.drop, self._rules.margin)
+        ranking = {standing.label: standing for standing in verdict.ranking}
+        self._last |= ranking
+        told["tests"] = [
+            {"network": s.label, "accuracy": s.accuracy, "gap": s.gap, "se": s.se} for s in verdict.ranking
+        ]
+        told["dropped"] = [{"network": label, "reason": reason} for label, reason in verdict.dropped.items()]
+        if self._stage == STAGES[0]:
+            self._host.begin(self._start, ranking[START].accuracy)
+            told["start"] = self._described(self._start)
+        elif final:
+            dropped = (s for label, s in self._last.items() if label not in ranking)
+            standings = [*verdict.ranking, *sorted(dropped, key=lambda s: -s.accuracy)]
+            self._host.conclude(self._field, standings)
+            told |= {"winner": verdict.ranking[0].label, "family": [entrant.label for entrant in self._host.family]}
+        self._field = {label: self._field[label] for label in verdict.kept if label in self._field}
+
+    def _next(self, told: dict[str, Any]) -> None:
+        """Begin what comes after the start, an iteration, or the last round of one that is to finish."""
+        self._done, self._last = 0, {}
+        if self._stage in ("start", "compete"):
+            entrants = self._host.propose()
+            told |= self._host.story()
+            self._field = {entrant.label: entrant for entrant in entrants}
+            self._size, self._waiting = len(entrants), list(self._field)
+            if entrants:
+                self._stage = "compete"
+                told["candidates"] = [self._described(entrant) for entrant in entrants]
+                return
+            finalists = self._host.finalists(self._limits) if self._rules.finish else []
+            self._stage, self._waiting = "finish", [entrant.label for entrant in finalists]
+        else:
+            self._waiting = self._waiting[1:]
+        if not self._waiting:
+            self._stage = "over"
+
+    # -- clients ---------------------------------------------------------------------------------------------------
+
+    def _waits(self, client: ClientInfo) -> bool:
+        """Whether a client is to be taught before it trains what learns from the start network."""
+        due = self._rules.teaches and self._stage != STAGES[0]
+        return due and able(client, self._start.arch) and not self._sides.taught(client.name)
+
+    def _task(self, client: ClientId) -> str:
+        """Return what a client does; one that has no room for the teacher learns from labels alone."""
+        untaught = self._rules.teaches and not self._sides.taught(client)
+        return "subnet" if self._stage == STAGES[0] or untaught else self._rules.task
+
+    # -- where the contest stands ----------------------------------------------------------------------------------
+
+    def _length(self) -> int:
+        """Return how many rounds what goes on now takes."""
+        if self._stage == "compete":
+            return self._rules.contest(self._host.iteration)
+        return max(1, self._rules.rounds) if self._stage == STAGES[0] else self._rules.finish
+
+    def _due(self) -> bool:
+        """Whether networks are to be tested after the round that was absorbed."""
+        if self._stage not in ("start", "compete") or self._waiting:
+            return False
+        drops = self._rules.drop > 0 and self._stage == "compete" and len(self._field) > 1
+        return self._done == self._length() or (drops and self._done % self._rules.every == 0)
+
+    def _settings(self) -> TrainSettings:
+        return self._rules.settings(self._stage, self._done, self._length())
+
+    def _described(self, entrant: Entrant) -> dict[str, Any]:
+        told = {"network": entrant.label, "parent": entrant.parent, "arch": entrant.arch.to_json()}
+        return told | {"shape": self.space.describe(entrant.arch), **self.space.cost(entrant.arch).to_json()}
+
+    def done(self, round: int) -> bool:
+        """See `Method.done`."""
+        return self._stage == "over"
+
+    # -- networks and state ----------------------------------------------------------------------------------------
+
+    def _entrants(self) -> dict[str, Entrant]:
+        return {e.label: e for e in (self._start, *self._host.family, *self._field.values())}
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """See `Method.weights`: the start network."""
+        return self._start.tensors
+
+    def network(self, arch: Arch) -> Mapping[str, Tensor]:
+        """See `Method.network`; raise `RunError` for one that does not take part."""
+        for entrant in reversed(self._entrants().values()):
+            if entrant.arch == arch:
+                return entrant.tensors
+        raise RunError(f"the network {arch} is none of this run's: {', '.join(self._entrants())} are")
+
+    @property
+    def networks(self) -> tuple[Arch, ...] | None:
+        """See `Method.networks`: the family, the leading network first, and the start."""
+        return tuple(dict.fromkeys(e.arch for e in (*reversed(self._host.family), self._start)))
+
+    def state(self) -> State:
+        """See `Method.state`."""
+        host, entrants = self._host.state(), self._entrants()
+        tensors = {f"{label}/{name}": t for label, e in entrants.items() for name, t in e.tensors.items()}
+        data = {
+            "entrants": [[e.label, e.arch.to_json(), e.parent] for e in entrants.values()],
+            "family": [entrant.label for entrant in self._host.family],
+            "field": list(self._field),
+            "size": self._size,
+            "waiting": list(self._waiting),
+            "stage": self._stage,
+            "done": self._done,
+            "last": {label: [s.accuracy, s.gap, s.se, s.images] for label, s in self._last.items()},
+            "sides": self._sides.state(),
+            "host": dict(host.data),
+        }
+        return State(tensors | {f"{HOST}/{name}": tensor for name, tensor in host.tensors.items()}, data)
+
+    def restore(self, state: State) -> None:
+        """See `Method.restore`; raise `RunError` for the state of another method or search space."""
+        try:
+            self._restore(state)
+        except (ArchError, KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"the checkpoint does not fit the settings ({error!r}): its method and search space must be those of "
+                "the run that wrote it"
+            ) from error
+
+    def _restore(self, state: State) -> None:
+        data, tensors = state.data, dict[str, dict[str, Tensor]]()
+        for name, tensor in state.tensors.items():
+            label, _, rest = name.partition("/")
+            tensors.setdefault(label, {})[rest] = tensor
+        entrants = {label: self._entrant(label, genes, tensors[label], p) for label, genes, p in data["entrants"]}
+        self._start = entrants[START]
+        family = [entrants[label] for label in data["family"]]
+        self._host.restore(State(tensors.get(HOST, {}), data["host"]), family)
+        self._field = {label: entrants[label] for label in data["field"]}
+        self._size, self._waiting = int(data["size"]), list(data["waiting"])
+        self._stage, self._done = STAGES[STAGES.index(data["stage"])], int(data["done"])
+        self._last = {label: Standing(label, *found) for label, found in data["last"].items()}
+        self._sides.restore(data["sides"])
+        self._open = {}
+
+    def _entrant(self, label: str, genes: Mapping[str, Any], tensors: Mapping[str, Tensor], parent: str) -> Entrant:
+        arch = self.space.arch(genes)
+        wanted = shapes(self.space.plan(arch))
+        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != wanted:
+            raise ValueError(f"its tensors of network '{label}' are not those of the search space")
+        return Entrant(label, arch, {name: tensors[name] for name in wanted}, parent)
+
+
+def _whole(tensors: Mapping[str, Tensor]) -> Plan:
+    """Return the plan of a network that is all there is: every tensor whole."""
+    return {name: tuple(slice(0, side) for side in tensor.shape) for name, tensor in tensors.items()}

@@ -1,0 +1,94 @@
+"""What takes part in a contest and who holds it: entrants, the search on the server that makes them, and the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from fednas_core.protocol import Limit, State, TrainSettings
+from fednas_core.search.dropping import Standing
+from fednas_core.values import Arch
+
+START = "start"
+"""The label of the network that all others are made from."""
+STAGES = ("start", "compete", "finish", "over")
+"""What a contest goes through: training of the start network, the search, training of what is delivered."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entrant:
+    """A network with weights of its own; `parent` is the label of the one it was made from, '' if there is none."""
+
+    label: str
+    arch: Arch
+    tensors: dict[str, Tensor]
+    parent: str = ""
+
+
+class Host(Protocol):
+    """The search on the server: which candidates there are, and what becomes of their results."""
+
+    family: list[Entrant]
+    """Networks that are kept, the leading one last."""
+
+    @property
+    def iteration(self) -> int:
+        """Iterations that are over."""
+        ...
+
+    def begin(self, start: Entrant, accuracy: float) -> None:
+        """Take the trained start network and its accuracy on the testing clients."""
+        ...
+
+    def propose(self) -> Sequence[Entrant]:
+        """Return the next iteration's candidates; none if the search is over."""
+        ...
+
+    def conclude(self, entrants: Mapping[str, Entrant], standings: Sequence[Standing]) -> None:
+        """Take the candidates that are left and all results of an iteration, best first, dropped candidates last."""
+        ...
+
+    def finalists(self, limits: Sequence[Limit]) -> Sequence[Entrant]:
+        """Return the networks of the family that train on once the search is over, given the limits that count."""
+        ...
+
+    def story(self) -> dict[str, Any]:
+        """Return what there is to tell since the last time, as JSON."""
+        ...
+
+    def state(self) -> State:
+        """Return everything but the networks that a later `restore` needs."""
+        ...
+
+    def restore(self, state: State, family: list[Entrant]) -> None:
+        """Continue from a state that `state` returned, with the networks that were kept."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a contest is held.
+
+    `rounds` train the start network (0: it is trained already), `contest(i)` the candidates of iteration i, `finish`
+    each network that is delivered. Every `every` rounds a test drops the share `drop` of the candidates, as far as they
+    are `margin` standard errors behind. A candidate has a group of clients, or with `everyone` all of them in turn;
+    freed clients `join` other groups or idle. Every `testers`-th client tests. `teaches`: clients learn from the start
+    network.
+    """
+
+    rounds: int
+    contest: Callable[[int], int]
+    finish: int
+    settings: Callable[[str, int, int], TrainSettings]
+    seed: int
+    task: str = "subnet"
+    teaches: bool = False
+    everyone: bool = False
+    testers: int = 5
+    every: int = 0
+    drop: float = 0.0
+    margin: float = 0.0
+    join: bool = False

@@ -1,0 +1,66 @@
+"""What methods are made from, and how the settings say that clients train and replies are put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from fednas_core.aggregation.trimmed import TrimmedMerge
+from fednas_core.config import RunConfig
+from fednas_core.errors import RunError
+from fednas_core.protocol import Limit, State, TrainSettings
+from fednas_core.search.path import PathRow
+from fednas_core.spaces.space import SearchSpace
+from fednas_core.subnets.merge import DampedMerge, Merge, Merging
+from fednas_core.values import Arch
+
+
+def _nobody(arch: Arch) -> float:
+    raise RunError("nobody measured the latency of the run's networks: only a run that trains can tell milliseconds")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setup:
+    """What a method is made from.
+
+    `weights` are the supernet's tensors, or those of the network that a search starts from, trained in place; `path`
+    is the run's Pareto path, `limits` are those for which networks are delivered, `latency_ms` measures milliseconds of
+    an architecture on the run's devices, and `policy` is one that is transferred from another run.
+    """
+
+    config: RunConfig
+    space: SearchSpace
+    path: Sequence[PathRow]
+    weights: dict[str, Tensor]
+    limits: Sequence[Limit] = ()
+    latency_ms: Callable[[Arch], float] = _nobody
+    policy: State | None = None
+
+
+def merging(config: RunConfig, supernet: dict[str, Tensor]) -> Merging:
+    """Return how replies are put together, as setting ``merge.rule`` says."""
+    if config.merge.rule == "trimmed":
+        return TrimmedMerge(supernet, config.merge.trim)
+    return DampedMerge(supernet) if config.merge.rule == "damped" else Merge(supernet)
+
+
+def scheduled(config: RunConfig) -> Callable[[int], TrainSettings]:
+    """Return how clients train in each round (from 0): the rate may rise at first, then fall along half a cosine."""
+    settings, warmup = config.train.settings(), config.train.warmup
+
+    def settled(round: int) -> TrainSettings:
+        if round < warmup:
+            return replace(settings, lr=settings.lr * (round + 1) / (warmup + 1))
+        if config.train.schedule == "constant":
+            return settings
+        return annealed(settings, round - warmup, config.rounds - warmup)
+
+    return settled
+
+
+def annealed(settings: TrainSettings, index: int, of: int) -> TrainSettings:
+    """Return the settings of round `index` (from 0) of `of`, over which the rate falls along half a cosine."""
+    return replace(settings, lr=settings.lr * (0.5 * (1 + math.cos(math.pi * index / max(1, of)))))

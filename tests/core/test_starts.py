@@ -1,0 +1,186 @@
+"""What a run starts from: fresh weights, or the network and the policy of a run before."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from contracts.arena import Round, crowd
+
+from fednas_core.config import RunConfig, read
+from fednas_core.errors import ConfigError, RunError
+from fednas_core.methods.contest import Contest
+from fednas_core.methods.fedavg import SupernetAveraging
+from fednas_core.methods.registry import make
+from fednas_core.methods.setup import Setup
+from fednas_core.runs.folder import RunFolder, create
+from fednas_core.seeding import derive
+from fednas_core.spaces.modules import initial_weights
+from fednas_core.starts import starting, trained
+from fednas_core.tasks.bench import space_of
+
+TOML = """
+kind = "chain"
+image_size = 8
+in_channels = 1
+classes = 10
+units = [
+    { kind = "conv", filters = 16 },
+    { kind = "conv", filters = 24 },
+    { kind = "conv", filters = 24 },
+]
+"""
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "chain.toml").write_text(TOML)
+    return {
+        "method": "fednas", "output": str(tmp_path / "runs"), "space.name": str(tmp_path / "chain.toml"), "rounds": 1,
+        "data.examples": 100, "contest.iterations": 2, "contest.candidates": 2, "contest.finish": 0, "seed": 3,
+        "sample.budgets": 3, "sample.fitness-lambda": 0.0, "ddc.rounds": 1, "ddc.lr": 0.1,
+    }  # fmt: skip
+
+
+def method_of(config: RunConfig) -> Any:
+    space = space_of(config)
+    weights = initial_weights(space, derive(config.seed, "weights"))
+    return make(Setup(config, space, (), weights, latency_ms=lambda arch: 1.0 + space.cost(arch).macs))
+
+
+def left(pairs: dict[str, Any], rounds: int = 3, **more: Any) -> tuple[RunFolder, Any]:
+    """A run that was stopped after some rounds, and its method as it was then."""
+    config = read({**pairs, **{key.replace("__", "."): value for key, value in more.items()}})
+    method, run = method_of(config), create(config)
+    for number in range(rounds):
+        if isinstance(method, Contest):
+            Round(method, number, crowd(10), lambda errand: 0.5)
+        else:
+            for tensor in method.weights().values():
+                tensor.add_(0.01)
+    run.save_checkpoint(rounds, method.state())
+    return run, method
+
+
+def same(one: Any, two: Any) -> bool:
+    return set(one) == set(two) and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_fresh_start_is_that_of_the_seed(pairs: dict[str, Any]) -> None:
+    config = read(pairs)
+    space = space_of(config)
+    weights, policy = starting(config, space)
+    assert policy is None and same(weights, initial_weights(space, derive(3, "weights")))
+    assert not same(weights, starting(replace(config, seed=4), space)[0])
+
+
+@pytest.mark.parametrize("method", ["fednas", "ddc", "fedavg", "superfednas"])
+def test_the_largest_network_of_another_run_is_the_start(pairs: dict[str, Any], method: str) -> None:
+    run, before = left(pairs, method=method)
+    config = read({**pairs, "contest.start": run.id})
+    space = space_of(config)
+    weights, policy = starting(config, space)
+    assert policy is None and same(weights, before.network(space.largest))
+    assert not same(weights, starting(read(pairs), space)[0])
+    assert list(weights) == list(space.plan(space.largest))
+    weights["head.bias"].add_(1)
+    assert not torch.equal(starting(config, space)[0]["head.bias"], weights["head.bias"])
+
+
+@pytest.mark.parametrize("only", ["3,8", "8,3", "7,0,2"])
+def test_of_the_classifier_the_rows_of_the_classes_that_count_are_kept(pairs: dict[str, Any], only: str) -> None:
+    run, before = left(pairs)
+    config = read({**pairs, "contest.start": run.id, "data.only": only})
+    space, rows = space_of(config), [int(name) for name in only.split(",")]
+    weights, _ = starting(config, space)
+    theirs = before.network(before.space.largest)
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, theirs[name][rows] if name.startswith("head.") else theirs[name])
+    assert weights["head.weight"].shape[0] == len(rows) == space.classes
+
+
+def test_a_subset_starts_from_a_larger_subset_but_not_from_a_smaller_one(pairs: dict[str, Any]) -> None:
+    run, before = left(pairs, data__only="1,3,8,9")
+    config = read({**pairs, "contest.start": run.id, "data.only": "9,3"})
+    weights, _ = starting(config, space_of(config))
+    assert torch.equal(weights["head.bias"], before.weights()["head.bias"][[3, 1]])
+    for only in ("", "3,7"):
+        other = read({**pairs, "contest.start": run.id, "data.only": only})
+        if only:
+            with pytest.raises(ConfigError, match="for 4 classes"):
+                starting(replace(other, data=replace(other.data, only="1,2,3,8,9")), space_of(other))
+        else:
+            with pytest.raises(ConfigError, match=f"setting 'contest.start': run '{run.id}' trained space .*4 classes"):
+                starting(other, space_of(other))
+
+
+def test_another_space_or_norm_is_refused(pairs: dict[str, Any], tmp_path: Path) -> None:
+    run, _ = left(pairs)
+    (tmp_path / "wide.toml").write_text(TOML.replace("16", "32"))
+    for more in ({"space.name": str(tmp_path / "wide.toml")}, {"space.norm": "none"}, {"space.name": "small"}):
+        config = read({**pairs, **more, "contest.start": run.id})
+        with pytest.raises(ConfigError, match="is not that of this run's space '.*': choose the same space and images"):
+            starting(config, space_of(config))
+
+
+def test_a_run_that_is_not_there_or_has_nothing_yet(pairs: dict[str, Any]) -> None:
+    run, _ = left(pairs)
+    for key in ("contest.start", "ddc.policy"):
+        config = read({**pairs, "method": "ddc", key: "20200101-000000-ddc"})
+        with pytest.raises(
+            RunError, match=f"there is no run '20200101-000000-ddc' in .*; the latest there: .*{run.id}"
+        ):
+            starting(config, space_of(config))
+        shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
+        config = read({**pairs, "method": "ddc", key: run.id})
+        with pytest.raises(RunError, match="has no checkpoint"):
+            starting(config, space_of(config))
+
+
+def test_the_policy_of_another_run_is_transferred(pairs: dict[str, Any]) -> None:
+    pairs = {**pairs, "method": "ddc"}
+    run, before = left(pairs, ddc__lr=0.3, seed=9)
+    config = read({**pairs, "ddc.policy": run.id})
+    space = space_of(config)
+    weights, policy = starting(config, space)
+    learnt = before._host._learner.policy.state_dict()
+    assert policy is not None and same(weights, starting(read(pairs), space)[0])
+    method = make(Setup(config, space, (), weights, policy=policy))
+    found = method._host._learner.policy.state_dict()  # type: ignore[union-attr]
+    assert same(found, learnt) and not same(found, method_of(read(pairs))._host._learner.policy.state_dict())
+
+
+@pytest.mark.parametrize("method", ["fednas", "fedavg"])
+def test_a_run_that_learnt_no_policy_is_refused(pairs: dict[str, Any], method: str) -> None:
+    run, _ = left(pairs, method=method)
+    config = read({**pairs, "method": "ddc", "ddc.policy": run.id})
+    with pytest.raises(
+        ConfigError, match=f"'ddc.policy': run '{run.id}' of method '{method}' learnt none; name one of"
+    ):
+        starting(config, space_of(config))
+
+
+def test_a_run_that_is_resumed_needs_the_runs_before_no_more(pairs: dict[str, Any]) -> None:
+    donor, _ = left({**pairs, "method": "ddc"})
+    more = {**pairs, "method": "ddc", "contest.start": donor.id, "ddc.policy": donor.id}
+    run, before = left(more)
+    shutil.rmtree(donor.path)
+    config = replace(run.config(), resume=run.id)
+    weights, policy = starting(config, space_of(config))
+    method = make(Setup(config, space_of(config), (), weights, policy=policy))
+    method.restore(run.load_checkpoint()[1])
+    assert method.state().data == before.state().data and same(method.state().tensors, before.state().tensors)
+    with pytest.raises(RunError, match=f"there is no run '{donor.id}'"):
+        starting(run.config(), space_of(config))
+
+
+@pytest.mark.parametrize("method", ["fednas", "ddc", "fedavg", "superfednas"])
+def test_what_a_run_trained_comes_back_as_it_was(pairs: dict[str, Any], method: str) -> None:
+    run, before = left(pairs, method=method)
+    done, again = trained(run)
+    assert done == 3 and isinstance(again, Contest if method in ("fednas", "ddc") else SupernetAveraging)
+    assert again.networks == before.networks and same(again.state().tensors, before.state().tensors)

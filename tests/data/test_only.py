@@ -1,0 +1,97 @@
+"""Setting ``data.only``: a run that knows some of the classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fednas_core.config import DataConfig, flatten, read
+from fednas_core.data.sources import facts, load
+from fednas_core.errors import DataError
+from fednas_core.tasks.bench import client_images, client_names, space_of, validation_images
+
+ALL = DataConfig()
+
+
+def test_nothing_said_is_all() -> None:
+    whole = load(ALL)
+    assert load(replace(ALL, only="  ")).classes == whole.classes == tuple("0123456789")
+    assert torch.equal(load(replace(ALL, only=" ")).train.x, whole.train.x)
+
+
+@pytest.mark.parametrize("only", ["3,8", "8,3", " 7 , 0,  2 ", "0,1,2,3,4,5,6,7,8,9"])
+def test_images_are_those_of_the_classes_and_labelled_by_their_place(only: str) -> None:
+    names = tuple(name.strip() for name in only.split(","))
+    whole, part = load(ALL), load(replace(ALL, only=only))
+    assert part.classes == names == facts(part).classes and (part.mean, part.std) == (whole.mean, whole.std)
+    for split in ("train", "test"):
+        theirs, mine = getattr(whole, split), getattr(part, split)
+        assert len(mine.y) == sum(int((theirs.y == int(name)).sum()) for name in names)
+        for place, name in enumerate(names):
+            assert torch.equal(mine.x[mine.y == place], theirs.x[theirs.y == int(name)])
+
+
+def test_a_name_said_twice_counts_once() -> None:
+    assert load(replace(ALL, only="4,5,4")).classes == ("4", "5")
+
+
+@pytest.mark.parametrize(
+    ("only", "reason"),
+    [
+        ("3,cat", "there is no class 'cat'; allowed are two or more of 0, 1, 2"),
+        ("10,1", "there is no class '10'"),
+        ("3", "one is too few"),
+        ("3,3", "one is too few"),
+        ("3,", "there is no class ''"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(only: str, reason: str) -> None:
+    with pytest.raises(DataError, match=f"setting 'data.only' = {only!r}: {reason}"):
+        load(replace(ALL, only=only))
+
+
+def test_examples_are_drawn_from_the_classes_that_count() -> None:
+    part = load(replace(ALL, only="6,1", examples=50))
+    assert torch.bincount(part.train.y).tolist() == [25, 25]
+    many = len(load(replace(ALL, only="6,1")).train.y)
+    with pytest.raises(DataError, match=f"has {many} training examples"):
+        load(replace(ALL, only="6,1", examples=many + 1))
+
+
+def test_who_owns_an_example_is_not_forgotten(tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(1), tmp_path / "wards.npz"
+    y = rng.integers(0, 3, 60)
+    x = np.broadcast_to((10 * y)[:, None, None], (60, 4, 4)).astype(np.uint8)
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y, ward=y * 100)
+    given = DataConfig(source="npz", path=str(path), partition="column", column="ward")
+    names = load(given).classes
+    part = load(replace(given, only=f"{names[2]},{names[1]}"))
+    assert part.train.groups is not None
+    assert np.array_equal(part.train.groups, np.where(part.train.y.numpy() == 0, 200, 100))
+    assert set(part.train.x.unique().tolist()) == {10, 20}
+
+
+def test_everything_of_a_run_is_restricted(tiny_pairs: dict[str, Any]) -> None:
+    config = read({**tiny_pairs, "data.only": "2,5,9", "data.examples": 90})
+    assert space_of(config).classes == 3
+    labels = [validation_images(config).y, *(client_images(config, i).y for i in range(len(client_names(config))))]
+    assert sum(len(y) for y in labels) == 90 and set(torch.cat(labels).tolist()) == {0, 1, 2}
+
+
+def test_clients_without_any_of_the_classes_take_no_part(tiny_pairs: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "wards.npz"
+    y = np.repeat(np.arange(4), 40)
+    x = np.zeros((160, 8, 8), dtype=np.uint8)
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y, ward=y)
+    mine = {"data.source": "npz", "data.path": str(path), "data.partition": "column", "data.column": "ward"}
+    whole = read({**tiny_pairs, **mine, "data.examples": 0})
+    first, second = load(whole.data).classes[:2]
+    part = read({**flatten(whole), "data.only": f"{first},{second}", "data.clients": 2})
+    assert (len(client_names(whole)), len(client_names(part))) == (4, 2)
+    with pytest.raises(DataError, match="names 2 clients: set data.clients = 2"):
+        client_names(read({**flatten(part), "data.clients": 4}))
