@@ -5,10 +5,10 @@
 
 CIFAR-10 at 16×16, 30 clients of 120 images each, 24 of whom train and 6 test. A plain CNN of twelve convolutions is
 trained by federated averaging; from there on, in four iterations, every one of its layers is a candidate for saving
-3 % of the MACs. In the straightforward design all 24 clients train every candidate for 20 rounds. FedNAS trains each
-on two clients, drops half of them after every round (`--every 2`: every other) and begins with 2 rounds. Both then
-train the last winner with all clients. Centralised NetAdapt has the images of all 24 in one place and trains each
-candidate for two epochs.
+3 % of the MACs. In the straightforward design all 24 clients train every candidate for 10 rounds (`--most`). FedNAS
+trains each on two clients, drops half of them after every round and begins with 2 rounds. Both then train the last
+winner with all clients for 60 rounds. Centralised NetAdapt has the images of all 24 in one place, trains each candidate
+for two epochs and the last winner for 60.
 
 Work is counted in client-rounds, MACs of training and bytes, as the run's events tell, and compared with the closed
 form of `fednas_core.search.ledger`. Accuracies are those of the last winner on the 10,000 test images.
@@ -31,7 +31,8 @@ from common import CIFAR10, collect, stored
 from fednas_core.config import RunConfig, read
 from fednas_core.experiment import conduct
 from fednas_core.local import LocalFleet
-from fednas_core.protocol import TrainOrder
+from fednas_core.methods.setup import annealed
+from fednas_core.protocol import TrainOrder, TrainSettings
 from fednas_core.runs.folder import RunFolder, find, output_folder
 from fednas_core.search.ledger import Design, dynamic_rounds
 from fednas_core.search.netadapt import positions_of, proposals, step_size
@@ -46,13 +47,13 @@ from fednas_core.tasks.images import epochs_of, prepared
 from fednas_core.training.evaluate import evaluate
 from fednas_core.training.loop import train
 
-CLIENTS, TRAINERS, CANDIDATES, ITERATIONS, MOST_ROUNDS, LEAST_ROUNDS, FINISH = 30, 24, 12, 4, 20, 2, 20
+CLIENTS, TRAINERS, CANDIDATES, ITERATIONS, LEAST_ROUNDS, EVERY, FINISH = 30, 24, 12, 4, 2, 1, 60
 SPACE = Path(__file__).parent / "spaces" / "cnn12.toml"
 START = {"method": "fednas", "rounds": 40, "train.epochs": 2, "contest.iterations": 1, "contest.finish": 0}
 ARMS: dict[str, dict[str, Any]] = {
-    "straightforward": {"contest.clients": "all", "fednas.drop": 0.0, "fednas.rounds-min": MOST_ROUNDS},
-    "partial": {"fednas.drop": 0.0, "fednas.rounds-min": MOST_ROUNDS},
-    "dropping": {"contest.clients": "all", "fednas.rounds-min": MOST_ROUNDS},
+    "straightforward": {"contest.clients": "all", "fednas.drop": 0.0, "fednas.rounds-min": 0},
+    "partial": {"fednas.drop": 0.0, "fednas.rounds-min": 0},
+    "dropping": {"contest.clients": "all", "fednas.rounds-min": 0},
     "dynamic": {"contest.clients": "all", "fednas.drop": 0.0},
     "fednas": {},
 }
@@ -60,7 +61,7 @@ LONG_EPOCHS = 2
 """Epochs of centralised NetAdapt for each candidate."""
 
 
-def settings(seed: int, folder: Path, partition: str, every: int) -> dict[str, Any]:
+def settings(seed: int, folder: Path, partition: str, most: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "workers": 1,
@@ -88,24 +89,25 @@ def settings(seed: int, folder: Path, partition: str, every: int) -> dict[str, A
         "contest.finish": FINISH,
         "fednas.step": 0.03,
         "fednas.rounds-min": LEAST_ROUNDS,
-        "fednas.rounds-max": MOST_ROUNDS,
-        "fednas.drop-every": every,
+        "fednas.rounds-max": most,
+        "fednas.drop-every": EVERY,
     }
 
 
-def start(seed: int, folder: str, partition: str, every: int) -> dict[str, Any]:
+def start(seed: int, folder: str, partition: str, most: int) -> dict[str, Any]:
     """Train the network that all arms of a seed start from; return the id of its run."""
-    config = read(settings(seed, Path(folder), partition, every) | START)
+    config = read(settings(seed, Path(folder), partition, most) | START)
     run = _conducted(config)
     _, method = trained(run)
     accuracy = Judge(config, method.network).test(space_of(config).largest).accuracy
-    return {"arm": "start", "seed": seed, "partition": partition, "every": 0, "run": run.id, "accuracy": 100 * accuracy}
+    return {"arm": "start", "seed": seed, "partition": partition, "most": 0, "run": run.id, "accuracy": 100 * accuracy}
 
 
-def run(arm: str, seed: int, folder: str, partition: str, every: int, start_id: str) -> dict[str, Any]:
+def run(arm: str, seed: int, folder: str, partition: str, most: int, start_id: str) -> dict[str, Any]:
     """Search from the start network; return what it took of the clients and the last winner's test accuracy."""
     changes = {"method": "fednas", "contest.start": start_id, **ARMS[arm]}
-    config = read(settings(seed, Path(folder), partition, every) | changes)
+    changes["fednas.rounds-min"] = changes.get("fednas.rounds-min", LEAST_ROUNDS) or most
+    config = read(settings(seed, Path(folder), partition, most) | changes)
     found = _conducted(config)
     _, method = trained(found)
     assert method.networks is not None
@@ -116,10 +118,10 @@ def run(arm: str, seed: int, folder: str, partition: str, every: int, start_id: 
         "arm": arm,
         "seed": seed,
         "partition": partition,
-        "every": every,
+        "most": most,
         "run": found.id,
         "client_rounds": len(rows),
-        "analytic": design(arm, every, candidates_of(found)).client_rounds,
+        "analytic": design(arm, most, candidates_of(found)).client_rounds,
         "train_macs": sum(row["client_macs"] for row in rows),
         "train_bytes": sum(row["bytes_up"] + row["bytes_down"] for row in rows),
         "train_seconds": sum(row["seconds"] for row in rows),
@@ -132,10 +134,10 @@ def run(arm: str, seed: int, folder: str, partition: str, every: int, start_id: 
     }
 
 
-def centralised(seed: int, folder: str, partition: str, every: int, start_id: str) -> dict[str, Any]:
+def centralised(seed: int, folder: str, partition: str, most: int, start_id: str) -> dict[str, Any]:
     """NetAdapt with all images of the training clients in one place, those of the testing clients to choose by."""
     torch.set_num_threads(1)
-    config = read(settings(seed, Path(folder), partition, every) | {"method": "fednas"})
+    config = read(settings(seed, Path(folder), partition, most) | {"method": "fednas"})
     space, prepare = space_of(config), preprocessing_of(config)
     parts = [client_images(config, index) for index in range(CLIENTS)]
     sides = [[p for i, p in enumerate(parts) if (i % 5 == 4) == tests] for tests in (False, True)]
@@ -143,16 +145,14 @@ def centralised(seed: int, folder: str, partition: str, every: int, start_id: st
         replace(side[0], x=torch.cat([p.x for p in side]), y=torch.cat([p.y for p in side])) for side in sides
     )
     ground = Ground(space, prepare, pooled, held, held, True)
-    low = replace(config.train.settings(), lr=config.fednas.lr * config.train.lr)
+    full = config.train.settings()
+    low = replace(full, lr=config.fednas.lr * full.lr, epochs=1)
 
-    def tuned(arch: Any, tensors: Any, epochs: int, step: int, falls: bool = False) -> dict[str, torch.Tensor]:
+    def tuned(arch: Any, tensors: Any, rates: Sequence[TrainSettings], step: int) -> dict[str, torch.Tensor]:
         module = network(space, arch, tensors)
-        for epoch in range(epochs):
-            rate = low.lr * (1 - epoch / epochs) if falls else low.lr
-            order = TrainOrder(
-                "all", 0, "", arch, {}, replace(low, lr=rate, epochs=1), derive(seed, step, epoch, "all")
-            )
-            train(module, epochs_of(order, ground, torch.device("cpu")), order.settings)
+        for epoch, given in enumerate(rates):
+            order = TrainOrder("all", 0, "", arch, {}, given, derive(seed, step, epoch, "all"))
+            train(module, epochs_of(order, ground, torch.device("cpu")), given)
         return {name: parameter.detach() for name, parameter in module.named_parameters()}
 
     _, method = trained(find(output_folder(config), start_id))
@@ -166,12 +166,14 @@ def centralised(seed: int, folder: str, partition: str, every: int, start_id: st
         rank_filters(space, base, tensors)
         found = []
         for arch in proposals(space, base, macs, target, positions_of(space)):
-            own = tuned(arch, extract(tensors, nested(space.plan(arch), space.plan(base))), LONG_EPOCHS, iteration)
-            found.append((evaluate(network(space, arch, own).eval(), prepared(held, prepare)).accuracy, arch, own))
+            inherited = extract(tensors, nested(space.plan(arch), space.plan(base)))
+            own = tuned(arch, inherited, [low] * LONG_EPOCHS, iteration)
+            module = Judge(config, dict.fromkeys([arch], own).__getitem__).network(arch)
+            found.append((evaluate(module, prepared(held, prepare)).accuracy, arch, own))
         _, base, tensors = max(found, key=lambda one: one[0])
-    tensors = tuned(base, tensors, FINISH, ITERATIONS, falls=True)
+    tensors = tuned(base, tensors, [annealed(full, epoch, FINISH) for epoch in range(FINISH)], ITERATIONS)
     accuracy = Judge(config, lambda arch: tensors).test(base).accuracy
-    told = {"arm": "centralised", "seed": seed, "partition": partition, "every": every}
+    told = {"arm": "centralised", "seed": seed, "partition": partition, "most": most}
     return told | {"macs": int(macs(base)), "accuracy": 100 * accuracy}
 
 
@@ -180,11 +182,11 @@ def candidates_of(run: RunFolder) -> list[int]:
     return [len(event["search"]["candidates"]) for event in run.events() if "candidates" in event["search"]]
 
 
-def design(arm: str, every: int, candidates: Sequence[int]) -> Design:
+def design(arm: str, most: int, candidates: Sequence[int]) -> Design:
     """Return what an arm is in closed form."""
     given = {"fednas.drop": 0.5, "fednas.rounds-min": LEAST_ROUNDS, "contest.clients": "parts", **ARMS[arm]}
-    rounds = dynamic_rounds(given["fednas.rounds-min"], MOST_ROUNDS, ITERATIONS)
-    return Design(tuple(candidates), TRAINERS, rounds, every, given["fednas.drop"], given["contest.clients"] == "parts")
+    rounds = dynamic_rounds(given["fednas.rounds-min"] or most, most, ITERATIONS)
+    return Design(tuple(candidates), TRAINERS, rounds, EVERY, given["fednas.drop"], given["contest.clients"] == "parts")
 
 
 def _conducted(config: RunConfig) -> RunFolder:
@@ -233,7 +235,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", default="fednas,straightforward,centralised")
     parser.add_argument("--partition", default="iid")
-    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--most", type=int, default=10, help="rounds that the candidates of the last iteration train")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("fednas-runs"), help="where the runs go")
     parser.add_argument("--out", type=Path, required=True)
@@ -241,8 +243,8 @@ def main() -> None:
     given = parser.parse_args()
     rows = [row for row in stored(given.out) if row["partition"] == given.partition]
     if not given.summary:
-        common = (str(given.folder.resolve()), given.partition, given.every)
-        there = {(row["arm"], row["seed"]) for row in rows if row["every"] in (0, given.every)}
+        common = (str(given.folder.resolve()), given.partition, given.most)
+        there = {(row["arm"], row["seed"]) for row in rows if row["most"] in (0, given.most)}
         seeds = range(1, given.seeds + 1)
         new = [(seed, *common) for seed in seeds if ("start", seed) not in there]
         rows += collect(start, new, given.out, given.processes)
@@ -253,7 +255,7 @@ def main() -> None:
             rows += collect(centralised, jobs, given.out, given.processes)
         jobs = [(arm, s, *common, ids[s]) for arm in arms for s in seeds if (arm, s) not in there]
         rows += collect(run, jobs, given.out, given.processes)
-    summary([row for row in rows if row["every"] in (0, given.every)])
+    summary([row for row in rows if row["most"] in (0, given.most)])
 
 
 if __name__ == "__main__":

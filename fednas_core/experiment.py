@@ -17,7 +17,7 @@ from fednas_core.console import ending, greeting, line
 from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.errands import run_errands
-from fednas_core.errors import InfeasibleError
+from fednas_core.errors import InfeasibleError, RunError
 from fednas_core.handover import hand_over, smallest_without_loss
 from fednas_core.methods.fedavg import Assignment
 from fednas_core.methods.registry import make, path_of
@@ -84,6 +84,8 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     announce(greeting(config, run, done))
     judge = Judge(config, method.network)
     jury = Jury(config, crew, judge, run.id, method.own)
+    if done:
+        run_errands(config, crew, judge, method.remind(crew.clients()), done - 1, run.id)
     before = run.events()
     for event in before:
         jury.note(event)
@@ -109,6 +111,12 @@ def after(config: RunConfig, method: Method, crew: Crew, judge: Judge, event: Ev
     index = event["round"] - 1
     errands = method.ask(index, crew.clients())
     reports, failures = run_errands(config, crew, judge, errands, index, run)
+    if errands and not reports:
+        reasons = "; ".join(sorted({failure.reason for failure in failures})[:3])
+        raise RunError(
+            f"round {index + 1}: none of {len(errands)} errands was done ({reasons}), so nobody tested a network or "
+            "got the teacher. The rounds before are safe: mend the cause, then resume the run"
+        )
     for report in reports:
         event["bytes_down"] += report.bytes_down
         event["client_macs"] += report.macs

@@ -195,7 +195,10 @@ class Method(Protocol):
     def plan(
         self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator
     ) -> Mapping[ClientId, TrainOrder]:
-        """Return at most one order per client of this round's cohort (sorted by name)."""
+        """Return at most one order per client of this round's cohort (sorted by name).
+
+        A method whose networks compete is given all clients, and draws a cohort of those that train.
+        """
         ...
 
     def absorb(self, round: int, reports: Iterable[TrainReport]) -> RoundSummary:
@@ -217,6 +220,10 @@ class Method(Protocol):
 
         It ends the round: the state after it is what a checkpoint holds.
         """
+        ...
+
+    def remind(self, clients: Sequence[ClientInfo]) -> Sequence[Errand]:
+        """Return what clients are told again when a run is resumed, for they may have lost what they kept."""
         ...
 
     def done(self, round: int) -> bool:

@@ -55,7 +55,8 @@ def run_round(
     `RunError` if no reply can be used.
     """
     start = time.monotonic()
-    cohort = _cohort(config, everyone_of(fleet), index)
+    everyone = everyone_of(fleet)
+    cohort = everyone if method.networks else _cohort(config, everyone, index)  # else it draws those that train
     planned = method.plan(index, cohort, stream(config.seed, index, "plan"))
     orders = longest_first(planned, cohort, space_of(config), run)
     infos, limit = {client.name: client for client in cohort}, largest_allowed(method.weights())

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
-from fednas_core.methods.contest import HOST, Contest
+from fednas_core.methods.contest import Contest
 from fednas_core.methods.fedavg import SupernetAveraging
+from fednas_core.methods.host import HOST
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
 from fednas_core.protocol import State

@@ -22,7 +22,7 @@ from torch import Tensor
 from fednas_core.aggregation.weightings import ByExamples
 from fednas_core.errors import ArchError, RunError
 from fednas_core.methods.fedavg import Assignment, row_of, summary_of
-from fednas_core.methods.host import STAGES, START, Entrant, Host, Rules
+from fednas_core.methods.host import HOST, STAGES, START, Entrant, Host, Rules, packed, unpacked
 from fednas_core.methods.sides import Sides, able
 from fednas_core.protocol import (
     ClientId,
@@ -40,11 +40,7 @@ from fednas_core.search.groups import groups
 from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.merge import Merging
-from fednas_core.subnets.packing import shapes
 from fednas_core.values import Arch, Plan
-
-HOST = "host"
-"""What stands before the names of a host's own tensors in a checkpoint."""
 
 
 class Contest:
@@ -80,7 +76,7 @@ class Contest:
     ) -> Mapping[ClientId, TrainOrder]:
         """See `Method.plan`."""
         self._sides.meet(clients)
-        trainers = {c.name: c for c in sorted(clients, key=lambda c: c.name) if self._sides.trains(c.name)}
+        trainers = {client.name: client for client in self._sides.trainers(clients, self._rules.cohort, rng)}
         heat = self._heat(trainers, rng)
         self._open, self._running = {}, [entrant.label for entrant, _ in heat]
         budgets, settings = {client.name: client.budget for client in clients}, self._settings()
@@ -166,6 +162,11 @@ class Contest:
             errands += [Errand(c.name, "teach", self._start.arch) for c in new if able(c, self._start.arch)]
         self._teaching = any(errand.task == "teach" for errand in errands)
         return errands
+
+    def remind(self, clients: Sequence[ClientInfo]) -> Sequence[Errand]:
+        """See `Method.remind`: whoever was taught is taught again, for devices may have lost what they kept."""
+        taught = (client.name for client in clients if self._sides.taught(client.name))
+        return [Errand(name, "teach", self._start.arch) for name in sorted(taught)]
 
     def hear(self, round: int, reports: Sequence[TrainReport]) -> Mapping[str, Any]:
         """See `Method.hear`: drop losers, begin the next iteration; `RunError` if nobody tested or was taught."""
@@ -294,10 +295,9 @@ class Contest:
 
     def state(self) -> State:
         """See `Method.state`."""
-        host, entrants = self._host.state(), self._entrants()
-        tensors = {f"{label}/{name}": t for label, e in entrants.items() for name, t in e.tensors.items()}
+        host, (tensors, described) = self._host.state(), packed(self._entrants().values())
         data = {
-            "entrants": [[e.label, e.arch.to_json(), e.parent] for e in entrants.values()],
+            "entrants": described,
             "family": [entrant.label for entrant in self._host.family],
             "field": list(self._field),
             "size": self._size,
@@ -308,7 +308,7 @@ class Contest:
             "sides": self._sides.state(),
             "host": dict(host.data),
         }
-        return State(tensors | {f"{HOST}/{name}": tensor for name, tensor in host.tensors.items()}, data)
+        return State({**tensors, **{f"{HOST}/{name}": tensor for name, tensor in host.tensors.items()}}, data)
 
     def restore(self, state: State) -> None:
         """See `Method.restore`; raise `RunError` for the state of another method or search space."""
@@ -321,27 +321,16 @@ class Contest:
             ) from error
 
     def _restore(self, state: State) -> None:
-        data, tensors = state.data, dict[str, dict[str, Tensor]]()
-        for name, tensor in state.tensors.items():
-            label, _, rest = name.partition("/")
-            tensors.setdefault(label, {})[rest] = tensor
-        entrants = {label: self._entrant(label, genes, tensors[label], p) for label, genes, p in data["entrants"]}
+        data, entrants = state.data, unpacked(self.space, state.tensors, state.data["entrants"])
         self._start = entrants[START]
-        family = [entrants[label] for label in data["family"]]
-        self._host.restore(State(tensors.get(HOST, {}), data["host"]), family)
+        own = {name.removeprefix(f"{HOST}/"): t for name, t in state.tensors.items() if name.startswith(f"{HOST}/")}
+        self._host.restore(State(own, data["host"]), [entrants[label] for label in data["family"]])
         self._field = {label: entrants[label] for label in data["field"]}
         self._size, self._waiting = int(data["size"]), list(data["waiting"])
         self._stage, self._done = STAGES[STAGES.index(data["stage"])], int(data["done"])
         self._last = {label: Standing(label, *found) for label, found in data["last"].items()}
         self._sides.restore(data["sides"])
         self._open = {}
-
-    def _entrant(self, label: str, genes: Mapping[str, Any], tensors: Mapping[str, Tensor], parent: str) -> Entrant:
-        arch = self.space.arch(genes)
-        wanted = shapes(self.space.plan(arch))
-        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != wanted:
-            raise ValueError(f"its tensors of network '{label}' are not those of the search space")
-        return Entrant(label, arch, {name: tensors[name] for name in wanted}, parent)
 
 
 def _whole(tensors: Mapping[str, Tensor]) -> Plan:

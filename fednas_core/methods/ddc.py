@@ -48,6 +48,7 @@ def ddc(setup: Setup) -> Contest:
         finish=config.contest.finish,
         settings=_settings(config),
         seed=config.seed,
+        cohort=config.cohort,
         task="distil" if config.ddc.soft else "subnet",
         teaches=config.ddc.soft > 0,
         everyone=config.contest.clients == "all",

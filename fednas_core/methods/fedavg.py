@@ -192,6 +192,10 @@ class SupernetAveraging:
         """See `Method.ask`: nothing."""
         return ()
 
+    def remind(self, clients: Sequence[ClientInfo]) -> Sequence[Errand]:
+        """See `Method.remind`: nothing."""
+        return ()
+
     def hear(self, round: int, reports: Sequence[TrainReport]) -> Mapping[str, Any]:
         """See `Method.hear`: nothing to tell."""
         return {}

@@ -49,6 +49,7 @@ def fednas(setup: Setup) -> Contest:
         finish=config.contest.finish,
         settings=_settings(config),
         seed=config.seed,
+        cohort=config.cohort,
         everyone=config.contest.clients == "all",
         testers=round(1 / config.contest.testers),
         every=given.drop_every,
@@ -69,14 +70,15 @@ def resource_of(setup: Setup) -> Resource:
 
 
 def _settings(config: RunConfig) -> Any:
-    """Return how clients train: candidates at a constant low rate, what is delivered from there down to nothing."""
+    """Return how clients train: candidates at a constant low rate, what is delivered from the full one to nothing."""
     start = scheduled(config)
 
     def settings(stage: str, index: int, of: int) -> TrainSettings:
         if stage == "start":
             return start(index)
-        low = replace(config.train.settings(), lr=config.fednas.lr * config.train.lr)
-        return low if stage == "compete" else annealed(low, index, of)
+        if stage == "finish":
+            return annealed(config.train.settings(), index, of)
+        return replace(config.train.settings(), lr=config.fednas.lr * config.train.lr)
 
     return settings
 

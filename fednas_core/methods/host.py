@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,10 +10,14 @@ from torch import Tensor
 
 from fednas_core.protocol import Limit, State, TrainSettings
 from fednas_core.search.dropping import Standing
+from fednas_core.spaces.space import SearchSpace
+from fednas_core.subnets.packing import shapes
 from fednas_core.values import Arch
 
 START = "start"
 """The label of the network that all others are made from."""
+HOST = "host"
+"""What stands before the names of a host's own tensors in a checkpoint."""
 STAGES = ("start", "compete", "finish", "over")
 """What a contest goes through: training of the start network, the search, training of what is delivered."""
 
@@ -26,6 +30,28 @@ class Entrant:
     arch: Arch
     tensors: dict[str, Tensor]
     parent: str = ""
+
+
+def packed(entrants: Iterable[Entrant]) -> tuple[dict[str, Tensor], list[Any]]:
+    """Return networks as a checkpoint holds them: tensors ``<label>/<name>``, and the rest as JSON."""
+    all_ = list(entrants)
+    tensors = {f"{one.label}/{name}": tensor for one in all_ for name, tensor in one.tensors.items()}
+    return tensors, [[one.label, one.arch.to_json(), one.parent] for one in all_]
+
+
+def unpacked(
+    space: SearchSpace, tensors: Mapping[str, Tensor], described: Iterable[tuple[str, Mapping[str, Any], str]]
+) -> dict[str, Entrant]:
+    """Return networks by label, given what `packed` returned; raise `ValueError` where tensors are not the space's."""
+    found = {}
+    for label, genes, parent in described:
+        arch, prefix = space.arch(genes), f"{label}/"
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        wanted = shapes(space.plan(arch))
+        if {name: tuple(tensor.shape) for name, tensor in own.items()} != wanted:
+            raise ValueError(f"its tensors of network '{label}' are not those of the search space")
+        found[label] = Entrant(label, arch, {name: own[name] for name in wanted}, parent)
+    return found
 
 
 class Host(Protocol):
@@ -75,8 +101,8 @@ class Rules:
     `rounds` train the start network (0: it is trained already), `contest(i)` the candidates of iteration i, `finish`
     each network that is delivered. Every `every` rounds a test drops the share `drop` of the candidates, as far as they
     are `margin` standard errors behind. A candidate has a group of clients, or with `everyone` all of them in turn;
-    freed clients `join` other groups or idle. Every `testers`-th client tests. `teaches`: clients learn from the start
-    network.
+    freed clients `join` other groups or idle. `cohort` of the training clients are drawn for each round (0: all). Every
+    `testers`-th client tests. `teaches`: clients learn from the start network.
     """
 
     rounds: int
@@ -87,6 +113,7 @@ class Rules:
     task: str = "subnet"
     teaches: bool = False
     everyone: bool = False
+    cohort: int = 0
     testers: int = 5
     every: int = 0
     drop: float = 0.0

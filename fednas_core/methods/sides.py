@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fednas_core.aggregation.weightings import credible
 from fednas_core.devices.limits import number_of
 from fednas_core.protocol import ClientId, ClientInfo, TrainReport
@@ -32,6 +34,13 @@ class Sides:
         if new and len(self._tests) > 1 and not any(self._tests.values()):
             self._tests[new[-1].name] = True
         self._examples |= {client.name: client.examples for client in clients}
+
+    def trainers(self, clients: Sequence[ClientInfo], cohort: int, rng: np.random.Generator) -> list[ClientInfo]:
+        """Return the clients that train, sorted by name, or `cohort` of them drawn at random (0: all)."""
+        there = sorted((client for client in clients if self.trains(client.name)), key=lambda client: client.name)
+        if not cohort or cohort >= len(there):
+            return there
+        return [there[i] for i in sorted(rng.choice(len(there), cohort, replace=False))]
 
     def trains(self, client: ClientId) -> bool:
         """Whether a client trains."""

@@ -192,11 +192,29 @@ def test_a_round_that_nobody_tests_ends_the_run_and_loses_nothing(
 ) -> None:
     pairs = {**pairs, **FEDNAS}
     whole = run({**pairs, "output": str(tmp_path / "whole")})
-    with pytest.raises(RunError, match="no testing client gave a usable answer.*start clients, then resume the run"):
+    with pytest.raises(RunError, match=r"none of \d+ errands was done \(away.*mend the cause, then resume the run"):
         run(pairs, Untested(LocalFleet(read(pairs)), round))
     left = RunFolder((tmp_path / "runs" / "latest").resolve())
     assert len(left.events()) == round == left.load_checkpoint()[0]
     same_run(whole, run({"output": pairs["output"], "resume": "latest"}))
+
+
+def test_devices_that_lost_their_teacher_are_reminded_when_a_run_is_resumed(
+    pairs: dict[str, Any], tmp_path: Path, state: Path, light: None, computed: None
+) -> None:
+    pairs = {**pairs, **METHODS["ddc"]}
+    whole = run({**pairs, "output": str(tmp_path / "whole")})
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, Stopping(LocalFleet(read(pairs)), 4, answers=1))
+    shutil.rmtree(state)
+    same_run(whole, run({"output": pairs["output"], "resume": "latest"}))
+
+
+def test_a_cohort_is_drawn_from_the_clients_that_train(pairs: dict[str, Any], light: None) -> None:
+    found = run({**pairs, **FEDNAS, "cohort": 2, "data.clients": 10})
+    drawn = [{row["client"] for row in event["clients"]} for event in found.events()]
+    assert all(len(clients) == 2 for clients in drawn[:2]) and all(1 <= len(clients) <= 2 for clients in drawn)
+    assert len(set().union(*drawn)) > 4 and not {"client-04", "client-09"} & set().union(*drawn)
 
 
 # -- a whole run ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from contracts.samples import answer
 from fednas_core.config import RunConfig, read
 from fednas_core.console import clients_table, table
 from fednas_core.crew import Crew
-from fednas_core.handover import ATTEMPTS, hand_over
+from fednas_core.handover import ATTEMPTS, hand_over, smallest_without_loss
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import Failure, TrainOrder, TrainReport
 from fednas_core.selection import Judge, Judged
@@ -56,9 +56,7 @@ def offered(config: RunConfig, answering: Answering) -> tuple[list[dict[str, Any
     ]
     fleet = Scripted(config, answering)
     crew = Crew(fleet, config, archs, lambda text: None)
-    return hand_over(
-        config, crew, Judge(config, subnets_of(space, initial_weights(space, 1))), judged, "run-7"
-    ), fleet
+    return hand_over(config, crew, Judge(config, subnets_of(space, initial_weights(space, 1))), judged, "run-7"), fleet
 
 
 def test_everybody_is_offered_the_best_that_fits(config: RunConfig) -> None:
@@ -115,3 +113,32 @@ def test_the_tables_say_who_has_what(config: RunConfig) -> None:
     }  # fmt: skip
     lines = table([model]).splitlines()
     assert len({len(line) for line in lines[1:]}) == 1 and "1 M MACs" in lines[-1]
+
+
+def test_what_a_client_sees_decides_how_small_its_network_may_be(config: RunConfig) -> None:
+    space = space_of(config)
+    small, middle, large = space.smallest, space.decode(space.encode(space.largest) // 2), space.largest
+    found = {
+        "client-00": {small: 0.9, middle: 0.9, large: 0.9},
+        "client-01": {small: 0.7, middle: 0.895, large: 0.9},
+        "client-02": {small: 0.7, middle: 0.88, large: 0.9},
+    }
+
+    def answering(order: TrainOrder) -> list[Reply]:
+        assert (order.task, order.returns) == ("trial", "figures")
+        if order.client not in found:
+            return [Failure(order.client, "away")]
+        return [answer(order, {}, accuracy=found[order.client][order.arch], examples=5, figures={"tested": 5.0})]
+
+    class Asked(Scripted):
+        def train(self, orders: Any, more: deque[TrainOrder] | None = None) -> Iterator[Reply]:
+            waiting = deque(orders.values())
+            while waiting or more:
+                yield from self.answering(waiting.popleft() if waiting else (more or deque()).popleft())
+
+    crew = Crew(Asked(config, answering), replace(config, client_budgets="max,max,max,30%"), [small], lambda text: None)
+    judge = Judge(config, subnets_of(space, initial_weights(space, 1)))
+    chosen = smallest_without_loss(config, crew, judge, [small, middle, large], "run-7")
+    assert chosen == {"client-00": small, "client-01": middle, "client-02": large}
+    exact = replace(config, contest=replace(config.contest, loss=0.0))
+    assert smallest_without_loss(exact, crew, judge, [small, middle, large], "run-7")["client-01"] == large
