@@ -28,11 +28,12 @@ from typing import Any
 import torch
 from common import collect, stored
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.experiment import conduct
 from fednas_core.local import LocalFleet
 from fednas_core.runs.folder import RunFolder
 from fednas_core.selection import Judge
+from fednas_core.settings import read
 from fednas_core.starts import trained
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of
 

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from common import CIFAR10, collect, stored
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.experiment import conduct
 from fednas_core.local import LocalFleet
 from fednas_core.methods.setup import annealed
@@ -38,6 +38,7 @@ from fednas_core.search.ledger import Design, dynamic_rounds
 from fednas_core.search.netadapt import positions_of, proposals, step_size
 from fednas_core.seeding import derive
 from fednas_core.selection import Judge
+from fednas_core.settings import read
 from fednas_core.spaces.sorting import rank_filters
 from fednas_core.starts import trained
 from fednas_core.subnets.networks import network

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from common import CIFAR10, collect, stored
 
-from fednas_core.config import read
 from fednas_core.experiment import conduct
 from fednas_core.local import LocalFleet
 from fednas_core.report.tested import spread_of
+from fednas_core.settings import read
 
 METHODS = ("fedavg", "fedper")
 CLASSES = (2, 4, 10)

@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from common import CIFAR10, collect, stored
 
-from fednas_core.config import read
 from fednas_core.data.sources import Images
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make, path_of
@@ -30,6 +29,7 @@ from fednas_core.methods.setup import Setup
 from fednas_core.rounds import rounds
 from fednas_core.seeding import derive
 from fednas_core.selection import Judge
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.subnets.packing import subnets_of

@@ -20,7 +20,7 @@ import torch
 from common import collect, stored
 from scipy.stats import ttest_1samp
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.data.sources import Images
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make
@@ -30,6 +30,7 @@ from fednas_core.search.fitness import Fitness
 from fednas_core.search.path import mac_matched, pareto_path
 from fednas_core.seeding import derive, stream
 from fednas_core.selection import prepared
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of

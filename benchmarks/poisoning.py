@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from common import collect, stored
 
-from fednas_core.config import read
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make, path_of
@@ -30,6 +29,7 @@ from fednas_core.protocol import ClientInfo, Failure, Fleet, TrainOrder, TrainRe
 from fednas_core.rounds import rounds
 from fednas_core.seeding import derive, stream
 from fednas_core.selection import Judge, best_within, candidates, judge_all
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of

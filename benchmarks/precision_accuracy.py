@@ -23,13 +23,13 @@ import torch
 from common import npz, options, show
 from scipy.stats import t as student
 
-from fednas_core.config import read
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.rounds import run_round
 from fednas_core.seeding import derive
 from fednas_core.selection import prepared
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of

@@ -25,13 +25,14 @@ from common import CIFAR10, collect, stored, three_sizes
 from torch import Tensor
 
 from fednas_core.calibration import recalibrated
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.crew import Crew
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.rounds import rounds
 from fednas_core.seeding import derive
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.moments import MEAN, VARIANCE, norms_of

@@ -23,13 +23,14 @@ import torch
 from common import options, show
 
 from fednas_core import asynchronous, rounds
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
 from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
 from fednas_core.seeding import derive
 from fednas_core.selection import Judge
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of

@@ -21,13 +21,13 @@ import torch
 from common import collect, medians, show, stored
 
 from fednas_core.compression import codec, count
-from fednas_core.config import read
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
 from fednas_core.rounds import run_round
 from fednas_core.seeding import derive
 from fednas_core.selection import Judge
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of

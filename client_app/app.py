@@ -15,12 +15,13 @@ from flwr.clientapp import ClientApp
 
 from client_app.records import Request, read_request, reply_content
 from client_app.settings import home_of, own_name, serves
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.data.sources import Facts
 from fednas_core.devices.profile import profile, to_json
 from fednas_core.errors import DeadlineError, FednasError, RunError
 from fednas_core.fingerprint import fingerprint
 from fednas_core.protocol import Profile
+from fednas_core.settings import read
 from fednas_core.tasks.bench import client_names, device_of, examples_of, ground_of, labels_of, space_of
 from fednas_core.tasks.feedback import pack_answer
 from fednas_core.tasks.home import Home

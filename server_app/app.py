@@ -8,9 +8,9 @@ from functools import partial
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fednas_core.config import read
 from fednas_core.errors import FednasError
 from fednas_core.experiment import conduct, settle
+from fednas_core.settings import read
 from server_app.folders import with_output
 from server_app.rounds import open_fleet
 

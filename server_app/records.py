@@ -9,9 +9,10 @@ from functools import lru_cache
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fednas_core.config import RunConfig, flatten
+from fednas_core.config import RunConfig
 from fednas_core.errors import ReplyError
 from fednas_core.fingerprint import fingerprint
+from fednas_core.settings import flatten
 from fednas_core.tasks.bench import facts_of
 from fednas_core.wire import Packet
 

@@ -60,7 +60,7 @@ def presets(as_json: Json = False) -> None:
 @guard
 def settings(as_json: Json = False) -> None:
     """List every setting with its default and meaning."""
-    from fednas_core.config import describe
+    from fednas_core.settings import describe
 
     rows = describe()
     if as_json:

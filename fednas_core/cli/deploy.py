@@ -163,8 +163,8 @@ def run(
     from fednas_core.cli.keys import public_keys, server_folder
     from fednas_core.cli.operate import Watch, connect, say
     from fednas_core.cli.simulate import Stream, conclude, flwr_run, follow
-    from fednas_core.config import flatten, read, rounds_known
     from fednas_core.runs.folder import output_folder
+    from fednas_core.settings import flatten, read, rounds_known
 
     root = folder.expanduser().resolve()
     if not insecure:

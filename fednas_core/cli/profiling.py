@@ -34,10 +34,10 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Measure this device: cores, memory, throughput, and the latency of a space's networks, which a model predicts."""
-    from fednas_core.config import read
     from fednas_core.devices import profile as devices
     from fednas_core.devices.budgets import parse_budget
     from fednas_core.devices.latency_model import LatencyModel
+    from fednas_core.settings import read
     from fednas_core.spaces.registry import load
     from fednas_core.tasks.bench import device_of
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @guard
 def run(config: Config = None, pairs: Pairs = None, as_json: Json = False) -> None:
     """Train, search and export in this process: the same run as `flwr run`, without Flower."""
-    from fednas_core.config import read
+    from fednas_core.settings import read
 
     conduct_here(read(gather(config, pairs)), as_json)
 

@@ -63,7 +63,7 @@ def _from_file(config: str) -> dict[str, Any]:
 
 
 def _pair(text: str) -> tuple[str, Any]:
-    from fednas_core.config import describe
+    from fednas_core.settings import describe
 
     key, equals, value = text.partition("=")
     key, value = key.strip(), value.strip()

@@ -39,8 +39,8 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Train through Flower's simulation, as `flwr run` does, on a SuperLink of its own."""
-    from fednas_core.config import flatten, read, rounds_known
     from fednas_core.runs.folder import output_folder
+    from fednas_core.settings import flatten, read, rounds_known
 
     given = gather(config, pairs) | ({"data.clients": clients} if clients else {})
     settings = read(given)

@@ -22,9 +22,10 @@ import tomli_w
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fednas_core.config import RunConfig, flatten, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import RunError
 from fednas_core.protocol import State
+from fednas_core.settings import flatten, read
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

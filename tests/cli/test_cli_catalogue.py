@@ -13,9 +13,10 @@ from typer.testing import CliRunner, Result
 
 from fednas_core.cli import app, catalogue
 from fednas_core.cli.settings import PRESETS, flat, gather, presets
-from fednas_core.config import RunConfig, describe, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
 from fednas_core.methods.registry import METHODS
+from fednas_core.settings import describe, read
 from fednas_core.spaces.registry import load, names
 
 

@@ -10,8 +10,9 @@ import pytest
 from contracts.samples import TINY
 
 from fednas_core import experiment
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.local import LocalFleet
+from fednas_core.settings import read
 
 
 @pytest.fixture(scope="session")

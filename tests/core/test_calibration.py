@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from fednas_core import calibration
 from fednas_core.calibration import Recalibrated, recalibrated
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.crew import Crew
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import ClientInfo, Failure, TrainOrder, TrainReport
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.moments import MEAN, VARIANCE, norms_of
 from fednas_core.subnets.networks import calibrate, network, shapes_of, subnet

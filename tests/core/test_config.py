@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fednas_core.config import RunConfig, describe, flatten, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
 from fednas_core.protocol import TrainSettings
+from fednas_core.settings import describe, flatten, read
 
 DEFAULTS = flatten(RunConfig())
 

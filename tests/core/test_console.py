@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from fednas_core.config import PersonalConfig, RunConfig, read
+from fednas_core.config import PersonalConfig, RunConfig
 from fednas_core.console import clients_table, ending, greeting, kept, line
 from fednas_core.report.tested import spread_of
 from fednas_core.runs.folder import RunFolder
+from fednas_core.settings import read
 
 EVENT: dict[str, Any] = {
     "round": 3, "loss": 1.25, "accuracy": 0.5, "bytes_up": 2_000_000, "seconds": 1.5, "evaluation": None,

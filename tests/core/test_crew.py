@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fednas_core import crew as crew_module
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.errors import ConfigError, RunError
@@ -17,6 +17,7 @@ from fednas_core.local import LocalFleet
 from fednas_core.protocol import ClientInfo, Probe, Profile
 from fednas_core.runs.folder import create
 from fednas_core.selection import Judge
+from fednas_core.settings import read
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import client_images, preprocessing_of, space_of
 

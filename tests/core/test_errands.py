@@ -15,7 +15,7 @@ from contracts.arena import contest_of, judged
 from contracts.fleets import Answer
 from contracts.samples import answer
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.crew import Crew
 from fednas_core.errands import order_of, run_errands
 from fednas_core.experiment import after
@@ -23,6 +23,7 @@ from fednas_core.local import LocalFleet
 from fednas_core.protocol import ClientInfo, Errand, Failure, TrainOrder, TrainReport
 from fednas_core.rounds import NO_ANSWER
 from fednas_core.selection import Judge
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import examples_of, space_of

@@ -13,13 +13,14 @@ import torch
 from contracts import fleets
 from contracts.fleets import Around, Hostile, Shuffled, Stopping
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.console import table
 from fednas_core.errors import FednasError, InfeasibleError, RunError
 from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import ClientInfo, Fleet
 from fednas_core.runs.folder import RunFolder
+from fednas_core.settings import read
 from fednas_core.spaces.registry import from_table
 from fednas_core.subnets.networks import subnet
 from fednas_core.tasks.bench import dataset_of, space_of

@@ -15,10 +15,11 @@ import torch
 from contracts.fleet import FleetContract, orders_for, reports
 
 from fednas_core import local
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import RunError
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import Failure, TrainOrder, TrainReport, TrainSettings
+from fednas_core.settings import read
 from fednas_core.tasks.bench import client_names, space_of
 
 

@@ -15,7 +15,7 @@ from contracts.fleets import Answer, Around
 from contracts.samples import answer
 
 from fednas_core.aggregation.norms import update_norm
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import RunError
 from fednas_core.local import LocalFleet
 from fednas_core.methods.fedavg import SupernetAveraging
@@ -24,6 +24,7 @@ from fednas_core.methods.setup import Setup
 from fednas_core.protocol import ClientInfo, Failure, RoundSummary, State, TrainOrder, TrainReport
 from fednas_core.rounds import NO_ANSWER, NO_ROOM, rounds, run_round
 from fednas_core.seeding import derive
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.tasks.bench import space_of
 from fednas_core.values import Arch

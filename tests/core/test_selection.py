@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.errors import InfeasibleError
 from fednas_core.methods.registry import path_of
@@ -21,6 +21,7 @@ from fednas_core.selection import (
     prepared,
     trained_archs,
 )
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of, validation_images

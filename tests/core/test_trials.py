@@ -10,7 +10,7 @@ import pytest
 from contracts.fleets import Around, Stopping
 from contracts.samples import answer
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.crew import Crew
 from fednas_core.errors import RunError
 from fednas_core.experiment import conduct, settle
@@ -19,6 +19,7 @@ from fednas_core.methods.fedavg import Assignment
 from fednas_core.protocol import ClientInfo, Failure, Fleet, TrainOrder, TrainReport
 from fednas_core.runs.folder import RunFolder
 from fednas_core.selection import Judge
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import client_names, ground_of, space_of

@@ -10,11 +10,11 @@ import pytest
 import torch
 from contracts.fleets import Around, Stopping
 
-from fednas_core.config import read
 from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import Fleet
 from fednas_core.runs.folder import RunFolder
+from fednas_core.settings import read
 
 Run = Callable[..., RunFolder]
 

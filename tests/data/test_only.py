@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from fednas_core.config import DataConfig, flatten, read
+from fednas_core.config import DataConfig
 from fednas_core.data.sources import facts, load
 from fednas_core.errors import DataError
+from fednas_core.settings import flatten, read
 from fednas_core.tasks.bench import client_images, client_names, space_of, validation_images
 
 ALL = DataConfig()

@@ -34,11 +34,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fednas_core.cli.superlink import descendants, free_port, script
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.experiment import conduct
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import ClientInfo, Failure, TrainOrder, TrainReport
 from fednas_core.runs.folder import RunFolder
+from fednas_core.settings import read
 
 ROOT = Path(__file__).parents[2]
 LINK = "site"

@@ -11,8 +11,9 @@ import torch
 from edges.grid import InProcessGrid, Spoil, simulated
 
 from client_app.app import app as client
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.protocol import ClientInfo, TrainOrder
+from fednas_core.settings import read
 from fednas_core.tasks.bench import client_names, space_of
 from server_app.roster import Roster
 from server_app.rounds import GridFleet

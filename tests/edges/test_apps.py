@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 import fednas_core.experiment as experiment
 from client_app.app import app as client
-from fednas_core.config import read
 from fednas_core.devices.containers import available_cores
 from fednas_core.errors import ConfigError, RunError
 from fednas_core.local import LocalFleet
+from fednas_core.settings import read
 from server_app.app import PlainErrors
 from server_app.app import app as server
 

@@ -8,9 +8,10 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from client_app.app import app as client
 from client_app.records import read_request, reply_content
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import ReplyError
 from fednas_core.fingerprint import fingerprint
+from fednas_core.settings import read
 from fednas_core.wire import Packet
 from server_app.exchange import exchange
 from server_app.records import Request, read_reply, reason, request

@@ -17,9 +17,10 @@ from edges.grid import InProcessGrid, simulated
 
 from client_app.app import app as client
 from fednas_core import local
-from fednas_core.config import RunConfig, WireConfig, read
+from fednas_core.config import RunConfig, WireConfig
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import Failure, TrainOrder, TrainReport
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import shapes, views
 from fednas_core.tasks.bench import client_names, space_of

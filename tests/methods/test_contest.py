@@ -16,7 +16,7 @@ from contracts.fleets import Around
 from contracts.samples import answer, random_tensors
 
 from fednas_core.aggregation.weightings import ByExamples
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import RunError
 from fednas_core.local import LocalFleet
 from fednas_core.methods.contest import HOST, Contest
@@ -27,6 +27,7 @@ from fednas_core.methods.setup import Setup
 from fednas_core.protocol import ClientInfo, Errand, State
 from fednas_core.rounds import run_round
 from fednas_core.seeding import derive, stream
+from fednas_core.settings import read
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
 from fednas_core.spaces.modules import initial_weights

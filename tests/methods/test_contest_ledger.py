@@ -6,13 +6,14 @@ import pytest
 from contracts.arena import Instant, contest_of, crowd, judged
 from contracts.samples import random_tensors
 
-from fednas_core.config import RunConfig, flatten, read
+from fednas_core.config import RunConfig
 from fednas_core.local import LocalFleet
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.rounds import run_round
 from fednas_core.search.ledger import Design, Job, Work, dynamic_rounds, work
+from fednas_core.settings import flatten, read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.bench import space_of

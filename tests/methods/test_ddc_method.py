@@ -13,7 +13,6 @@ import torch
 from contracts.arena import Round, crowd, played
 from contracts.samples import random_tensors, toy_space
 
-from fednas_core.config import read
 from fednas_core.errors import ConfigError, RunError
 from fednas_core.methods.contest import HOST, Contest
 from fednas_core.methods.ddc import Removal
@@ -21,6 +20,7 @@ from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.protocol import ClientInfo, Errand, Limit, State
 from fednas_core.search.rewards import INFEASIBLE, Thresholds, ddc_reward, n2n_reward
+from fednas_core.settings import read
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
 from fednas_core.spaces.modules import initial_weights

@@ -9,12 +9,12 @@ from contracts.method import MethodContract, plan
 from contracts.mobile import toy_mobile
 from contracts.samples import supernet_of, toy_space
 
-from fednas_core.config import read
 from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.errors import ConfigError
 from fednas_core.methods.efedsup import BREADTH, Tier, Tiers, efedsup, parse_tiers
 from fednas_core.methods.fedavg import Schedule, SupernetAveraging
 from fednas_core.protocol import ClientInfo, TrainSettings
+from fednas_core.settings import read
 from fednas_core.spaces.registry import load
 from fednas_core.subnets.merge import DampedMerge
 

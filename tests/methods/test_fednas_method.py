@@ -13,7 +13,6 @@ import torch
 from contracts.arena import Round, crowd, played
 from contracts.samples import random_tensors, toy_space
 
-from fednas_core.config import read
 from fednas_core.errors import ConfigError, RunError
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.fednas import NetAdapt, resource_of
@@ -24,6 +23,7 @@ from fednas_core.protocol import Errand, State
 from fednas_core.search.dropping import Standing
 from fednas_core.search.mnas import score
 from fednas_core.search.netadapt import positions_of
+from fednas_core.settings import read
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
 from fednas_core.spaces.modules import initial_weights

@@ -11,13 +11,13 @@ from contracts.mobile import toy_mobile
 from contracts.samples import supernet_of, toy_space
 
 from fednas_core.aggregation.weightings import ByExamples
-from fednas_core.config import read
 from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.errors import ConfigError
 from fednas_core.methods.fedavg import Assignment, Schedule, SupernetAveraging
 from fednas_core.methods.fedsup import TASK, Broadcast, fedsup, role_of
 from fednas_core.protocol import ClientInfo, TrainSettings
 from fednas_core.search.within import within
+from fednas_core.settings import read
 from fednas_core.subnets.merge import DampedMerge, Merging
 
 SPACE = toy_space()
@@ -121,7 +121,7 @@ def test_a_method_fits_on_a_page(file: str) -> None:
 def test_the_published_settings_can_be_read(name: str) -> None:
     import tomllib
 
-    from fednas_core.config import flatten
+    from fednas_core.settings import flatten
 
     path = Path(__file__).parents[2] / f"fednas_core/methods/presets/{name}-cifar10.toml"
     table = tomllib.loads(path.read_text())

@@ -7,12 +7,13 @@ from contracts.method import MethodContract
 from contracts.samples import supernet_of, toy_space
 
 from fednas_core.aggregation.weightings import ByExamples, MaxNet
-from fednas_core.config import RunConfig, TrainConfig, read
+from fednas_core.config import RunConfig, TrainConfig
 from fednas_core.errors import ArchError, ConfigError
 from fednas_core.methods.fedavg import SupernetAveraging, fixed_arch
 from fednas_core.methods.registry import METHODS, make, max_net, path_of
 from fednas_core.methods.setup import Setup, scheduled
 from fednas_core.methods.superfednas import TrackingSandwich
+from fednas_core.settings import read
 from fednas_core.tasks.bench import is_personal, personal_parts
 
 SPACE = toy_space(widths=(0.5, 1.0, 1.5), expansions=(0.25, 0.5, 1.0))

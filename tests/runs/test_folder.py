@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import RunError
 from fednas_core.protocol import State
 from fednas_core.runs import folder as module
 from fednas_core.runs.folder import RunFolder, all_runs, create, find, output_folder, write_atomically
+from fednas_core.settings import read
 
 
 def config(root: Path, **pairs: Any) -> RunConfig:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.config import read
 from fednas_core.errors import ConfigError
+from fednas_core.settings import read
 from fednas_core.tasks import bench
 from fednas_core.tasks.bench import (
     client_images,

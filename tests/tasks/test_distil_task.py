@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import DeadlineError, RunError
 from fednas_core.protocol import TrainOrder, TrainSettings
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import network, shapes_of, subnet
 from fednas_core.subnets.packing import views

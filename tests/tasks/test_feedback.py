@@ -10,9 +10,10 @@ import torch
 from contracts.samples import answer, supernet_of
 from torch import Tensor
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import ReplyError, RunError
 from fednas_core.protocol import State, TrainOrder, TrainReport
+from fednas_core.settings import read
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import space_of

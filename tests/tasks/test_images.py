@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from fednas_core.config import read
 from fednas_core.data.sources import Images
 from fednas_core.protocol import TrainOrder, TrainSettings
+from fednas_core.settings import read
 from fednas_core.tasks.bench import ground_of, space_of
 from fednas_core.tasks.images import epochs_of, prepared
 from fednas_core.training.evaluate import EVAL_BATCH

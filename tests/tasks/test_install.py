@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.data.augment import Preprocessing
 from fednas_core.errors import DataError, ReplyError
 from fednas_core.export.bundle import load_bundle
 from fednas_core.protocol import TrainOrder, TrainSettings
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.subnets.packing import views

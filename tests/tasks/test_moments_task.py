@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import DeadlineError
 from fednas_core.protocol import TrainOrder, TrainSettings
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.moments import moment_shapes, whole
 from fednas_core.subnets.networks import shapes_of, subnet

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError, DeadlineError
 from fednas_core.protocol import TrainOrder, TrainReport, TrainSettings
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import client_images, client_names, space_of

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
 from fednas_core.export.bundle import load_bundle
 from fednas_core.methods.fedper import PERSONAL, fedper
 from fednas_core.protocol import TrainOrder, TrainSettings
 from fednas_core.seeding import derive
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import client_images, examples_of, ground_of, space_of

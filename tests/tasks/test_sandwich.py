@@ -8,9 +8,10 @@ import pytest
 import torch
 from contracts.mobile import toy_mobile
 
-from fednas_core.config import RunConfig, read
+from fednas_core.config import RunConfig
 from fednas_core.errors import DeadlineError
 from fednas_core.protocol import TrainOrder, TrainReport, TrainSettings
+from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import nested, views
 from fednas_core.tasks.bench import client_images, space_of
