@@ -8,7 +8,7 @@ trained by federated averaging; from there on, in four iterations, every one of 
 3 % of the MACs. In the straightforward design all 24 clients train every candidate for 10 rounds (`--most`). FedNAS
 trains each on two clients, drops half of them after every round and begins with 2 rounds. Both then train the last
 winner with all clients for 60 rounds. Centralised NetAdapt has the images of all 24 in one place, trains each candidate
-for two epochs and the last winner for 60.
+for two epochs and the last winner for 60; or that winner, too, is trained by the clients.
 
 Work is counted in client-rounds, MACs of training and bytes, as the run's events tell, and compared with the closed
 form of `fednas_core.search.ledger`. Accuracies are those of the last winner on the 10,000 test images.
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -31,22 +31,26 @@ from common import CIFAR10, collect, stored
 from fednas_core.config import RunConfig
 from fednas_core.experiment import conduct
 from fednas_core.local import LocalFleet
-from fednas_core.methods.setup import annealed
-from fednas_core.protocol import TrainOrder, TrainSettings
+from fednas_core.methods.registry import make
+from fednas_core.methods.setup import Setup, annealed
+from fednas_core.protocol import ClientInfo, TrainOrder, TrainSettings
+from fednas_core.rounds import rounds
 from fednas_core.runs.folder import RunFolder, find, output_folder
 from fednas_core.search.ledger import Design, dynamic_rounds
 from fednas_core.search.netadapt import positions_of, proposals, step_size
 from fednas_core.seeding import derive
 from fednas_core.selection import Judge
 from fednas_core.settings import read
+from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.sorting import rank_filters
 from fednas_core.starts import trained
 from fednas_core.subnets.networks import network
-from fednas_core.subnets.packing import extract, nested
+from fednas_core.subnets.packing import extract, nested, subnets_of, views
 from fednas_core.tasks.bench import Ground, client_images, preprocessing_of, space_of
 from fednas_core.tasks.images import epochs_of, prepared
 from fednas_core.training.evaluate import evaluate
 from fednas_core.training.loop import train
+from fednas_core.values import Arch
 
 CLIENTS, TRAINERS, CANDIDATES, ITERATIONS, LEAST_ROUNDS, EVERY, FINISH = 30, 24, 12, 4, 2, 1, 60
 SPACE = Path(__file__).parent / "spaces" / "cnn12.toml"
@@ -172,10 +176,36 @@ def centralised(seed: int, folder: str, partition: str, most: int, start_id: str
             module = Judge(config, dict.fromkeys([arch], own).__getitem__).network(arch)
             found.append((evaluate(module, prepared(held, prepare)).accuracy, arch, own))
         _, base, tensors = max(found, key=lambda one: one[0])
-    tensors = tuned(base, tensors, [annealed(full, epoch, FINISH) for epoch in range(FINISH)], ITERATIONS)
-    accuracy = Judge(config, lambda arch: tensors).test(base).accuracy
-    told = {"arm": "centralised", "seed": seed, "partition": partition, "most": most}
-    return told | {"macs": int(macs(base)), "accuracy": 100 * accuracy}
+    finished = tuned(base, tensors, [annealed(full, epoch, FINISH) for epoch in range(FINISH)], ITERATIONS)
+    return {
+        "arm": "centralised",
+        "seed": seed,
+        "partition": partition,
+        "most": most,
+        "macs": int(macs(base)),
+        "accuracy": 100 * Judge(config, lambda arch: finished).test(base).accuracy,
+        "finished_by_clients": 100 * _finished_by_clients(config, base, tensors),
+    }
+
+
+class Trainers(LocalFleet):
+    """The clients that train."""
+
+    def clients(self) -> Sequence[ClientInfo]:
+        return [client for i, client in enumerate(super().clients()) if i % 5 != 4]
+
+
+def _finished_by_clients(config: RunConfig, arch: Arch, tensors: Mapping[str, torch.Tensor]) -> float:
+    """Return the test accuracy of a network after all clients trained it as they train FedNAS's last winner."""
+    own = replace(config, method="fedavg", rounds=FINISH, sample=replace(config.sample, arch=str(arch)))
+    space = space_of(own)
+    supernet = initial_weights(space, 0)
+    for name, tensor in views(supernet, space.plan(arch)).items():
+        tensor.copy_(tensors[name])
+    with closing(Trainers(own)) as fleet:
+        for _ in rounds(own, make(Setup(own, space, [], supernet)), fleet, 0):
+            pass
+    return Judge(own, subnets_of(space, supernet)).test(arch).accuracy
 
 
 def candidates_of(run: RunFolder) -> list[int]:
@@ -201,34 +231,42 @@ def summary(rows: Sequence[dict[str, Any]]) -> None:
     """Print each arm's work against the straightforward design's, and its accuracy against that and centralised."""
     by = {(row["arm"], row["seed"]): row for row in rows}
     for arm in ("start", *ARMS, "centralised"):
-        seeds = sorted(seed for name, seed in by if name == arm)
-        if not seeds:
+        mine = {seed: row for (name, seed), row in by.items() if name == arm}
+        if not mine:
             continue
-        accuracies = [by[arm, seed]["accuracy"] for seed in seeds]
-        text = f"{arm:<16} {len(seeds)} seeds: {statistics.fmean(accuracies):.1f} %"
-        if "macs" in by[arm, seeds[0]]:
-            text += f" at {statistics.fmean(by[arm, seed]['macs'] for seed in seeds) / 1e6:.2f} M MACs"
+        text = f"{arm}, {len(mine)} seeds: {statistics.fmean(row['accuracy'] for row in mine.values()):.1f} %"
         if arm in ARMS:
-            text += f", {by[arm, seeds[0]]['client_rounds']:,} client-rounds"
-            same = all(by[arm, seed]["client_rounds"] == by[arm, seed]["analytic"] for seed in seeds)
-            text += " (as the closed form says)" if same else " (NOT as the closed form says)"
-        for other in ("straightforward", "centralised"):
-            both = [seed for seed in seeds if (other, seed) in by and arm not in (other, "start")]
-            if not both:
-                continue
-            gaps = [by[arm, seed]["accuracy"] - by[other, seed]["accuracy"] for seed in both]
-            error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
-            text += f"; to {other} {statistics.fmean(gaps):+.1f} ± {error:.1f} points"
-            if "client_rounds" in by[other, both[0]] and arm in ARMS:
-                saved = {
-                    what: statistics.fmean(by[other, seed][what] / by[arm, seed][what] for seed in both)
-                    for what in ("client_rounds", "train_macs", "train_bytes")
-                }
-                text += ", " + ", ".join(f"{value:.1f} times less {what}" for what, value in saved.items())
-                tested = (by[arm, s]["train_macs"] + by[arm, s]["test_macs"] for s in both)
-                whole = (by[other, s]["train_macs"] + by[other, s]["test_macs"] for s in both)
-                text += f" ({statistics.fmean(b / a for a, b in zip(tested, whole, strict=True)):.1f} with tests)"
+            text += f" at {statistics.fmean(row['macs'] for row in mine.values()) / 1e6:.2f} M MACs"
+            spent = sorted({f"{row['client_rounds']:,} (closed form {row['analytic']:,})" for row in mine.values()})
+            text += f", client-rounds {', '.join(spent)}"
         print(text)
+        for other, key in COMPARED if arm in ARMS else ():
+            theirs = {s: row for (name, s), row in by.items() if name == other and s in mine and key in row}
+            if theirs and other != arm:
+                print(f"    to {other}, {key}: " + gap([mine[s]["accuracy"] - theirs[s][key] for s in theirs]))
+                if other in ARMS:
+                    print("    " + ", ".join(f"{what} {saved(mine, theirs, keys):.1f}" for what, keys in WORK.items()))
+
+
+COMPARED = (("straightforward", "accuracy"), ("centralised", "accuracy"), ("centralised", "finished_by_clients"))
+WORK = {
+    "times less client-rounds": ("client_rounds",),
+    "MACs of training": ("train_macs",),
+    "bytes of training": ("train_bytes",),
+    "MACs with tests": ("train_macs", "test_macs"),
+    "bytes with tests": ("train_bytes", "test_bytes"),
+}
+
+
+def saved(mine: Mapping[int, dict[str, Any]], theirs: Mapping[int, dict[str, Any]], keys: Sequence[str]) -> float:
+    """Return how many times more the others took, the mean over seeds."""
+    return statistics.fmean(sum(theirs[s][k] for k in keys) / sum(mine[s][k] for k in keys) for s in theirs)
+
+
+def gap(gaps: Sequence[float]) -> str:
+    """Return a paired difference of accuracies in points: mean, standard error, least and most."""
+    error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
+    return f"{statistics.fmean(gaps):+.1f} ± {error:.1f} points ({min(gaps):+.1f} to {max(gaps):+.1f})"
 
 
 def main() -> None:

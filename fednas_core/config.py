@@ -186,7 +186,7 @@ class ContestConfig:
         "id of a run in the same output folder whose largest network is the start, as it is ('' : a fresh one, trained "
         "for 'rounds' rounds); let it be one of fednas or ddc, in which the clients that test have not trained",
     )
-    iterations: int = _setting(0, "iterations of the search (0: the method's own; fednas: 6, ddc: 25)", low=0)
+    iterations: int = _setting(0, "iterations of the search (0: the method's own; fednas: 12, ddc: 25)", low=0)
     candidates: int = _setting(
         0, "most candidates in an iteration (0: the method's own; fednas: one for each layer group, ddc: 4)", low=0
     )
@@ -221,15 +221,23 @@ class FedNasConfig:
     resource: str = _setting(
         "macs", "what falls from iteration to iteration", choices=("macs", "params", "bytes", "ms")
     )
-    step: float = _setting(0.05, "share of the start's resource that the first iteration saves", low=1e-4, high=0.9)
+    step: float = _setting(
+        0.1,
+        "share of the start's resource that the first iteration saves; less where no single group can save so much",
+        low=1e-4,
+        high=0.9,
+    )
     decay: float = _setting(0.96, "what a step is of the one before", low=0.1, high=1.0)
     target: float = _setting(
-        0.0, "share of the start's resource at which the search is over (0: after the iterations)", low=0.0, high=1.0
+        0.0,
+        "share of the start's resource at which the search ends (0: when all budgets are met, or after the iterations)",
+        low=0.0,
+        high=1.0,
     )
     exponent: float = _setting(-0.07, "evolution: w of the score accuracy·(resource/target)^w", low=-10.0, high=0.0)
     rounds_min: int = _setting(2, "rounds that the candidates of the first iteration train", low=1)
-    rounds_max: int = _setting(6, "rounds that those of the last iteration train", low=1)
-    drop_every: int = _setting(2, "rounds between tests of the candidates", low=1)
+    rounds_max: int = _setting(4, "rounds that those of the last iteration train", low=1)
+    drop_every: int = _setting(1, "rounds between tests of the candidates", low=1)
     drop: float = _setting(0.5, "share of the candidates that a test drops (0: none)", low=0.0, high=0.99)
     margin: float = _setting(
         0.0, "a candidate is dropped only if it is this many standard errors behind the best (0: without that)", low=0.0

@@ -63,8 +63,9 @@ def _search(config: RunConfig, clients: int) -> list[str]:
     if config.method == "fednas":
         own, most = config.fednas, max(config.fednas.rounds_min, config.fednas.rounds_max)
         span = f"{own.rounds_min} to {most}" if most > own.rounds_min else str(most)
-        told = f"{own.search}: {given.iterations or fednas.ITERATIONS} iterations of {span} rounds"
-        told += f", {own.drop:.0%} dropped every {own.drop_every} rounds" if own.drop else ""
+        told = f"{own.search}: up to {given.iterations or fednas.ITERATIONS} iterations of {span} rounds"
+        every = "every round" if own.drop_every == 1 else f"every {own.drop_every} rounds"
+        told += f", {own.drop:.0%} dropped {every}" if own.drop else ""
     elif config.method == "ddc":
         told = (
             f"{config.ddc.sampler}, reward '{config.ddc.reward}': {given.iterations or ddc.ITERATIONS} iterations of "

@@ -29,7 +29,9 @@ from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.packing import extract, nested
 from fednas_core.values import Arch
 
-ITERATIONS = 6
+ITERATIONS = 12
+LEAST_STEP = 1e-4
+"""Share of the start's resource below which nothing is worth an iteration."""
 CHILDREN = 8
 """Candidates of an iteration of evolution."""
 POPULATION = 16
@@ -57,7 +59,7 @@ def fednas(setup: Setup) -> Contest:
         margin=given.margin,
         join=given.freed == "join",
     )
-    host = search(setup.space, resource, config, iterations)
+    host = search(setup, resource, iterations)
     return Contest(setup.space, setup.weights, host, rules, setup.limits, lambda tensors: merging(config, tensors))
 
 
@@ -86,9 +88,10 @@ def _settings(config: RunConfig) -> Any:
 class NetAdapt:
     """The host search (Yang et al., ECCV 2018): one candidate for each layer group, and the best is the next start."""
 
-    def __init__(self, space: SearchSpace, resource: Resource, config: RunConfig, iterations: int) -> None:
-        self._space, self._resource, self._given, self._iterations = space, resource, config.fednas, iterations
-        self._most = config.contest.candidates
+    def __init__(self, setup: Setup, resource: Resource, iterations: int) -> None:
+        self._space, self._resource, self._given = setup.space, resource, setup.config.fednas
+        self._iterations, self._most = iterations, setup.config.contest.candidates
+        self._unmet = [limit for limit in setup.limits if not limit.allows(setup.space.largest)]
         self.iteration = 0
         self.family: list[Entrant] = []
 
@@ -97,16 +100,27 @@ class NetAdapt:
         self.family = [start]
 
     def propose(self) -> Sequence[Entrant]:
-        """See `Host.propose`: every network that saves this iteration's share of the resource in one place."""
+        """See `Host.propose`: every network that saves this iteration's share of the resource in one place.
+
+        Where no single place can save so much, half of it will do, and so on.
+        """
         base, full = self.family[-1], self._resource(self._space.largest)
-        now, least = self._resource(base.arch), self._given.target * full
-        if self.iteration >= self._iterations or now <= least:
+        if self.iteration >= self._iterations or self._met(base.arch):
             return ()
-        wanted = max(now - step_size(full, self._given.step, self._given.decay, self.iteration), least)
-        archs = proposals(self._space, base.arch, self._resource, wanted, positions_of(self._space))
+        archs, step = tuple[Arch, ...](), step_size(full, self._given.step, self._given.decay, self.iteration)
+        while not archs and step > LEAST_STEP * full:
+            wanted = max(self._resource(base.arch) - step, self._given.target * full)
+            archs = proposals(self._space, base.arch, self._resource, wanted, positions_of(self._space))
+            step /= 2
         nearest = sorted(archs, key=lambda arch: -self._resource(arch))[: self._most or None]
         rank_filters(self._space, base.arch, base.tensors)
         return inheriting(self._space, base, [arch for arch in archs if arch in nearest], self.iteration + 1)
+
+    def _met(self, arch: Arch) -> bool:
+        """Whether a network takes so little that the search is over."""
+        if self._given.target:
+            return self._resource(arch) <= self._given.target * self._resource(self._space.largest)
+        return bool(self._unmet) and all(limit.allows(arch) for limit in self._unmet)
 
     def conclude(self, entrants: Mapping[str, Entrant], standings: Sequence[Standing]) -> None:
         """See `Host.conclude`: the most accurate candidate is the next iteration's start."""
@@ -136,9 +150,10 @@ class Evolution:
     T is ``fednas.target`` of what the start takes, half of it if that is 0. Candidates inherit from the start network.
     """
 
-    def __init__(self, space: SearchSpace, resource: Resource, config: RunConfig, iterations: int) -> None:
-        self._space, self._resource, self._given, self._iterations = space, resource, config.fednas, iterations
-        self._count, self._seed = config.contest.candidates or CHILDREN, config.seed
+    def __init__(self, setup: Setup, resource: Resource, iterations: int) -> None:
+        self._space, self._resource, self._given = setup.space, resource, setup.config.fednas
+        self._iterations, self._seed = iterations, setup.config.seed
+        self._count = setup.config.contest.candidates or CHILDREN
         self._judged: dict[Arch, float] = {}
         self._proposed: dict[str, Arch] = {}  # by label: those that were dropped are scored as well
         self._scores: dict[str, float] = {}

@@ -71,7 +71,7 @@ def test_the_greeting_of_a_search(tiny_pairs: dict[str, Any]) -> None:
     run, pairs = RunFolder(Path("r1")), {**tiny_pairs, "method": "fednas", "space.name": "cnn8", "data.clients": 4}
     text = greeting(read({**pairs, "contest.testers": 0.5, "contest.finish": 3}), run, 0)
     assert (
-        "\nsearch    netadapt: 6 iterations of 2 to 6 rounds, 50% dropped every 2 rounds; 2 of 4 clients test; "
+        "\nsearch    netadapt: up to 12 iterations of 2 to 4 rounds, 50% dropped every round; 2 of 4 clients test; "
         "3 rounds for what is delivered\n" in text
     )
     assert "rounds of the start, " in text

@@ -107,7 +107,7 @@ def of_the_strongest(
 def test_a_candidate_keeps_the_filters_of_largest_norm(norm: Any, together: int) -> None:
     space = replace(SPACE, norm=norm)
     setup = setup_of(space)
-    host, parent = NetAdapt(space, macs, setup.config, 3), Entrant("start", space.largest, setup.weights)
+    host, parent = NetAdapt(setup, macs, 3), Entrant("start", space.largest, setup.weights)
     host.begin(parent, 0.5)
     for iteration in range(3):
         trained = copy.deepcopy(host.family[-1].tensors)
@@ -127,7 +127,7 @@ def test_a_candidate_keeps_the_filters_of_largest_norm(norm: Any, together: int)
 def test_ranking_leaves_the_start_the_function_that_it_was() -> None:
     setup = setup_of()
     start = copy.deepcopy(setup.weights)
-    host = NetAdapt(SPACE, macs, setup.config, 3)
+    host = NetAdapt(setup, macs, 3)
     method = make(setup)
     assert isinstance(method, Contest)
     method._host = host
@@ -240,7 +240,7 @@ def test_rates_are_low_for_candidates_and_fall_in_the_end() -> None:
     method = method_of(contest__finish=2, contest__iterations=1, rounds=2, train__lr=0.1, fednas__lr=0.5)
     rates = [next(iter(round.orders.values())).settings.lr for round in played(method, CLIENTS)]
     assert rates[:2] == pytest.approx([0.1, 0.05]) and set(rates[2:-2]) == {0.05}
-    assert rates[-2:] == pytest.approx([0.05, 0.025])
+    assert rates[-2:] == pytest.approx([0.1, 0.05])
 
 
 def test_settings_become_rules() -> None:
@@ -263,7 +263,7 @@ def test_a_margin_keeps_candidates_that_are_within_chance() -> None:
 
     alive = {}
     for margin in (0.0, 3.0):
-        rounds = played(method_of(fednas__margin=margin, fednas__drop_every=1, contest__iterations=1), CLIENTS, noisy)
+        rounds = played(method_of(fednas__margin=margin, fednas__rounds_max=6, contest__iterations=1), CLIENTS, noisy)
         alive[margin] = [len(round.told["alive"]) for round in rounds if round.told["stage"] == "compete"]
     assert alive[0.0] == [4, 2, 1, 1, 1, 1] and alive[3.0] == [4] * 6
 
