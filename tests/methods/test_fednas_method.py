@@ -13,6 +13,7 @@ import torch
 from contracts.arena import Round, crowd, played
 from contracts.samples import random_tensors, toy_space
 
+from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.errors import ConfigError, RunError
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.fednas import NetAdapt, resource_of
@@ -22,7 +23,7 @@ from fednas_core.methods.setup import Setup
 from fednas_core.protocol import Errand, State
 from fednas_core.search.dropping import Standing
 from fednas_core.search.mnas import score
-from fednas_core.search.netadapt import positions_of
+from fednas_core.search.netadapt import positions_of, proposals
 from fednas_core.settings import read
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
@@ -266,6 +267,31 @@ def test_a_margin_keeps_candidates_that_are_within_chance() -> None:
         rounds = played(method_of(fednas__margin=margin, fednas__rounds_max=6, contest__iterations=1), CLIENTS, noisy)
         alive[margin] = [len(round.told["alive"]) for round in rounds if round.told["stage"] == "compete"]
     assert alive[0.0] == [4, 2, 1, 1, 1, 1] and alive[3.0] == [4] * 6
+
+
+def searched(setup: Setup) -> list[float]:
+    """MACs of the family if the first candidate always wins."""
+    host = NetAdapt(setup, macs, setup.config.contest.iterations)
+    host.begin(Entrant("start", SPACE.largest, setup.weights), 0.5)
+    while entrants := host.propose():
+        host.conclude({e.label: e for e in entrants}, [Standing(e.label, 0.9, 0.0, 0.0, 10) for e in entrants])
+    return [macs(entrant.arch) for entrant in host.family]
+
+
+def test_the_search_is_over_once_every_budget_is_met() -> None:
+    setup, full = setup_of(contest__iterations=40), macs(SPACE.largest)
+    budgets = [Allowance(Budget(str(share), macs=share * full), SPACE) for share in (1.0, 0.7, 0.4)]
+    costs = searched(replace(setup, limits=budgets))
+    assert costs == sorted(costs, reverse=True) and costs[-1] <= 0.4 * full < costs[-2]
+    everything = searched(replace(setup, limits=budgets[:1]))
+    assert everything[-1] < costs[-1], "a budget that the start keeps is no reason to stop"
+
+
+def test_where_no_single_group_can_save_the_step_half_of_it_will_do() -> None:
+    full = macs(SPACE.largest)
+    assert not proposals(SPACE, SPACE.largest, macs, 0.1 * full, positions_of(SPACE))
+    costs = searched(setup_of(contest__iterations=2, fednas__step=0.9))
+    assert len(costs) == 3 and costs[1] < 0.8 * full and costs[2] < costs[1]
 
 
 # -- evolution -----------------------------------------------------------------------------------------------------
