@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
+from fednas_core.errors import ConfigError, RunError
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.fedavg import SupernetAveraging
 from fednas_core.methods.host import HOST
@@ -48,7 +48,7 @@ def trained(run: RunFolder) -> tuple[int, SupernetAveraging | Contest]:
 
 def _started(config: RunConfig, space: SearchSpace, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of the largest network of another run; of its classifier, the rows of this run's classes."""
-    run = find(output_folder(config), config.contest.start)
+    run = _named(config, "contest.start", config.contest.start)
     _, method = trained(run)
     found = dict(method.network(method.space.largest))
     theirs, mine = facts_of(run.config()).classes, facts_of(config).classes
@@ -65,8 +65,16 @@ def _started(config: RunConfig, space: SearchSpace, weights: dict[str, Tensor]) 
     return {name: found[name].clone() for name in weights}
 
 
+def _named(config: RunConfig, setting: str, name: str) -> RunFolder:
+    """Return the run that a setting names."""
+    try:
+        return find(output_folder(config), name)
+    except RunError as error:
+        raise ConfigError(f"setting '{setting}': {error}") from error
+
+
 def _policy(config: RunConfig) -> State:
-    run = find(output_folder(config), config.ddc.policy)
+    run = _named(config, "ddc.policy", config.ddc.policy)
     _, state = run.load_checkpoint()
     try:
         learner = state.data["host"]["learner"]

@@ -146,5 +146,5 @@ def _refuse_what_no_contest_can_do(setup: Setup) -> None:
     for setting, (given, why, allowed) in reasons.items():
         if given:
             raise ConfigError(
-                f"setting '{setting}' does not go with method '{config.method}': {why}; allowed is {allowed}"
+                f"setting {setting} does not go with method '{config.method}': {why}; allowed is {allowed}"
             )

@@ -133,7 +133,7 @@ def test_a_run_that_is_not_there_or_has_nothing_yet(pairs: dict[str, Any]) -> No
     for key in ("contest.start", "ddc.policy"):
         config = read({**pairs, "method": "ddc", key: "20200101-000000-ddc"})
         with pytest.raises(
-            RunError, match=f"there is no run '20200101-000000-ddc' in .*; the latest there: .*{run.id}"
+            ConfigError, match=f"there is no run '20200101-000000-ddc' in .*; the latest there: .*{run.id}"
         ):
             starting(config, space_of(config))
         shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
@@ -175,7 +175,7 @@ def test_a_run_that_is_resumed_needs_the_runs_before_no_more(pairs: dict[str, An
     method = make(Setup(config, space_of(config), (), weights, policy=policy))
     method.restore(run.load_checkpoint()[1])
     assert method.state().data == before.state().data and same(method.state().tensors, before.state().tensors)
-    with pytest.raises(RunError, match=f"there is no run '{donor.id}'"):
+    with pytest.raises(ConfigError, match=f"there is no run '{donor.id}'"):
         starting(run.config(), space_of(config))
 
 
