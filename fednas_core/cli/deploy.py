@@ -121,6 +121,9 @@ def node(
     warm: Annotated[
         int, typer.Option(min=0, metavar="SECONDS", help="Keep a process with torch loaded this long: faster rounds.")
     ] = 0,
+    disclose: Annotated[
+        bool, typer.Option(help="Tell how many images of each class it has, where a run asks (data.disclose).")
+    ] = True,
 ) -> None:
     """Start a device's SuperNode; Ctrl-C ends it. A start that is refused is tried again for two minutes."""
     from fednas_core.cli.keys import read_bundle
@@ -143,6 +146,7 @@ def node(
     settings |= {"name": bundle.name} if num_partitions is None else {"num-partitions": num_partitions}
     settings |= {"threads": threads or available_cores(), "budget": budget, "data": _absolute(data)}
     settings |= {"warm": warm} if warm else {}
+    settings |= {} if disclose else {"disclose": False}
     settings |= {"models": _absolute(models or bundle.path / "models")}
     settings |= {"state": _absolute(state or bundle.path / "state")}
     command = node_command(bundle, address(server or bundle.server), settings)

@@ -70,7 +70,7 @@ def check_free(host: str, port: int) -> None:
 
 def _pair(key: str, value: str | int) -> str:
     if isinstance(value, int):
-        return f"{key}={value}"
+        return f"{key}={str(value).lower()}"
     if any(character in '"\\' or not character.isprintable() for character in value):
         raise ConfigError(f"{key} {value!r}: allowed is text without quotes, backslashes and control characters")
     return f'{key}="{value}"'

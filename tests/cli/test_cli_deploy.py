@@ -215,6 +215,7 @@ def test_a_node_is_started_with_its_key_and_what_is_true_of_its_device(
     images = tmp_path / "own images"
     images.mkdir()
     words = ["--server", "10.1.1.1:443", "--budget", "20ms+8MB", "--threads", "3", "--data", images, "--warm", "60"]
+    words += ["--no-disclose"]
     found = fednas("node", site, "phone", *words)
     assert found.exit_code == 0, found.output
     (command,), folder, env = started[0]
@@ -223,7 +224,7 @@ def test_a_node_is_started_with_its_key_and_what_is_true_of_its_device(
     assert told["--root-certificates"] == str(site / "nodes/phone/ca.crt")
     assert told["--auth-supernode-private-key"] == str(site / "nodes/phone/node.key")
     assert told["--node-config"] == (
-        f'partition-id=0 name="phone" threads=3 budget="20ms+8MB" data="{images}" warm=60 '
+        f'partition-id=0 name="phone" threads=3 budget="20ms+8MB" data="{images}" warm=60 disclose=false '
         f'models="{site}/nodes/phone/models" state="{site}/nodes/phone/state"'
     )
     assert folder == site / "nodes/phone" and env["FLWR_HOME"] == str(site / "nodes/phone/flower")
