@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -123,3 +124,22 @@ def test_golden_n2n_violated(iteration: int, wanted: float) -> None:
 def test_a_constraint_stays_violated_for_good() -> None:
     rewards = [n2n_reward(0.98, 0.8, True, iteration) for iteration in (*range(40), 10**9)]
     assert rewards == sorted(rewards, reverse=True) and rewards[-1] == -1
+
+
+STUDENTS = st.lists(st.tuples(*[st.floats(0.05, 0.99)] * 3), min_size=1, max_size=12, unique=True)
+
+
+@given(STUDENTS, st.floats(0.05, 1.2), st.floats(0.05, 1.2), st.sampled_from(["accuracy", "latency", "params"]))
+def test_a_threshold_moves_the_chosen_student_monotonically(
+    students: list[tuple[float, float, float]], one: float, two: float, what: str
+) -> None:
+    """Of given students the best has never less accuracy, latency or parameters when that threshold rises."""
+
+    def chosen(threshold: float) -> tuple[float, float, float]:
+        thresholds = replace(Thresholds(), **{what: threshold})
+        return max(students, key=lambda student: ddc_reward(*student, thresholds).total)
+
+    place = ["accuracy", "latency", "params"].index(what)
+    low, high = chosen(min(one, two)), chosen(max(one, two))
+    rewards = [ddc_reward(*s, replace(Thresholds(), **{what: max(one, two)})).total for s in (low, high)]
+    assert low[place] <= high[place] or rewards[0] == EXACT(rewards[1], rel=1e-9)
