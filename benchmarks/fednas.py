@@ -8,7 +8,8 @@ trained by federated averaging; from there on, in four iterations, every one of 
 3 % of the MACs. In the straightforward design all 24 clients train every candidate for 10 rounds (`--most`). FedNAS
 trains each on two clients, drops half of them after every round and begins with 2 rounds. Both then train the last
 winner with all clients for 60 rounds. Centralised NetAdapt has the images of all 24 in one place, trains each candidate
-for two epochs and the last winner for 60; or that winner, too, is trained by the clients.
+for two epochs, or with ``same budget`` on as many images as FedNAS, and the last winner for 60; or that winner, too, is
+trained by the clients.
 
 Work is counted in client-rounds, MACs of training and bytes, as the run's events tell, and compared with the closed
 form of `fednas_core.search.ledger`. Accuracies are those of the last winner on the 10,000 test images.
@@ -17,6 +18,7 @@ form of `fednas_core.search.ledger`. Accuracies are those of the last winner on 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -36,6 +38,7 @@ from fednas_core.methods.setup import Setup, annealed
 from fednas_core.protocol import ClientInfo, TrainOrder, TrainSettings
 from fednas_core.rounds import rounds
 from fednas_core.runs.folder import RunFolder, find, output_folder
+from fednas_core.search.dropping import alive_counts
 from fednas_core.search.ledger import Design, dynamic_rounds
 from fednas_core.search.netadapt import positions_of, proposals, step_size
 from fednas_core.seeding import derive
@@ -62,6 +65,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "dynamic": {"contest.clients": "all", "fednas.drop": 0.0},
     "fednas": {},
 }
+POOLED = ("centralised", "same budget")
 LONG_EPOCHS = 2
 """Epochs of centralised NetAdapt for each candidate."""
 
@@ -139,8 +143,11 @@ def run(arm: str, seed: int, folder: str, partition: str, most: int, start_id: s
     }
 
 
-def centralised(seed: int, folder: str, partition: str, most: int, start_id: str) -> dict[str, Any]:
-    """NetAdapt with all images of the training clients in one place, those of the testing clients to choose by."""
+def centralised(arm: str, seed: int, folder: str, partition: str, most: int, start_id: str) -> dict[str, Any]:
+    """NetAdapt with all images of the training clients in one place, those of the testing clients to choose by.
+
+    A candidate trains for two epochs; with ``same budget`` on as many images as FedNAS spends on one on average.
+    """
     torch.set_num_threads(1)
     config = read(settings(seed, Path(folder), partition, most) | {"method": "fednas"})
     space, prepare = space_of(config), preprocessing_of(config)
@@ -153,11 +160,15 @@ def centralised(seed: int, folder: str, partition: str, most: int, start_id: str
     full = config.train.settings()
     low = replace(full, lr=config.fednas.lr * full.lr, epochs=1)
 
-    def tuned(arch: Any, tensors: Any, rates: Sequence[TrainSettings], step: int) -> dict[str, torch.Tensor]:
+    def tuned(
+        arch: Any, tensors: Any, rates: Sequence[TrainSettings], step: int, images: int = 0
+    ) -> dict[str, torch.Tensor]:
         module = network(space, arch, tensors)
         for epoch, given in enumerate(rates):
             order = TrainOrder("all", 0, "", arch, {}, given, derive(seed, step, epoch, "all"))
-            train(module, epochs_of(order, ground, torch.device("cpu")), given)
+            batches = epochs_of(order, ground, torch.device("cpu"))
+            steps = -(-images // given.batch) or None
+            train(module, (itertools.islice(epoch, steps) for epoch in batches), given)
         return {name: parameter.detach() for name, parameter in module.named_parameters()}
 
     _, method = trained(find(output_folder(config), start_id))
@@ -169,16 +180,17 @@ def centralised(seed: int, folder: str, partition: str, most: int, start_id: str
     for iteration in range(ITERATIONS):
         target = macs(base) - step_size(macs(space.largest), config.fednas.step, config.fednas.decay, iteration)
         rank_filters(space, base, tensors)
+        few = spent(iteration, most, len(pooled.y)) if arm == "same budget" else 0
         found = []
         for arch in proposals(space, base, macs, target, positions_of(space)):
             inherited = extract(tensors, nested(space.plan(arch), space.plan(base)))
-            own = tuned(arch, inherited, [low] * LONG_EPOCHS, iteration)
+            own = tuned(arch, inherited, [low] if few else [low] * LONG_EPOCHS, iteration, few)
             module = Judge(config, dict.fromkeys([arch], own).__getitem__).network(arch)
             found.append((evaluate(module, prepared(held, prepare)).accuracy, arch, own))
         _, base, tensors = max(found, key=lambda one: one[0])
     finished = tuned(base, tensors, [annealed(full, epoch, FINISH) for epoch in range(FINISH)], ITERATIONS)
     return {
-        "arm": "centralised",
+        "arm": arm,
         "seed": seed,
         "partition": partition,
         "most": most,
@@ -186,6 +198,12 @@ def centralised(seed: int, folder: str, partition: str, most: int, start_id: str
         "accuracy": 100 * Judge(config, lambda arch: finished).test(base).accuracy,
         "finished_by_clients": 100 * _finished_by_clients(config, base, tensors),
     }
+
+
+def spent(iteration: int, most: int, images: int) -> int:
+    """Return how many images FedNAS trains a candidate on in an iteration (from 0), the mean over its candidates."""
+    rounds = dynamic_rounds(LEAST_ROUNDS, most, ITERATIONS)[iteration]
+    return round(sum(alive_counts(CANDIDATES, rounds, EVERY, 0.5)) / CANDIDATES * images / CANDIDATES)
 
 
 class Trainers(LocalFleet):
@@ -230,7 +248,7 @@ def _conducted(config: RunConfig) -> RunFolder:
 def summary(rows: Sequence[dict[str, Any]]) -> None:
     """Print each arm's work against the straightforward design's, and its accuracy against that and centralised."""
     by = {(row["arm"], row["seed"]): row for row in rows}
-    for arm in ("start", *ARMS, "centralised"):
+    for arm in ("start", *ARMS, *POOLED):
         mine = {seed: row for (name, seed), row in by.items() if name == arm}
         if not mine:
             continue
@@ -248,7 +266,10 @@ def summary(rows: Sequence[dict[str, Any]]) -> None:
                     print("    " + ", ".join(f"{what} {saved(mine, theirs, keys):.1f}" for what, keys in WORK.items()))
 
 
-COMPARED = (("straightforward", "accuracy"), ("centralised", "accuracy"), ("centralised", "finished_by_clients"))
+COMPARED = (
+    ("straightforward", "accuracy"),
+    *((arm, key) for arm in ("centralised", "same budget") for key in ("accuracy", "finished_by_clients")),
+)
 WORK = {
     "times less client-rounds": ("client_rounds",),
     "MACs of training": ("train_macs",),
@@ -272,7 +293,7 @@ def gap(gaps: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arms", default="fednas,straightforward,centralised")
+    parser.add_argument("--arms", default="fednas,straightforward,centralised,same budget")
     parser.add_argument("--partition", default="iid")
     parser.add_argument("--most", type=int, default=10, help="rounds that the candidates of the last iteration train")
     parser.add_argument("--processes", type=int, default=2)
@@ -288,10 +309,10 @@ def main() -> None:
         new = [(seed, *common) for seed in seeds if ("start", seed) not in there]
         rows += collect(start, new, given.out, given.processes)
         ids = {row["seed"]: row["run"] for row in rows if row["arm"] == "start"}
-        arms = [arm for arm in given.arms.split(",") if arm != "centralised"]
-        if "centralised" in given.arms.split(","):
-            jobs = [(s, *common, ids[s]) for s in seeds if ("centralised", s) not in there]
-            rows += collect(centralised, jobs, given.out, given.processes)
+        named = given.arms.split(",")
+        arms = [arm for arm in named if arm not in POOLED]
+        jobs = [(a, s, *common, ids[s]) for a in POOLED for s in seeds if a in named and (a, s) not in there]
+        rows += collect(centralised, jobs, given.out, given.processes)
         jobs = [(arm, s, *common, ids[s]) for arm in arms for s in seeds if (arm, s) not in there]
         rows += collect(run, jobs, given.out, given.processes)
     summary([row for row in rows if row["most"] in (0, given.most)])
