@@ -112,6 +112,8 @@ CASES = [
     ("partial_clients", 2),
     ("dynamic_rounds", 2),
     ("baseline", 1),
+    *(pytest.param(name, ITERATIONS, marks=pytest.mark.slow) for name in ("partial_clients", "early_drop")),
+    *(pytest.param(name, ITERATIONS, marks=pytest.mark.slow) for name in ("dynamic_rounds", "baseline")),
 ]
 
 
