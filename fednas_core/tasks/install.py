@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fednas_core.config import RunConfig
+from fednas_core.config import COMPETING, RunConfig
 from fednas_core.devices.budgets import budget_of
 from fednas_core.devices.latency import Latency, measure
 from fednas_core.devices.probes import blank
@@ -39,8 +39,8 @@ def install(order: TrainOrder, config: RunConfig, index: int, home: Home, until:
     found = evaluate(module, prepared(ground.test, ground.prepare))
     space = ground.space
     latency = _latency(space, order.arch, device, home.threads, order.run)
-    if config.wire.up == "topk" and not space.personal:
-        store_of(home).forget(order.run)  # what was left out of updates is of no use once training is over
+    if (config.wire.up == "topk" or config.method in COMPETING) and not space.personal:
+        store_of(home).forget(order.run)  # what was left out of updates, or taught, is of no use once training is over
     fits = latency.median_ms <= budget_of(home.budget or order.budget, config.budgets, space).latency_ms
     if fits and home.models:
         _store(order, config, home, ground, module.cpu(), latency)

@@ -211,6 +211,14 @@ def test_devices_that_lost_their_teacher_are_reminded_when_a_run_is_resumed(
     same_run(whole, run({"output": pairs["output"], "resume": "latest"}))
 
 
+def test_devices_forget_their_teacher_when_the_run_is_over(pairs: dict[str, Any], state: Path, light: None) -> None:
+    pairs = {**pairs, **METHODS["ddc"], "contest.iterations": 1}
+    run(pairs)
+    assert [path.name.split(".")[0] for path in state.rglob("*.safetensors")] != []
+    run({**pairs, "install": True, "contest.own": True, "data.holdout": 0.2})
+    assert len(list(state.glob("*"))) == 1, "only the run that handed out no models has left its teacher"
+
+
 def test_a_cohort_is_drawn_from_the_clients_that_train(pairs: dict[str, Any], light: None) -> None:
     found = run({**pairs, **FEDNAS, "cohort": 2, "data.clients": 10})
     drawn = [{row["client"] for row in event["clients"]} for event in found.events()]
