@@ -51,6 +51,8 @@ def run_errands(
 
     A client with several does one after the other; all clients are at work together. `judge` holds the networks.
     """
+    if not errands:
+        return [], []
     infos = {client.name: client for client in crew.clients()}
     tensors: dict[Arch, Mapping[str, Tensor]] = {arch: judge.model(arch) for arch in {e.arch for e in errands}}
     queues: dict[ClientId, deque[Errand]] = {}

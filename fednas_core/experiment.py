@@ -85,7 +85,7 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     judge = Judge(config, method.network)
     jury = Jury(config, crew, judge, run.id, method.own)
     if done:
-        run_errands(config, crew, judge, method.remind(crew.clients()), done - 1, run.id)
+        run_errands(config, crew, judge, method.remind(crew.clients()) if method.networks else (), done - 1, run.id)
     before = run.events()
     for event in before:
         jury.note(event)
@@ -109,7 +109,7 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
 def after(config: RunConfig, method: Method, crew: Crew, judge: Judge, event: Event, run: str) -> None:
     """Send clients on the errands that end a round, and add to its event what they cost and what the search learnt."""
     index = event["round"] - 1
-    errands = method.ask(index, crew.clients())
+    errands = method.ask(index, crew.clients()) if method.networks else ()
     reports, failures = run_errands(config, crew, judge, errands, index, run)
     if errands and not reports:
         reasons = "; ".join(sorted({failure.reason for failure in failures})[:3])
