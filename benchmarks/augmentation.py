@@ -72,7 +72,7 @@ def main() -> None:
         return torch.stack([pipeline(Image.fromarray(image)) for image in pixels])
 
     def ours() -> torch.Tensor:
-        return preprocessing(augment(images, "crop-flip-cutout", generator))
+        return preprocessing(augment(images, "crop-flip-cutout", generator, mean))
 
     theirs(), ours()
     times = [(seconds(theirs), seconds(ours)) for _ in range(options.repeats)]

@@ -88,7 +88,7 @@ def works(space: ResNetSpace, arch: Arch, x: np.ndarray[Any, Any], y: np.ndarray
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
         for rows in batches(len(labels), BATCH, generator):
-            yield prepare(augment(images[rows], "crop-flip-cutout", generator)), labels[rows]
+            yield prepare(augment(images[rows], "crop-flip-cutout", generator, MEAN)), labels[rows]
 
     return {
         "published": lambda: published(theirs, loader),

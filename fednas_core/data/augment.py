@@ -7,7 +7,7 @@ row is one multiply-add. Images may lie in any layout and on any device; the res
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -40,14 +40,15 @@ class Preprocessing:
         return _images(torch.addcmul(shift, rows.float(), scale), x.shape)
 
 
-def augment(x: Tensor, recipe: str, generator: torch.Generator) -> Tensor:
+def augment(x: Tensor, recipe: str, generator: torch.Generator, mean: Sequence[float]) -> Tensor:
     """Return uint8 images (n, channels, size, size), each altered at random by its own draw from `generator`.
 
     crop: a window of the image after a black border of ``size // 8`` pixels (4 at 32) is put around it; flip: mirrored
     left to right with probability ½; cutout (DeVries and Taylor 2017, arXiv:1708.04552): a square of half the side (16
-    at 32), its centre on any pixel and what lies outside cut off, is painted in the image's mean colour. (The paper
-    paints 0 after normalising, the mean colour of the data set.) "none" returns `x` itself and draws
-    nothing. Raises `ConfigError` for another recipe, `DataError` for images that are not uint8.
+    at 32), its centre on any pixel and what lies outside cut off, is painted in the colour `mean` (a number from 0 to 1
+    for each channel). With the mean of the preprocessing that is 0 after normalising, as published, to within half a
+    grey level. "none" returns `x` itself and draws nothing. Raises `ConfigError` for another recipe, `DataError` for
+    images that are not uint8.
     """
     if recipe not in RECIPES:
         raise ConfigError(f"augmentation '{recipe}': allowed are {', '.join(RECIPES)}")
@@ -55,7 +56,7 @@ def augment(x: Tensor, recipe: str, generator: torch.Generator) -> Tensor:
         return x
     rows = _crop(_rows(x), x.shape, flip="flip" in recipe, generator=generator)
     if "cutout" in recipe:
-        rows = _cutout(rows, x.shape, generator)
+        rows = _cutout(rows, x.shape, generator, mean)
     return _images(rows, x.shape)
 
 
@@ -110,16 +111,16 @@ def _crop(rows: Tensor, shape: torch.Size, flip: bool, generator: torch.Generato
     return bordered.flatten().unfold(0, w * c, 1).index_select(0, start.flatten()).view(n, h, w * c)
 
 
-def _cutout(rows: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Return rows (n, h, w · c) with a square of half the side in each image painted in its mean colour."""
+def _cutout(rows: Tensor, shape: torch.Size, generator: torch.Generator, mean: Sequence[float]) -> Tensor:
+    """Return rows (n, h, w · c) with a square of half the side in each image painted in the colour `mean`."""
     n, c, h, w = shape
     inside = []
     for side in (h, w):
         offset = torch.arange(side, device=rows.device) - _uniform(side, n, generator, rows)[:, None]
         inside.append(((offset >= -(h // 4)) & (offset < h // 4)).to(torch.uint8))
-    mean = rows.sum(1, dtype=torch.int32).view(n, w, c).sum(1).div(h * w).round_().to(torch.uint8)
+    colour = torch.tensor([round(255 * value) for value in mean], dtype=torch.uint8, device=rows.device).repeat(w)
     hole = inside[0][:, :, None] * inside[1].repeat_interleave(c, dim=1)[:, None, :]
-    return rows + hole * (mean.repeat(1, w)[:, None, :] - rows)  # modulo 256, hence exact: `mean` where hole is 1
+    return rows + hole * (colour - rows)  # modulo 256, hence exact: `colour` where hole is 1
 
 
 def _uniform(high: int, n: int, generator: torch.Generator, like: Tensor) -> Tensor:

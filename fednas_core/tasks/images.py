@@ -21,7 +21,7 @@ def epochs_of(order: TrainOrder, ground: Ground, device: torch.device) -> Iterat
     generator = torch.Generator().manual_seed(order.seed)
     for _ in range(order.settings.epochs):
         yield (
-            (ground.prepare(augment(x[rows], order.settings.augment, generator)), y[rows])
+            (ground.prepare(augment(x[rows], order.settings.augment, generator, ground.prepare.mean)), y[rows])
             for rows in batches(len(y), order.settings.batch, generator)
         )
 
