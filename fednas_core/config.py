@@ -107,17 +107,24 @@ class SampleConfig:
     arch: str = _setting("", 'fedavg: the architecture as JSON, {"d":[…],"e":[…],"w":[…]} (empty: the largest)')
     path: Literal["exact", "evolved"] = _setting(
         "exact",
-        "how the path is found (evolved: as published, needs the extra 'search')",
+        "how the path is found (evolved: by the published genetic algorithm, needs the extra 'search')",
         choices=("exact", "evolved"),
     )
     budgets: int = _setting(60, "architectures on the path, one for each MAC budget", low=2, high=1000)
+    population: int = _setting(128, "for path 'evolved': networks in a generation", low=2, high=100_000)
+    generations: int = _setting(100, "for path 'evolved': generations", low=1, high=100_000)
     stratify: bool = _setting(False, "ours: spread the path over depths instead of full depth only")
     range_share: float = _setting(0.0, "ours: share of clients that train range-matched networks", low=0.0, high=1.0)
     fitness_lambda: float = _setting(1000.0, "λ of the fitness: weight of effectiveness", low=0.0)
     beta_start: float = _setting(0.2, "MaxNet: weight of the largest network in the first round", low=0.0, high=1.0)
     beta_end: float = _setting(0.0, "MaxNet: its weight in the end (0: one over the cohort's size)", low=0.0, high=1.0)
     beta_decay: float = _setting(0.8, "MaxNet: share of the rounds over which it falls", low=0.01, high=1.0)
-    weigh_examples: bool = _setting(False, "also weigh each client by its number of examples")
+    weigh: str = _setting(
+        "auto",
+        "how much replies count; examples: by the client's number of examples; uniform: all the same; auto: the "
+        "method's own (superfednas, deepfednas: uniform beside the largest network's weight; others: examples)",
+        choices=("auto", "examples", "uniform"),
+    )
     inner: int = _setting(
         2, "fedsup: random networks that a client trains in each step besides the largest and the smallest", low=0
     )
@@ -135,6 +142,24 @@ class SampleConfig:
         "progressive shrinking: genes in the order in which they become elastic, e.g. k,d,e ('' : all from the start)",
     )
     sort: bool = _setting(False, "with shrink: sort channels by importance whenever a gene becomes elastic")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchConfig:
+    """How the networks of a trained supernet are found for each device."""
+
+    by: str = _setting(
+        "auto",
+        "what they are searched by; accuracy: evolution on measured validation accuracy; fitness: the closed form of "
+        "DeepFedNAS, in other spaces a ladder of proportions; auto: the method's own (superfednas: accuracy, others: "
+        "fitness)",
+        choices=("auto", "fitness", "accuracy"),
+    )
+    population: int = _setting(16, "for search by accuracy: networks in a generation", low=4, high=100_000)
+    generations: int = _setting(4, "for search by accuracy: generations after the first", low=1, high=100_000)
+    images: int = _setting(
+        256, "for search by accuracy: validation images that each network is measured on (0: all)", low=0
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +375,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
     personal: PersonalConfig = field(default_factory=PersonalConfig)
     contest: ContestConfig = field(default_factory=ContestConfig)

@@ -9,7 +9,7 @@ from typing import Any
 from fednas_core.config import RunConfig
 from fednas_core.export.units import few
 from fednas_core.methods import ddc, fednas
-from fednas_core.methods.registry import METHODS
+from fednas_core.methods.registry import METHODS, Search
 from fednas_core.report.search import going_on
 from fednas_core.report.tested import MOST_TIERS, brief, by_tier, spread_of
 from fednas_core.runs.folder import RunFolder
@@ -76,6 +76,19 @@ def _search(config: RunConfig, clients: int) -> list[str]:
     testers = max(1, clients // round(1 / given.testers))
     told += "; every client trains each candidate" if given.clients == "all" else ""
     return [f"search    {told}; {testers} of {clients} clients test; {given.finish} rounds for what is delivered"]
+
+
+def searching(config: RunConfig, by: Search) -> str:
+    """Return how the networks of a trained supernet are searched."""
+    if by == "fitness":
+        return "searching by fitness and proportions, without measuring"
+    given = config.search
+    images = f"{given.images} validation images at most" if given.images else "all validation images"
+    generations = "1 generation" if given.generations == 1 else f"{given.generations} generations"
+    return (
+        f"searching by measured accuracy: {given.population} networks and {generations} of evolution for each limit, "
+        f"each network on {images}"
+    )
 
 
 def line(config: RunConfig, event: Mapping[str, Any]) -> str:

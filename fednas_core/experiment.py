@@ -13,14 +13,14 @@ from typing import Any
 from fednas_core import asynchronous, rounds
 from fednas_core.calibration import settle_statistics
 from fednas_core.config import RunConfig
-from fednas_core.console import ending, greeting, line
+from fednas_core.console import ending, greeting, line, searching
 from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.errands import run_errands
 from fednas_core.errors import InfeasibleError, RunError
 from fednas_core.handover import hand_over, smallest_without_loss
 from fednas_core.methods.fedavg import Assignment
-from fednas_core.methods.registry import make, path_of
+from fednas_core.methods.registry import make, path_of, searched_by
 from fednas_core.methods.setup import Setup
 from fednas_core.protocol import ClientId, Fleet, Method
 from fednas_core.report.search import tree
@@ -37,6 +37,7 @@ from fednas_core.selection import (
     deliver,
     frontier,
     judge_all,
+    measured,
     trained_archs,
 )
 from fednas_core.starts import starting
@@ -208,8 +209,6 @@ def _finish(done: _Finished, path: Sequence[PathRow], announce: Announce) -> Run
 def _search(done: _Finished, path: Sequence[PathRow], announce: Announce) -> tuple[Judged, ...]:
     """Judge the architectures that the devices' models are chosen from: by the clients where layers are personal."""
     config, crew = done.config, done.crew
-    whose = "clients' own images" if is_personal(config) else "the validation images"
-    announce(f"searching: judging candidates on {whose}")
     space = space_of(config)
     archs: Sequence[Arch] | None = done.networks or trained_archs(config, space)
     if archs is None and config.personal.arch:
@@ -217,7 +216,12 @@ def _search(done: _Finished, path: Sequence[PathRow], announce: Announce) -> tup
     if archs is None:
         allowances = crew.allowances(parse_budgets(config.budgets, space.cost(space.largest).macs))
         own = {client.limit.kind: client.limit for client in crew.clients() if isinstance(client.limit, Allowance)}
-        archs = candidates(config, [*allowances, *own.values()], path)
+        limits = [*allowances, *own.values()]
+        by = searched_by(config, space) or "fitness"
+        announce(searching(config, by))
+        archs = measured(config, done.judge, limits) if by == "accuracy" else candidates(config, limits, path)
+    whose = "clients' own images" if is_personal(config) else "the validation images"
+    announce(f"judging candidates on {whose}")
     return judge_all(config, done.jury if is_personal(config) else done.judge, archs)
 
 
@@ -249,6 +253,7 @@ def _result(
         "run": run.id,
         "method": config.method,
         "personal": list(space.personal),
+        "search": searched_by(config, space),
         "rounds": len(events),
         "models": list(models),
         "clients": list(clients),

@@ -21,8 +21,10 @@ from fednas_core.methods.fedavg import fixed_arch
 from fednas_core.methods.registry import METHODS
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.fittest import fitness_of, fittest
+from fednas_core.search.measured import Worth, most_accurate
 from fednas_core.search.path import PathRow
 from fednas_core.search.within import within
+from fednas_core.seeding import stream
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.networks import calibrate, network, shapes_of
 from fednas_core.tasks.bench import dataset_of, device_of, precision_of, preprocessing_of, space_of, validation_images
@@ -94,9 +96,9 @@ class Judge:
         state = self.network(arch).cpu().state_dict()
         return {name: state[name] for name in shapes_of(self._space, arch, statistics=True)}
 
-    def validate(self, arch: Arch) -> Evaluation:
-        """Evaluate an architecture on the validation images."""
-        return evaluate(self.network(arch), prepared(self._images, self._prepare), self._precision)
+    def validate(self, arch: Arch, most: int | None = None) -> Evaluation:
+        """Evaluate an architecture on the validation images, or on `most` of them evenly spread."""
+        return evaluate(self.network(arch), prepared(self._images, self._prepare, most), self._precision)
 
     def macs(self, arch: Arch) -> int:
         """Return the MACs of an architecture."""
@@ -137,11 +139,41 @@ def _fittest(config: RunConfig, space: SearchSpace, allowance: Allowance) -> Arc
     found = fittest(space, [int(macs) for macs in np.geomspace(least, most, SEARCH_BUDGETS)], fitness)
     fitting = within(space, found[-1], allowance)
     if fitting is None:
-        raise InfeasibleError(
-            f"device '{budget.device}': nothing in space '{space.name}' keeps its budget of {budget}: the smallest "
-            f"network takes {least:,} MACs, {space.cost(space.smallest).bytes:,} bytes"
-        )
+        raise _nothing_fits(space, allowance)
     return next((arch for arch in reversed(found) if allowance.allows(arch)), fitting)
+
+
+def measured(config: RunConfig, judge: Judge, allowances: Sequence[Allowance]) -> tuple[Arch, ...]:
+    """Return the architectures worth judging that evolution on measured accuracy finds: the best few of each device.
+
+    Devices that allow the same networks share a search, and searches what they measured. Of equally accurate networks
+    that of least loss is the better one. Raises `InfeasibleError` naming the device that nothing fits.
+    """
+    space, given = space_of(config), config.search
+    known: dict[Arch, Worth] = {}
+
+    def worth(arch: Arch) -> Worth:
+        if arch not in known:
+            found = judge.validate(arch, given.images or None)
+            known[arch] = (found.accuracy, -found.loss)
+        return known[arch]
+
+    chosen: dict[Arch, None] = {}
+    for allowance in {allowance.kind: allowance for allowance in allowances}.values():
+        rng = stream(config.seed, "search", str(allowance.budget))
+        best = most_accurate(space, allowance, worth, given.population, given.generations, rng)
+        if not best:
+            raise _nothing_fits(space, allowance)
+        chosen |= dict.fromkeys(best)
+    return tuple(sorted(chosen, key=lambda arch: space.cost(arch).macs))
+
+
+def _nothing_fits(space: SearchSpace, allowance: Allowance) -> InfeasibleError:
+    least = space.cost(space.smallest)
+    return InfeasibleError(
+        f"device '{allowance.budget.device}': nothing in space '{space.name}' keeps its budget of {allowance.budget}: "
+        f"the smallest network takes {least.macs:,} MACs, {least.bytes:,} bytes"
+    )
 
 
 def judge_all(config: RunConfig, judge: Validator, archs: Sequence[Arch]) -> tuple[Judged, ...]:

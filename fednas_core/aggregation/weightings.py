@@ -43,6 +43,15 @@ class ByExamples:
 
 
 @dataclass(frozen=True, slots=True)
+class Uniform:
+    """Every reply counts the same, ``1/K``, as in the code of FedSup (arXiv 2206.01366)."""
+
+    def weights(self, round: int, examples: Mapping[ClientId, int], largest: ClientId | None) -> dict[ClientId, float]:
+        """See `Weighting.weights`."""
+        return dict.fromkeys(examples, 1 / len(examples))
+
+
+@dataclass(frozen=True, slots=True)
 class MaxNet:
     """MaxNet (SuperFedNAS, ECCV 2024): β_t for the largest network, ``(1 − β_t)/(K − 1)`` for every other client.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
+from fednas_core.cli.settings import deviations
 from fednas_core.cli.settings import presets as all_presets
 from fednas_core.cli.show import Json, guard, millions, print_json, print_table
 
@@ -49,12 +51,21 @@ def spaces(as_json: Json = False) -> None:
 
 @guard
 def presets(as_json: Json = False) -> None:
-    """List the presets: published settings, for --config and `flwr run --run-config`."""
+    """List the presets, for --config and `flwr run --run-config`, and what they do not have from the original.
+
+    The head of a preset's file in fednas_core/methods/presets/ says what differs besides settings.
+    """
     rows = all_presets()
+    marked = {name: deviations(name) for name, _ in rows}
     if as_json:
-        print_json([{"name": name, "about": about} for name, about in rows])
-    else:
-        print_table(("preset", "settings of"), rows)
+        print_json([{"name": name, "about": about, "differs": list(map(asdict, marked[name]))} for name, about in rows])
+        return
+    print_table(("preset", "settings of"), rows)
+    for name, found in marked.items():
+        if found:
+            print(f"\n{name}: not the original's")
+            told = [(one.key, one.here, one.published or "not stated", one.why) for one in found]
+            print_table(("setting", "here", "published", ""), told)
 
 
 @guard

@@ -190,15 +190,18 @@ def _judged(config: RunConfig, judge: Judge, text: str, networks: Sequence[Arch]
 
 def _best(config: RunConfig, judge: Judge, allowance: Allowance, networks: Sequence[Arch] | None) -> Judged:
     """Judge what fits the budget and return the most accurate; raise `InfeasibleError` if nothing does."""
-    from fednas_core.methods.registry import path_of
-    from fednas_core.selection import best_within, candidates, judge_all, trained_archs
+    from fednas_core.methods.registry import path_of, searched_by
+    from fednas_core.selection import best_within, candidates, judge_all, measured, trained_archs
     from fednas_core.tasks.bench import space_of
 
     space = space_of(config)
     poorest = int(min(allowance.budget.macs, space.cost(space.largest).macs))
     archs = networks or trained_archs(config, space)
     if archs is None:
-        archs = candidates(config, [allowance], path_of(config, space, poorest))
+        if searched_by(config, space) == "accuracy":
+            archs = measured(config, judge, [allowance])
+        else:
+            archs = candidates(config, [allowance], path_of(config, space, poorest))
     fitting = [arch for arch in archs if allowance.allows(arch)]
     chosen = best_within(judge_all(config, judge, fitting), allowance.allows) if fitting else None
     if chosen is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,40 @@ Pairs = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="One setting (see `fednas settings`); may be repeated."),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """A setting of a preset that is not the original's.
+
+    `published` is the original's value as TOML, '' where the original states none; `why` may be ''.
+    """
+
+    preset: str
+    key: str
+    here: str
+    published: str
+    why: str
+
+
+_SECTION = re.compile(r"\[([\w-]+)\]")
+_MARKED = re.compile(r"([\w-]+) = (.+?)  # (?:published: ([^;]+)|ours)(?:; (.+))?")
+
+
+def deviations(preset: str) -> list[Deviation]:
+    """Return the settings of a preset that its file marks as not the original's, in their order.
+
+    A mark is the comment ``# published: <the original's value>; <why>``, or ``# ours; <why>`` where the original states
+    no value. It is a comment because Flower reads presets too, and refuses keys that are no settings.
+    """
+    found, section = [], ""
+    for line in (PRESETS / f"{preset}.toml").read_text(encoding="utf-8").splitlines():
+        if named := _SECTION.fullmatch(line):
+            section = named[1] + "."
+        elif marked := _MARKED.fullmatch(line):
+            key, here, published, why = marked.groups(default="")
+            found.append(Deviation(preset, section + key, here, published, why))
+    return found
 
 
 def presets() -> list[tuple[str, str]]:

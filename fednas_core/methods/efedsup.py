@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fednas_core.aggregation.weightings import ByExamples
+from fednas_core.aggregation.weightings import Weighting
 from fednas_core.config import RunConfig
 from fednas_core.devices.limits import number_of
 from fednas_core.errors import ConfigError
 from fednas_core.methods.fedavg import Assignment, Forgetful
 from fednas_core.methods.fedsup import role_of
+from fednas_core.methods.setup import averaging
 from fednas_core.protocol import ClientId, ClientInfo, Limit
 from fednas_core.search.path import PathRow
 from fednas_core.search.sized import sized
@@ -98,6 +99,6 @@ def parse_tiers(text: str, space: SearchSpace) -> tuple[Tier, ...]:
     return tuple(tiers)
 
 
-def efedsup(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Tiers, ByExamples]:
-    """Return the parts of the method: a network for each tier, weighted by examples."""
-    return Tiers(space, parse_tiers(config.sample.tiers, space)), ByExamples()
+def efedsup(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Tiers, Weighting]:
+    """Return the parts of the method: a network for each tier, weighed by examples by default."""
+    return Tiers(space, parse_tiers(config.sample.tiers, space)), averaging(config)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fednas_core.aggregation.weightings import ByExamples
+from fednas_core.aggregation.weightings import Weighting
 from fednas_core.config import RunConfig
 from fednas_core.methods.fedavg import Everyone, fixed_arch
+from fednas_core.methods.setup import averaging
 from fednas_core.search.path import PathRow
 from fednas_core.spaces.space import SearchSpace
 
@@ -21,6 +22,6 @@ PERSONAL = "head"
 """K_P = 0 blocks and the classifier; setting ``personal.blocks`` adds the last K_P ones."""
 
 
-def fedper(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Everyone, ByExamples]:
-    """Return the parts of the method: everyone trains one network, weighted by examples."""
-    return Everyone(fixed_arch(config, space)), ByExamples()
+def fedper(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Everyone, Weighting]:
+    """Return the parts of the method: everyone trains one network, weighed by examples by default."""
+    return Everyone(fixed_arch(config, space)), averaging(config)

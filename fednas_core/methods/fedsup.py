@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fednas_core.aggregation.weightings import ByExamples
+from fednas_core.aggregation.weightings import Weighting
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
 from fednas_core.methods.fedavg import Assignment, Forgetful
+from fednas_core.methods.setup import averaging
 from fednas_core.protocol import ClientId, ClientInfo
 from fednas_core.search.path import PathRow
 from fednas_core.search.within import within
@@ -37,11 +38,11 @@ class Broadcast(Forgetful):
         return {name: Assignment(arch, role_of(self.space, arch)) for name, arch in fitting.items() if arch}
 
 
-def fedsup(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Broadcast, ByExamples]:
-    """Return the parts of the method: broadcast, weighted by examples; raise `ConfigError` if nothing would train."""
+def fedsup(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Broadcast, Weighting]:
+    """Return the parts of the method: broadcast, weighed by examples by default; `ConfigError` if none would train."""
     if not (config.sample.inner or config.sample.sandwich):
         raise ConfigError("settings 'sample.inner' = 0 and 'sample.sandwich' = false leave no network to train")
-    return Broadcast(space), ByExamples()
+    return Broadcast(space), averaging(config)
 
 
 def role_of(space: SearchSpace, arch: Arch) -> str:

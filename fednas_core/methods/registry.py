@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
-from fednas_core.aggregation.weightings import ByExamples, MaxNet, Weighting
+from fednas_core.aggregation.weightings import MaxNet, Weighting
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
 from fednas_core.methods.contest import Contest
@@ -17,7 +18,7 @@ from fednas_core.methods.fedavg import ArchSampler, Everyone, Schedule, Supernet
 from fednas_core.methods.fednas import fednas
 from fednas_core.methods.fedper import PERSONAL, fedper
 from fednas_core.methods.fedsup import TASK, fedsup
-from fednas_core.methods.setup import Setup, merging, scheduled
+from fednas_core.methods.setup import Setup, averaging, merging, scheduled
 from fednas_core.methods.shrinking import Shrinking
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.search.fitness import Fitness
@@ -28,6 +29,7 @@ from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
 
 Parts = tuple[ArchSampler, Weighting]
+Search = Literal["fitness", "accuracy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Entry:
 
     `task` is what its clients do, `personal` names the layers that stay on them unless the settings say otherwise, and
     `space` is the search space likewise; `fixed` methods train one architecture only, that of setting ``sample.arch``.
+    `search` is what the networks of a trained supernet are searched by.
     """
 
     title: str
@@ -46,10 +49,11 @@ class Entry:
     personal: str = ""
     space: str = "small"
     fixed: bool = False
+    search: Search = "fitness"
 
 
 def _fedavg(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
-    return Everyone(fixed_arch(config, space)), ByExamples()
+    return Everyone(fixed_arch(config, space)), averaging(config)
 
 
 def _superfednas(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
@@ -67,12 +71,14 @@ def max_net(config: RunConfig) -> MaxNet:
     """Return MaxNet with the run's β schedule, T being a share of all rounds."""
     sample = config.sample
     decay = max(1, round(sample.beta_decay * config.rounds))
-    return MaxNet(sample.beta_start, sample.beta_end, decay, sample.weigh_examples)
+    return MaxNet(sample.beta_start, sample.beta_end, decay, sample.weigh == "examples")
 
 
 METHODS: dict[str, Entry] = {
     "fedavg": Entry("Federated averaging of one network", "McMahan et al., AISTATS 2017", _fedavg, fixed=True),
-    "superfednas": Entry("Tracking sandwich, MaxNet weights", "Khare et al., ECCV 2024", _superfednas),
+    "superfednas": Entry(
+        "Tracking sandwich, MaxNet weights", "Khare et al., ECCV 2024", _superfednas, search="accuracy"
+    ),
     "fedsup": Entry("Sandwich rule on every client", "Kim and Yun, arXiv 2206.01366", fedsup, task=TASK),
     "efedsup": Entry("A subnet for each tier of devices", "Kim and Yun, arXiv 2206.01366", efedsup),
     "fedper": Entry(
@@ -100,12 +106,41 @@ def path_of(config: RunConfig, space: SearchSpace, poorest: int) -> tuple[PathRo
         stratify=config.sample.stratify,
         seed=derive(config.seed, "path"),
         low=max(min(poorest, budgets(space, 2)[0]), space.cost(space.smallest).macs),
+        population=config.sample.population,
+        generations=config.sample.generations,
     )
+
+
+def searched_by(config: RunConfig, space: SearchSpace) -> Search | None:
+    """Return what the networks of a trained supernet are searched by; None where there is nothing to search.
+
+    Raises `ConfigError` if the settings ask for measured accuracy where there is nothing to search, or where the server
+    has no complete network to measure.
+    """
+    entry, by = METHODS[config.method], config.search.by
+    reasons = {
+        "its networks compete while they train": entry.contest is not None,
+        "it trains one network only": entry.fixed,
+        "each client keeps to a network of its own": config.personal.arch,
+    }
+    nothing = next((reason for reason, holds in reasons.items() if holds), "")
+    private = "layers are personal, so the server has no complete network to measure" if space.personal else ""
+    if by == "accuracy" and (nothing or private):
+        raise ConfigError(
+            f"setting 'search.by' = 'accuracy' does not go with method '{config.method}' here: {nothing or private}; "
+            "allowed are auto and fitness"
+        )
+    if nothing:
+        return None
+    if by == "auto":
+        return "fitness" if private else entry.search
+    return "accuracy" if by == "accuracy" else "fitness"
 
 
 def make(setup: Setup) -> SupernetAveraging | Contest:
     """Return the method that the settings name; its weights are trained in place."""
     entry = METHODS[setup.config.method]
+    searched_by(setup.config, setup.space)
     if entry.contest is not None:
         _refuse_what_no_contest_can_do(setup)
         return entry.contest(setup)
@@ -142,6 +177,7 @@ def _refuse_what_no_contest_can_do(setup: Setup) -> None:
         "wire.up = 'topk'": (config.wire.up == "topk", "what is left out belongs to another candidate", "int8 or bf16"),
         "personal.layers": (bool(setup.space.personal), "candidates are tested by clients that never train", "''"),
         "personal.arch": (config.personal.arch, "every client trains other candidates each round", "false"),
+        "sample.weigh = 'uniform'": (config.sample.weigh == "uniform", "groups are balanced by examples", "auto"),
     }
     for setting, (given, why, allowed) in reasons.items():
         if given:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from fednas_core.aggregation.trimmed import TrimmedMerge
+from fednas_core.aggregation.weightings import ByExamples, Uniform
 from fednas_core.config import RunConfig
 from fednas_core.errors import RunError
 from fednas_core.protocol import Limit, State, TrainSettings
@@ -38,6 +39,11 @@ class Setup:
     limits: Sequence[Limit] = ()
     latency_ms: Callable[[Arch], float] = _nobody
     policy: State | None = None
+
+
+def averaging(config: RunConfig) -> ByExamples | Uniform:
+    """Return how much replies count in methods that average by examples, unless ``sample.weigh`` says otherwise."""
+    return Uniform() if config.sample.weigh == "uniform" else ByExamples()
 
 
 def merging(config: RunConfig, supernet: dict[str, Tensor]) -> Merging:

@@ -14,6 +14,9 @@ from fednas_core.report.tested import MOST_TIERS, by_tier, images, last, spread_
 
 Row = Mapping[str, Any]
 
+SEARCHED = {"fitness": " by a fitness, without measuring,", "accuracy": " by accuracy measured on validation images"}
+"""How the networks of a supernet were found, in words."""
+
 
 def headline(run: RunData) -> tuple[str, str]:
     """Return the result in one sentence, and how it came about in another."""
@@ -33,8 +36,9 @@ def headline(run: RunData) -> tuple[str, str]:
     if searches(run.rounds):
         story = f"{made(run.rounds, method, how)} The search left {what}. "
     else:
-        story = f"One supernet was trained with {method} for {how}, who kept their images; it was searched and left "
-        story += f"{what}. "
+        by = SEARCHED.get(str((run.result or {}).get("search")), "")
+        story = f"One supernet was trained with {method} for {how}, who kept their images; it was searched{by} and "
+        story += f"left {what}. "
     story += f"Accuracies are those on the {split} set."
     handed = _handed(run)
     if run.settings.get("personal.arch") and handed:

@@ -1,6 +1,6 @@
 """The Pareto path of DeepFedNAS: the best architecture for each of a series of MAC budgets.
 
-Phase 1 of the paper makes it, phase 2 trains along it. `pareto_path` finds it by exact search or, as published, by
+Phase 1 of the paper makes it, phase 2 trains along it. `pareto_path` finds it by exact search or, like the paper, by
 evolution, and can spread it over depths, which the published path does not. `range_matched` and `mac_matched` draw the
 random architectures that a path is honestly compared with; the third control, uniform, is ``space.sample``.
 """
@@ -75,6 +75,8 @@ def pareto_path(
     stratify: bool = False,
     seed: int = 0,
     low: int | None = None,
+    population: int = 128,
+    generations: int = 100,
 ) -> tuple[PathRow, ...]:
     """Return exactly `count` rows, sorted by MACs: the best architecture within each of ``budgets(space, count, low)``.
 
@@ -85,7 +87,8 @@ def pareto_path(
     With `stratify` (not in the paper) budgets take turns between uniform depth vectors, from full depth downwards,
     among those whose networks reach the budget: shallow subnets are trained where they belong.
 
-    `seed` matters to ``how="evolved"`` alone, which needs the extra ``search``. In a space without a closed form of
+    `seed`, `population` and `generations` (published: 256 and 512) matter to ``how="evolved"`` alone, which needs the
+    extra ``search``. In a space without a closed form of
     the fitness the path is a ladder (see `fittest`); `how` and `stratify` then mean nothing.
     """
     limits = budgets(space, count, low)
@@ -96,7 +99,7 @@ def pareto_path(
     if how == "exact":
         found = _exact(space, limits[:-1], depths[:-1], constants)
     else:
-        found = _evolved(space, limits[:-1], depths[:-1], constants, seed)
+        found = _evolved(space, limits[:-1], depths[:-1], constants, seed, population, generations)
     rows = rows_of(space, [*found, space.largest], constants)
     return tuple(sorted(rows, key=lambda row: (row.cost.macs, row.fitness)))
 
@@ -118,7 +121,13 @@ def _exact(space: ResNetSpace, limits: Sequence[int], depths: Sequence[int | Non
 
 
 def _evolved(
-    space: ResNetSpace, limits: Sequence[int], depths: Sequence[int | None], constants: Fitness, seed: int
+    space: ResNetSpace,
+    limits: Sequence[int],
+    depths: Sequence[int | None],
+    constants: Fitness,
+    seed: int,
+    population: int,
+    generations: int,
 ) -> list[Arch]:
     """Search every budget at its depth (None: any) by evolution, each from a stream of its own."""
 
@@ -132,7 +141,7 @@ def _evolved(
     for i, (limit, depth) in enumerate(zip(limits, depths, strict=True)):
         fixed = {} if depth is None else dict.fromkeys(range(len(space.stages)), depth)
         limited = [Constraint("MACs", macs, limit)]
-        found.append(evolve(space, fitness, limited, seed=derive(seed, "path", i), fixed=fixed))
+        found.append(evolve(space, fitness, limited, derive(seed, "path", i), population, generations, fixed))
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fednas_core.aggregation.weightings import ByExamples, MaxNet, credible
+from fednas_core.aggregation.weightings import ByExamples, MaxNet, Uniform, Weighting, credible
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "beta_schedule.json").read_text())
 POINTS = [
@@ -45,7 +45,7 @@ def test_weights_are_positive_and_sum_to_one(
     examples: dict[str, int], round: int, by_examples: bool, start: float, end: float
 ) -> None:
     largest = min(examples)
-    for rule in (MaxNet(start, end, 40, by_examples), ByExamples()):
+    for rule in (MaxNet(start, end, 40, by_examples), ByExamples(), Uniform()):
         for who in (largest, None):
             weights = rule.weights(round, examples, who)
             assert set(weights) == set(examples)
@@ -58,14 +58,18 @@ def test_by_examples_is_proportional() -> None:
     assert ByExamples().weights(0, {"a": 0, "b": 1}, "a") == {"a": 0.5, "b": 0.5}
 
 
+def test_uniform_weights_are_alike() -> None:
+    assert Uniform().weights(0, {"a": 1, "b": 99, "c": 7, "d": 0}, "a") == dict.fromkeys("abcd", 0.25)
+
+
 def test_max_net_may_weigh_examples_as_well() -> None:
     weights = MaxNet(0.5, 0.5, 10, by_examples=True).weights(0, {"a": 10, "b": 20, "c": 40}, "a")
     # 0.5·10 : 0.25·20 : 0.25·40 = 5 : 5 : 10
     assert weights == pytest.approx({"a": 0.25, "b": 0.25, "c": 0.5})
 
 
-@pytest.mark.parametrize("rule", [MaxNet(0.9, 0.125, 10), MaxNet(0.9, 0.0, 10, True), ByExamples()])
-def test_a_cohort_of_one_counts_fully(rule: MaxNet | ByExamples) -> None:
+@pytest.mark.parametrize("rule", [MaxNet(0.9, 0.125, 10), MaxNet(0.9, 0.0, 10, True), ByExamples(), Uniform()])
+def test_a_cohort_of_one_counts_fully(rule: Weighting) -> None:
     assert rule.weights(0, {"a": 7}, "a") == {"a": 1.0}
     assert rule.weights(0, {"a": 7}, None) == {"a": 1.0}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from fednas_core.cli import app, catalogue
+from fednas_core.cli import app
 from fednas_core.cli.settings import PRESETS, flat, gather, presets
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
@@ -52,8 +52,12 @@ def test_presets_are_listed_with_their_first_comment() -> None:
         row["name"] for row in rows
     }
     assert all(row["about"] and not row["about"].startswith("#") for row in rows)
-    assert catalogue.all_presets() == [(row["name"], row["about"]) for row in rows]
-    assert "deepfednas-cifar10" in fednas("presets").stdout
+    assert presets() == [(row["name"], row["about"]) for row in rows]
+    marked = {row["name"]: {one["key"]: one for one in row["differs"]} for row in rows}
+    assert marked["fedper-cifar10"]["data.image-size"]["published"] == "224"
+    assert marked["superfednas-cifar10"]["search.population"]["published"] == ""
+    shown = fednas("presets").stdout
+    assert "deepfednas-cifar10" in shown and "images are never enlarged" in shown
 
 
 @pytest.mark.parametrize("name", [name for name, _ in presets()])
@@ -68,20 +72,11 @@ def test_a_preset_is_a_run_config(name: str) -> None:
     others = {
         "fedsup-cifar10": fedsup,
         "efedsup-cifar10": fedsup,
-        "fedper-cifar10": (0, 10, "batch", 2_984_522),
+        "fedper-cifar10": (0, 10, "batch", 3_217_226),
         "fednas-cifar10": (0, 125, "group", 3_217_226),
         "ddc-cifar10": (0, 25, "batch", 9_228_362),
     }
     assert found == others.get(name, (8, 20, "none", 71_689_930))
-
-
-def test_the_published_settings_of_deepfednas() -> None:
-    config = read(gather("deepfednas-cifar10", None))
-    assert (config.rounds, config.train.epochs, config.train.batch, config.train.lr) == (1500, 5, 64, 0.1)
-    assert (config.train.momentum, config.train.weight_decay, config.train.clip) == (0.0, 5e-4, 10.0)
-    assert (config.sample.beta_start, config.sample.beta_end, config.sample.beta_decay) == (0.9, 0.125, 0.8)
-    assert (config.data.alpha, config.sample.path, config.sample.budgets) == (1.0, "evolved", 60)
-    assert read(gather("deepfednas-cifar100", None)).rounds == 2000
 
 
 # -- settings on the command line --------------------------------------------------------------------------------

@@ -425,7 +425,7 @@ def test_a_client_too_slow_is_a_failure_of_its_own(pairs: dict[str, Any], light:
     [
         {"method": "superfednas"},
         {"sample.between": "mac-matched", "space.norm": "none"},
-        {"sample.between": "range-matched", "sample.weigh-examples": True},
+        {"sample.between": "range-matched", "sample.weigh": "examples"},
         {"sample.stratify": True, "space.norm": "batch", "evaluate-every": 2},
         {"data.partition": "iid", "data.clients": 1},
         {"data.partition": "classes", "data.clients": 5, "data.classes-per-client": 6, "train.augment": "crop"},
@@ -441,6 +441,23 @@ def test_runs_of_other_settings(pairs: dict[str, Any], light: None, changes: dic
     assert (done.path / "tensorboard").exists() == changes.get("tensorboard", False)
     every = changes.get("evaluate-every", 1)
     assert [event["evaluation"] is not None for event in events] == [(i % every == 0) or i == 3 for i in (1, 2, 3)]
+
+
+def test_superfednas_is_searched_by_measured_accuracy(pairs: dict[str, Any], light: None) -> None:
+    asked = {"method": "superfednas", "search.population": 4, "search.generations": 1, "install": False}
+    results = []
+    for by in ("auto", "auto", "fitness"):
+        said: list[str] = []
+        config = read({**pairs, **asked, "search.by": by})
+        done = conduct(config, LocalFleet(config), said.append)
+        result = done.read_json("result.json")
+        assert result["search"] == ("accuracy" if by == "auto" else "fitness")
+        told = [line for line in said if line.startswith("searching")]
+        assert len(told) == 1 and ("measured accuracy: 4 networks and 1 generation" in told[0]) == (by == "auto")
+        results.append([(m["arch"], m["validation_accuracy"]) for m in result["models"]])
+    assert results[0] == results[1] and len(results[0]) == 2
+    frontier = [row["arch"] for row in done.read_json("frontier.json")]
+    assert not {str(arch) for arch, _ in results[0]} <= set(map(str, frontier))
 
 
 def test_fedavg_delivers_the_one_network_it_trained(pairs: dict[str, Any], light: None) -> None:

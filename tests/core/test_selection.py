@@ -18,14 +18,15 @@ from fednas_core.selection import (
     candidates,
     frontier,
     judge_all,
+    measured,
     prepared,
     trained_archs,
 )
-from fednas_core.settings import read
+from fednas_core.settings import flatten, read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of, validation_images
-from fednas_core.training.evaluate import evaluate
+from fednas_core.training.evaluate import Evaluation, evaluate
 from fednas_core.values import Arch
 
 
@@ -123,6 +124,47 @@ def test_the_judge_follows_the_supernet(config: RunConfig) -> None:
     assert rows[1].validation_accuracy == after.accuracy
     cost = space.cost(space.largest)
     assert (rows[1].macs, rows[1].params, rows[1].bytes) == (cost.macs, cost.params, cost.bytes)
+
+
+def test_each_distinct_limit_has_one_search_and_each_network_one_measurement(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read({**flatten(config), "search.population": 6, "search.generations": 2, "search.images": 10})
+    space = space_of(config)
+    judge = Judge(config, subnets_of(space, initial_weights(space, 1)))
+    asked: list[Arch] = []
+
+    def validate(arch: Arch, most: int | None = None) -> Evaluation:
+        asked.append(arch)
+        found = Judge.validate(judge, arch, most)
+        assert found.images == 10
+        return found
+
+    monkeypatch.setattr(judge, "validate", validate)
+    monkeypatch.setattr(judge, "test", None)  # the test set is not for choosing
+    half = space.cost(space.largest).macs // 2
+    limits = [Allowance(Budget(name, macs=macs), space) for name, macs in [("a", half), ("b", half), ("c", 10**12)]]
+    found = measured(config, judge, limits)
+    assert len(asked) == len(set(asked)) <= 2 * 6 * 3
+    assert set(found) <= set(asked) and [space.cost(a).macs for a in found] == sorted(space.cost(a).macs for a in found)
+    assert any(limits[0].allows(arch) for arch in found)
+    asked.clear()
+    assert measured(config, judge, limits) == found and asked
+    assert measured(config, judge, limits[:1]) == tuple(a for a in measured(config, judge, limits[1:2]))
+    with pytest.raises(InfeasibleError, match="device 'watch': nothing in space .* keeps its budget"):
+        measured(config, judge, [Allowance(Budget("watch", macs=10), space)])
+
+
+def test_what_the_search_leaves_is_at_least_as_accurate_as_its_first_generation(config: RunConfig) -> None:
+    config = read({**flatten(config), "search.population": 6, "search.generations": 3, "search.images": 0})
+    space = space_of(config)
+    judge = Judge(config, subnets_of(space, initial_weights(space, 1)))
+    limit = Allowance(Budget("any", params=space.cost(space.largest).params * 0.8), space)
+    first = read({**flatten(config), "search.generations": 1})
+    best, early = (
+        best_within(judge_all(of, judge, measured(of, judge, [limit])), limit.allows) for of in (config, first)
+    )
+    assert best and early and best.validation_accuracy >= early.validation_accuracy
 
 
 def test_only_fedavg_is_bound_to_one_network(config: RunConfig) -> None:

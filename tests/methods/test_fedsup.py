@@ -117,22 +117,6 @@ def test_a_method_fits_on_a_page(file: str) -> None:
     assert lines_of_code(str(root / f"{file}.py")) <= 80
 
 
-@pytest.mark.parametrize("name", ["fedsup", "efedsup"])
-def test_the_published_settings_can_be_read(name: str) -> None:
-    import tomllib
-
-    from fednas_core.settings import flatten
-
-    path = Path(__file__).parents[2] / f"fednas_core/methods/presets/{name}-cifar10.toml"
-    table = tomllib.loads(path.read_text())
-    pairs = {k: v for k, v in table.items() if not isinstance(v, dict)}
-    pairs |= {f"{s}.{k}": v for s, values in table.items() if isinstance(values, dict) for k, v in values.items()}
-    config = read(pairs)
-    assert {key: value for key, value in flatten(config).items() if key in pairs} == pairs
-    assert (config.method, config.rounds, config.cohort, config.data.clients) == (name, 500, 10, 100)
-    assert (config.train.warmup, config.train.clip_value, config.space.norm) == (10, 1.0, "parametric")
-
-
 def test_a_step_that_trains_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="'sample.inner' = 0 and 'sample.sandwich' = false leave no network"):
         fedsup(read({"method": "fedsup", "sample.inner": 0, "sample.sandwich": False}), SPACE, ())

@@ -6,11 +6,11 @@ import pytest
 from contracts.method import MethodContract
 from contracts.samples import supernet_of, toy_space
 
-from fednas_core.aggregation.weightings import ByExamples, MaxNet
+from fednas_core.aggregation.weightings import ByExamples, MaxNet, Uniform
 from fednas_core.config import RunConfig, TrainConfig
 from fednas_core.errors import ArchError, ConfigError
 from fednas_core.methods.fedavg import SupernetAveraging, fixed_arch
-from fednas_core.methods.registry import METHODS, make, max_net, path_of
+from fednas_core.methods.registry import METHODS, make, max_net, path_of, searched_by
 from fednas_core.methods.setup import Setup, scheduled
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.settings import read
@@ -32,13 +32,13 @@ class TestEveryMethod(MethodContract):
             {"method": "fedavg", "sample.arch": str(SPACE.smallest)},
             {"method": "superfednas"},
             {"method": "superfednas", "sample.between": "uniform"},
-            {"method": "superfednas", "sample.between": "mac-matched", "sample.weigh-examples": True},
+            {"method": "superfednas", "sample.between": "mac-matched", "sample.weigh": "examples"},
             {"method": "deepfednas"},
             {"method": "deepfednas", "sample.between": "uniform"},
             {"method": "deepfednas", "sample.between": "range-matched"},
             {"method": "deepfednas", "sample.between": "mac-matched"},
             {"method": "deepfednas", "sample.range-share": 0.5},
-            {"method": "deepfednas", "sample.stratify": True, "sample.weigh-examples": True},
+            {"method": "deepfednas", "sample.stratify": True, "sample.weigh": "examples"},
             {"method": "fedper"},
             {"method": "deepfednas", "personal.layers": "head"},
             {"method": "superfednas", "personal.arch": True, "personal.blocks": 1},
@@ -60,6 +60,47 @@ def test_weightings_of_the_methods() -> None:
     assert isinstance(method_of(method="fedavg").weighting, ByExamples)
     assert method_of(method="superfednas", **{"sample.beta-start": 0.9}).weighting == MaxNet(0.9, 0.0, 5)
     assert isinstance(method_of(method="deepfednas").sampler, TrackingSandwich)
+    for name in ("fedavg", "fedsup", "efedsup", "fedper"):
+        assert method_of(method=name).weighting == ByExamples()
+        assert method_of(method=name, **{"sample.weigh": "uniform"}).weighting == Uniform()
+    for name in ("superfednas", "deepfednas"):
+        for weigh in ("auto", "uniform", "examples"):
+            rule = method_of(method=name, **{"sample.weigh": weigh}).weighting
+            assert isinstance(rule, MaxNet) and rule.by_examples == (weigh == "examples")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "by"),
+    [
+        ({"method": "superfednas"}, "accuracy"),
+        ({"method": "superfednas", "search.by": "fitness"}, "fitness"),
+        ({"method": "superfednas", "personal.layers": "head"}, "fitness"),
+        ({"method": "deepfednas"}, "fitness"),
+        ({"method": "deepfednas", "search.by": "accuracy"}, "accuracy"),
+        ({"method": "efedsup"}, "fitness"),
+        ({"method": "superfednas", "personal.arch": True}, None),
+        ({"method": "fedavg"}, None),
+        ({"method": "fednas", "search.by": "fitness"}, None),
+    ],
+)
+def test_what_networks_are_searched_by(pairs: dict[str, Any], by: str | None) -> None:
+    config = read(pairs)
+    assert searched_by(config, SPACE.with_personal(personal_parts(config, SPACE))) == by
+
+
+@pytest.mark.parametrize(
+    ("pairs", "why"),
+    [
+        ({"method": "fednas"}, "compete while they train"),
+        ({"method": "ddc"}, "compete while they train"),
+        ({"method": "fedavg"}, "trains one network only"),
+        ({"method": "superfednas", "personal.blocks": 1}, "layers are personal"),
+        ({"method": "superfednas", "personal.arch": True}, "each client keeps to a network of its own"),
+    ],
+)
+def test_measured_accuracy_is_refused_where_nothing_can_be_measured(pairs: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=rf"'search.by' = 'accuracy' does not go with .*{why}.*allowed are auto"):
+        method_of(**pairs, **{"search.by": "accuracy"})
 
 
 @pytest.mark.parametrize(
