@@ -103,7 +103,7 @@ def path(
     space: Space,
     budgets: Annotated[int, typer.Option(min=1, max=1000, help="Number of MAC budgets, one row for each.")] = 60,
     how: Annotated[
-        Literal["exact", "evolved"], typer.Option(help="Exact search, or evolution as published (extra 'search').")
+        Literal["exact", "evolved"], typer.Option(help="Exact search, or the published evolution (extra 'search').")
     ] = "exact",
     stratify: Annotated[bool, typer.Option("--stratify", help="Spread the path over depths.")] = False,
     low: Annotated[str | None, typer.Option(help="MACs of the first budget: 0.4G, 10%.")] = None,

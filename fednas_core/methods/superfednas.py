@@ -1,7 +1,8 @@
 """SuperFedNAS (Khare et al., ECCV 2024, arXiv 2301.10879): MaxNet training with the tracking sandwich.
 
 Of a round's cohort, whoever trained the largest network least often trains it now; of the others, whoever trained the
-smallest least often trains that; everyone else trains a network drawn at random.
+smallest least often trains that; everyone else trains a network drawn at random. After training, networks are found by
+evolution on measured accuracy (`fednas_core.search.measured`).
 """
 
 from __future__ import annotations

@@ -38,13 +38,18 @@ def most_accurate(
 ) -> tuple[Arch, ...]:
     """Return the best quarter of all networks that were measured, the best first; none if the limit allows nothing.
 
-    There is a first generation of `population` random networks and `generations` later ones. Every network keeps the
+    There is a first generation of `population` networks and `generations` later ones. The first is random but for the
+    largest network that the limit allows, which is ours: a supernet has trained that most. Every network keeps the
     limit and is measured once; a space that holds no more new ones ends the search early.
     """
-    worth: dict[Arch, Worth] = {}
-    parents: Sequence[Arch] = ()
-    for _ in range(generations + 1):
-        children = _generation(space, limit, parents, population, worth, rng)
+    largest = within(space, space.largest, limit)
+    if largest is None:
+        return ()
+    worth = {largest: measure(largest)}
+    parents: Sequence[Arch] = [largest]
+    for generation in range(generations + 1):
+        breeders, count = (parents, population) if generation else ((), population - 1)
+        children = _generation(space, limit, breeders, count, worth, rng)
         if not children:
             break
         worth |= {arch: measure(arch) for arch in children}
@@ -66,9 +71,7 @@ def _generation(
         if len(found) == count:
             break
         arch = _child(space, limit, parents, len(found) < round(MUTANTS * count), rng)
-        if arch is None:
-            break
-        if arch not in known:
+        if arch is not None and arch not in known:
             found[arch] = None
     return list(found)
 

@@ -63,6 +63,12 @@ def test_other_runs_are_told_by_their_models() -> None:
     assert headline(run(None, method="fedavg"))[0].startswith("fedavg has trained for 1 round over 2 clients;")
 
 
+def test_how_the_networks_of_a_supernet_were_found_is_told() -> None:
+    for by, told in (("accuracy", "searched by accuracy measured on validation"), ("fitness", "searched by a fitness")):
+        assert told in headline(run({**DONE, "models": [MODEL], "search": by}))[1]
+    assert "it was searched and left" in headline(run({**DONE, "models": [MODEL]}))[1]
+
+
 def test_the_spread_over_clients_and_budgets() -> None:
     rows = [handed(0.4, "2 M MACs"), handed(0.6, "2 M MACs"), handed(1.0, "500 k MACs"), {"reason": "away"}]
     text = clients_story(rows).replace("\u00a0", " ")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.search.measured import MUTANTS, PARENTS, Worth, most_accurate
+from fednas_core.search.within import within
 from fednas_core.spaces.registry import load
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch
@@ -67,6 +68,14 @@ def test_nothing_infeasible_is_measured_and_nothing_twice(
     assert list(found) == best[: max(2, round(PARENTS * population))]  # so never behind the first generation
     again = most_accurate(TOY, limit, Exam(seed=seed), population, generations, np.random.default_rng(seed))
     assert again == found
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_it_is_never_behind_the_largest_network_that_fits(share: float) -> None:
+    limit = allowance("params", share)
+    found = most_accurate(TOY, limit, lambda arch: (TOY.cost(arch).params,), 4, 1, np.random.default_rng(0))
+    largest = within(TOY, TOY.largest, limit)
+    assert largest and TOY.cost(found[0]).params >= TOY.cost(largest).params
 
 
 def test_a_space_that_holds_no_more_ends_the_search() -> None:
