@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 
-from fednas_core.errors import ConfigError
 from fednas_core.spaces.chainspec import (
     ChainSpec,
     Descriptor,
@@ -97,17 +96,10 @@ class ChainSpace(LayeredSpace):
         self._must(unit.stride in (1, 2), f"{where}stride", unit.stride, "1 or 2")
 
     def _check_sizes(self) -> None:
-        """Refuse images so small that a unit has nothing left to halve, or the norm nothing to go by."""
-        size, smallest = self.image_size, self.image_size
-        for number, unit in enumerate(self.units):
-            own, after = unit.sizes(size)
-            if (unit.stride > 1 and size < 2) or (unit.pool and own < 2):
-                what = "pool" if unit.pool and own < 2 else "stride"
-                raise ConfigError(
-                    f"search space '{self.name}': units[{number}].{what} halves feature maps of 1×1 pixel, for images "
-                    f"have {self.image_size}×{self.image_size}; use larger images, or fewer pools and strides"
-                )
-            size, smallest = after, own
+        """Refuse images so small that the norm has nothing to go by."""
+        size = smallest = self.image_size
+        for unit in self.units:
+            smallest, size = unit.sizes(size)
         self._check_norm(smallest)
 
     # -- genes by name ---------------------------------------------------------------------------------------------
@@ -208,7 +200,8 @@ class ChainSpace(LayeredSpace):
 def _spec(space: ChainSpace, arch: Arch) -> ChainSpec:
     widths = [choices[int(i)] for choices, i in zip(space.widths, arch["w"], strict=True)]
     c, size, units = space.in_channels, space.image_size, []
-    for number, (unit, wires) in enumerate(zip(space.units, space.wiring.units, strict=True)):
+    for number, (table, wires) in enumerate(zip(space.units, space.wiring.units, strict=True)):
+        unit = table.at(size)
         own, size = unit.sizes(size)
         kept = [keep is None or bool(arch["k"][keep]) for keep in wires.keeps]
         channels = [c, *(widths[group] for group in wires.makes)]

@@ -6,10 +6,10 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from fednas_core.spaces.layers import Conv, Depthwise, Layer, Linear, Norm
+from fednas_core.spaces.layers import Conv, Depthwise, Layer, Linear, Norm, stride_at
 
 UnitKind = Literal["conv", "separable", "residual"]
 DescriptorKind = Literal["conv", "depthwise", "shortcut", "pool", "mean", "linear"]
@@ -34,6 +34,10 @@ class Unit:
         """Height (= width) of its feature maps before and behind the pooling, for an input of that size."""
         own = math.ceil(size / self.stride)
         return own, math.ceil(own / 2) if self.pool else own
+
+    def at(self, size: int) -> Unit:
+        """Return the unit as it is over feature maps of that size: stride and pooling halve no single pixel."""
+        return replace(self, stride=stride_at(size, self.stride), pool=self.pool and self.sizes(size)[0] > 1)
 
 
 @dataclass(frozen=True, slots=True)

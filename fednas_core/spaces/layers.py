@@ -40,6 +40,16 @@ def centre(size: int, of: int) -> slice:
     return slice(start, start + size)
 
 
+def stride_at(size: int, stride: int) -> int:
+    """Return the stride that convolutions and poolings take over feature maps of `size` × `size` pixels.
+
+    A single pixel has nothing to halve: there stride 2 and "same" padding are stride 1, to the value, and stride 1 is
+    what networks compute. In bf16 torch's weight gradient of the other one is uninitialised memory on processors with
+    AVX512-BF16 (`benchmarks/geometry.py` looks for such).
+    """
+    return stride if size > 1 else 1
+
+
 @dataclass(frozen=True, slots=True)
 class Conv:
     """A k×k convolution without bias, "same" padding, square output of `size` × `size` pixels."""
@@ -184,12 +194,12 @@ class Norm:
     def _norm(self) -> nn.Module:
         from torch import nn
 
-        from fednas_core.spaces.modules import GroupNorm, ParametricNorm
+        from fednas_core.spaces.modules import BatchNorm, GroupNorm, ParametricNorm
 
         if self.kind == "group":
             return GroupNorm(self.channels // CHANNELS_PER_GROUP, self.channels)
         if self.kind == "batch":
-            return nn.BatchNorm2d(self.channels)
+            return BatchNorm(self.channels)
         if self.kind in ("parametric", "parametric-sample"):
             return ParametricNorm(self.channels, per_sample=self.kind == "parametric-sample")
         return nn.Identity()

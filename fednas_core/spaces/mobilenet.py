@@ -32,6 +32,7 @@ from fednas_core.spaces.layers import (
     Norm,
     SqueezeExcite,
     own_module,
+    stride_at,
 )
 from fednas_core.spaces.mobilespec import Activation, MobileBlockSpec, MobileNetSpec, Stage
 from fednas_core.spaces.resnet import make_divisible
@@ -241,7 +242,7 @@ class MobileNetSpace(LayeredSpace):
 def _spec(space: MobileNetSpace, arch: Arch) -> MobileNetSpec:
     resolution = space.resolutions[int(arch["r"][0])]
     sizes, norm, c = space.sizes(resolution), space.norm, space.stem
-    stem = Conv("stem", space.in_channels, c, 3, space.stem_stride, sizes[0])
+    stem = Conv("stem", space.in_channels, c, 3, stride_at(resolution, space.stem_stride), sizes[0])
     stages = []
     for j, stage in enumerate(space.stages):
         width, before, blocks = stage.widths[int(arch["w"][j])], sizes[j], []
@@ -268,7 +269,7 @@ def _block(
     """Return the block `at` (stage, number); widths and sizes are those of its input and its output."""
     (j, b), (c_in, c_out), (before, size), (kernel, ratio) = at, widths, sizes, chosen
     stage, name, norm = space.stages[j], f"stages.{j}.{b}", space.norm
-    stride = stage.stride if b == 0 else 1
+    stride = stride_at(before, stage.stride) if b == 0 else 1
     expands, projects = ratio > 1, space.shortcuts == "projection"
     mid = make_divisible(c_in * ratio) if expands else c_in
     reduced = make_divisible(mid / _REDUCTION)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from fednas_core.errors import DataError
 from fednas_core.spaces.layers import centre
 
 if TYPE_CHECKING:
@@ -39,6 +40,19 @@ class GroupNorm(nn.GroupNorm):
         """(batch, channels, s, s) to the same shape and dtype."""
         weight, bias = self.weight.float(), self.bias.float()
         return functional.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that says what to do where a batch has no statistics: a single value a channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, s, s) to the same shape and dtype; `DataError` for one image of one pixel in training."""
+        if self.training and x.numel() == x.shape[1]:
+            raise DataError(
+                "batch normalisation has nothing to go by: a batch of a single image, of which the last feature maps "
+                "have a single pixel. Give the client two images or more, or set space.norm = 'group'"
+            )
+        return super().forward(x)
 
 
 class ParametricNorm(nn.Module):

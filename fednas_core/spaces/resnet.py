@@ -18,7 +18,7 @@ import numpy as np
 
 from fednas_core.errors import ArchError, ConfigError
 from fednas_core.spaces.layered import LayeredSpace
-from fednas_core.spaces.layers import NORMS, Conv, Layer, Linear, Make, Norm, own_module
+from fednas_core.spaces.layers import NORMS, Conv, Layer, Linear, Make, Norm, own_module, stride_at
 from fednas_core.values import Arch, NormKind
 
 if TYPE_CHECKING:
@@ -236,12 +236,13 @@ def _spec(space: ResNetSpace, arch: Arch) -> ResNetSpec:
     depths = [int(d) for d in arch["d"]]
     ratios = [float(e) for e in arch["e"]]
     c = [int(space.channels[i, int(w)]) for i, w in enumerate(arch["w"])]
-    stem = Conv("stem", space.in_channels, c[0], 3, space.stem_stride, space.sizes[0])
+    stem_stride = stride_at(space.image_size, space.stem_stride)
+    stem = Conv("stem", space.in_channels, c[0], 3, stem_stride, space.sizes[0])
     stages = []
     for j, depth in enumerate(depths, start=1):
         blocks = []
         for b in range(depth + 1):
-            c_in, stride = (c[j - 1], space.strides[j - 1]) if b == 0 else (c[j], 1)
+            c_in, stride = (c[j - 1], stride_at(space.sizes[j - 1], space.strides[j - 1])) if b == 0 else (c[j], 1)
             mid = make_divisible(c[j] * ratios[(j - 1) * space.most_blocks + b])
             blocks.append(_block(f"stages.{j - 1}.{b}", (c_in, mid, c[j]), stride, space.sizes[j], space.norm))
         stages.append(tuple(blocks))
