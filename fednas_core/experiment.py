@@ -41,7 +41,7 @@ from fednas_core.selection import (
     trained_archs,
 )
 from fednas_core.starts import starting
-from fednas_core.tasks.bench import is_personal, space_of, testers
+from fednas_core.tasks.bench import is_personal, refuse_batches_of_one, space_of, testers
 from fednas_core.trials import Jury, mean, spread
 from fednas_core.values import Arch
 
@@ -66,6 +66,7 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     """
     run = find(output_folder(config), config.resume) if config.resume else None
     space = space_of(config)
+    refuse_batches_of_one(config)
     weights, policy = starting(config, space)
     budgets = parse_budgets(config.budgets, space.cost(space.largest).macs)
     path = path_of(config, space, int(min(budgets[0].macs, space.cost(space.largest).macs)))

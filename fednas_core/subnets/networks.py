@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from fednas_core.errors import DataError
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.packing import shapes, unpack, views
 from fednas_core.values import Arch
@@ -56,18 +58,64 @@ def shapes_of(space: SearchSpace, arch: Arch, statistics: bool) -> dict[str, tup
 
 @torch.no_grad()
 def calibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set the running statistics of every batch norm to the mean over batches of normalised images.
+    """Set the running statistics of every batch norm to those of all normalised images, (n, channels, size, size).
 
-    A subnet's statistics are not its supernet's: without this its accuracy collapses (once-for-all, ICLR 2020).
+    A subnet's statistics are not its supernet's: without this its accuracy collapses (once-for-all, ICLR 2020). Every
+    batch is normalised by its own, as in training. A channel's mean and (population) variance over all batches are
+    exact, whatever their sizes: batches weigh by their images, and how far their means lie apart counts as variance.
+    Raises `DataError` if there are no images, or one that batch norm alone can do nothing with.
     """
     norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
     if not norms:
         return
+    totals = dict[nn.Module, Tensor]()
     for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative mean instead of a moving one
-    module.train()
-    device = next(module.parameters()).device
-    for x in batches:
-        module(x.to(device, memory_format=torch.channels_last))
+        totals[norm] = torch.zeros(2, norm.num_features, dtype=torch.float64)
+    images, device = 0, next(module.parameters()).device
+    with _leaving_statistics(norms, totals):
+        for x in none_alone(batches):
+            module.train()(x.to(device, memory_format=torch.channels_last))
+            images += len(x)
     module.eval()
+    if not images:
+        raise DataError("no images to take batch statistics from")
+    for norm in norms:
+        sums, squares = totals[norm]
+        mean = sums / images
+        norm.get_buffer("running_mean").copy_(mean)
+        norm.get_buffer("running_var").copy_((squares / images - mean**2).clamp_(min=0))
+
+
+@contextmanager
+def _leaving_statistics(norms: Iterable[nn.BatchNorm2d], totals: Mapping[nn.Module, Tensor]) -> Iterator[None]:
+    """Add each batch's Σ x and Σ x² over its images, means over their positions, to the `totals` of every norm."""
+
+    def add(norm: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        count, images = inputs[0].numel() / inputs[0].shape[1], len(inputs[0])
+        mean, unbiased = (norm.get_buffer(name).double().cpu() for name in ("running_mean", "running_var"))
+        totals[norm][0] += images * mean
+        totals[norm][1] += images * (unbiased * (count - 1) / count + mean**2)
+
+    momenta = {norm: norm.momentum for norm in norms}
+    handles = [norm.register_forward_hook(add) for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0  # a batch leaves its own statistics
+    try:
+        yield
+    finally:
+        for handle, (norm, momentum) in zip(handles, momenta.items(), strict=True):
+            handle.remove()
+            norm.momentum = momentum
+
+
+def none_alone(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield batches of images, of which a last single one joins the batch before: alone it has no batch statistics."""
+    before: Tensor | None = None
+    for x in batches:
+        if before is not None and len(x) == 1:
+            x = torch.cat((before, x))
+        elif before is not None:
+            yield before
+        before = x
+    if before is not None:
+        yield before

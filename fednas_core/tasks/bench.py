@@ -21,6 +21,7 @@ from fednas_core.errors import ConfigError, DataError
 from fednas_core.methods.registry import METHODS
 from fednas_core.protocol import ClientId
 from fednas_core.seeding import derive, stream
+from fednas_core.spaces.layers import Conv, Depthwise
 from fednas_core.spaces.registry import load as load_space
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.home import Home
@@ -54,6 +55,29 @@ def space_of(config: RunConfig, told: Facts | None = None) -> SearchSpace:
     space = load_space(name).with_norm(config.space.norm)
     space = space.for_data(known.size, known.channels, len(known.classes))
     return space.with_personal(personal_parts(config, space)) if is_personal(config) else space
+
+
+def refuse_batches_of_one(config: RunConfig) -> None:
+    """Raise `ConfigError` where batch norm could take no statistics: of single images, whose last maps are one pixel.
+
+    A client with a single image is no reason: it says so itself, and the others train.
+    """
+    space = space_of(config)
+    every = (layer for arch in (space.smallest, space.largest) for layer in space.layers(arch))
+    pixels = min(layer.size for layer in every if isinstance(layer, Conv | Depthwise))
+    if space.norm != "batch" or pixels > 1:
+        return
+    judges = not is_personal(config) and len(validation_images(config).y) == 1
+    for wrong, setting, allowed in (
+        (config.train.batch == 1, "train.batch = 1", "2 or more"),
+        (judges, f"data.validation = {config.data.validation} leaves the server a single image", "a larger share"),
+    ):
+        if wrong:
+            raise ConfigError(
+                f"setting {setting}: with space.norm = 'batch' and images of {space.image_size} pixels the last "
+                f"feature maps are single pixels, and a batch of one image has no variance; allowed is {allowed}, "
+                "larger images or another space.norm, e.g. group"
+            )
 
 
 def is_personal(config: RunConfig) -> bool:

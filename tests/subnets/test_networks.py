@@ -5,6 +5,7 @@ import torch
 from contracts.samples import supernet_of, toy_space
 from torch import nn
 
+from fednas_core.errors import DataError
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import calibrate, network, shapes_of, subnet
 from fednas_core.subnets.packing import extract, pack
@@ -52,19 +53,43 @@ def test_calibration_takes_the_exact_statistics_of_one_batch() -> None:
     for name, x in inputs.items():
         norm = module.get_submodule(name)
         torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)))
-        torch.testing.assert_close(norm.running_var, x.var((0, 2, 3), unbiased=True))
+        torch.testing.assert_close(norm.running_var, x.var((0, 2, 3), unbiased=False))
 
 
-def test_calibration_averages_over_batches_and_forgets_what_was_there() -> None:
+@pytest.mark.parametrize("sizes", [(12,), (6, 6), (9, 3), (11, 1), (7, 4, 1)])
+def test_calibration_weighs_batches_by_their_images(sizes: tuple[int, ...]) -> None:
     space = toy_space(norm="batch")
     module = subnet(space, space.smallest, initial_weights(space, 3))
-    first, second = images(seed=1), images(seed=2)
-    singles = []
-    for batch in (first, second):
-        calibrate(module, [batch])
-        singles.append(module.get_submodule("stem_norm").running_mean.clone())
-    calibrate(module, [first, second])
-    torch.testing.assert_close(module.get_submodule("stem_norm").running_mean, (singles[0] + singles[1]) / 2)
+    everything = 5 * torch.arange(12.0)[:, None, None, None] + images()
+    calibrate(module, [9 * images(2)])  # is forgotten
+    calibrate(module, everything.split(sizes))
+    inputs = module.get_submodule("stem")(everything)
+    norm = module.get_submodule("stem_norm")
+    torch.testing.assert_close(norm.running_mean, inputs.mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_var, inputs.var((0, 2, 3), unbiased=False))
+    assert norm.momentum == 0.1
+
+
+def test_a_last_image_by_itself_is_calibrated_with_the_batch_before() -> None:
+    space = toy_space(norm="batch", image_size=1)
+    batches = [torch.randn(size, 2, 1, 1, generator=torch.Generator().manual_seed(size)) for size in (4, 3, 1)]
+    found = []
+    for given in (batches, [batches[0], torch.cat(batches[1:])]):
+        module = subnet(space, space.largest, initial_weights(space, 3))
+        calibrate(module, iter(given))
+        found.append(module.state_dict())
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+def test_statistics_of_a_single_value_are_refused_in_words() -> None:
+    space = toy_space(norm="batch", image_size=1)
+    module = subnet(space, space.largest, initial_weights(space, 3))
+    with pytest.raises(DataError, match=r"(?s)a batch of a single image.* two images or more"):
+        calibrate(module, [torch.randn(1, 2, 1, 1)])
+    with pytest.raises(DataError, match="no images"):
+        calibrate(module, [])
+    larger = toy_space(norm="batch", image_size=4)
+    calibrate(subnet(larger, larger.largest, initial_weights(larger, 3)), [torch.randn(1, 2, 4, 4)])
 
 
 def test_calibrated_network_sees_in_evaluation_what_it_saw_in_training() -> None:
