@@ -41,22 +41,22 @@ def train_student(
 
     The loss is ``λ·T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)) + (1 − λ)·H(y, softmax(z_s))`` with the logits z_t and z_s,
     the mean over a batch. T² is Hinton's factor: without it the gradient of the first term would shrink by T² (section
-    2). The teacher is as in use, batch statistics included, and nothing of it changes. The outcome's loss is this one;
-    see `fednas_core.training.loop.train` for `until`.
+    2). The teacher is as in use, batch statistics included, and nothing of it changes. See
+    `fednas_core.training.loop.train` for `until`.
     """
     if not teacher.soft:
         return train(student, epochs, settings, precision, until)
     teacher.module.eval()
     student.train()
 
-    def gradients(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad(), autocast(x.device, precision):
             said = teacher.module(x)
         with autocast(x.device, precision):
-            logits = student(x)
-        loss = _loss(logits.float(), said.float(), y, teacher, settings.label_smoothing)
+            logits: Tensor = student(x).float()
+        loss = _loss(logits, said.float(), y, teacher, settings.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), logits.detach()
+        return logits.detach()
 
     return descend([p for p in student.parameters() if p.requires_grad], gradients, epochs, settings, until)
 

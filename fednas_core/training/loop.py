@@ -22,7 +22,11 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What training saw: means over the images of the last epoch (`loss`, `accuracy` 0 to 1) and images in all."""
+    """What training saw: means over the images of the last epoch (`loss`, `accuracy` 0 to 1) and images in all.
+
+    `loss` is the cross-entropy of the labels as they are, whatever the gradients follow (smoothed labels, a teacher):
+    the same measure as that of `fednas_core.training.evaluate.Evaluation`.
+    """
 
     loss: float
     accuracy: float
@@ -74,8 +78,8 @@ class Sgd:
         self._momenta.update(zip(moved, momenta, strict=True))
 
 
-Gradients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""A way to leave the gradients of a batch, images and labels on the device, in the parameters; loss and logits."""
+Gradients = Callable[[Tensor, Tensor], Tensor]
+"""A way to leave the gradients of a batch, images and labels on the device, in the parameters; its logits, float32."""
 
 
 def train(
@@ -92,12 +96,12 @@ def train(
     """
     module.train()
 
-    def gradients(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(x: Tensor, y: Tensor) -> Tensor:
         with autocast(x.device, precision):
-            logits = module(x)
-        loss = functional.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
+            logits: Tensor = module(x).float()
+        loss = functional.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), logits.detach()
+        return logits.detach()
 
     return descend([p for p in module.parameters() if p.requires_grad], gradients, epochs, settings, until)
 
@@ -122,10 +126,10 @@ def descend(
                 raise DeadlineError(f"training was not done by its deadline, after {images} images")
             y = y.to(device)
             optimiser.zero_grad()
-            loss, logits = gradients(to_images(x, device), y)
+            logits = gradients(to_images(x, device), y)
             clip(parameters, settings)
             optimiser.step()
-            loss_sum = loss_sum + loss * len(y)
+            loss_sum = loss_sum + functional.cross_entropy(logits, y, reduction="sum")
             correct = correct + (logits.argmax(1) == y).sum()
             seen += len(y)
             images += len(y)

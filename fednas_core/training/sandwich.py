@@ -64,26 +64,26 @@ class Sandwich:
     ) -> Outcome:
         """Train over `epochs` of batches, each with networks freshly drawn; return what the largest saw.
 
-        See `fednas_core.training.loop.train` for `until`.
+        Without `ends` it is what the first network drawn saw. See `fednas_core.training.loop.train` for `until`.
         """
 
-        def gradients(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        def gradients(x: Tensor, y: Tensor) -> Tensor:
             return self.gradients((x, y), draw(), precision, settings.label_smoothing)
 
         return descend(list(self._parameters.values()), gradients, epochs, settings, until)
 
     def gradients(
         self, batch: Batch, archs: Iterable[Arch], precision: str = "fp32", label_smoothing: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         """Leave the sum of all gradients in the largest network's parameters, which have none yet.
 
-        Returns loss and logits of the first, the largest. A network that is drawn twice is trained once. The
+        Returns the logits of the first, the largest. A network that is drawn twice is trained once. The
         divergence KL(softmax(z_max) ‖ softmax(z_sub)) is cross-entropy to soft labels, less a constant; z_max counts
         as given: no gradient flows to it.
         """
         x, y = batch
         soft: Tensor | None = None
-        seen: tuple[Tensor, Tensor] | None = None
+        seen: Tensor | None = None
         for arch in dict.fromkeys([self._arch, *archs] if self._ends else archs):
             subnet = self.largest if arch == self._arch else self._subnet(arch)
             with autocast(x.device, precision):
@@ -94,9 +94,9 @@ class Sandwich:
                 loss = functional.cross_entropy(logits, soft)
             loss.backward()  # type: ignore[no-untyped-call]
             self.forward_macs += len(y) * sum(layer.macs for layer in self._space.layers(arch))
-            seen = seen or (loss.detach(), logits.detach())
+            seen = logits.detach() if seen is None else seen
             if self._distill and soft is None:
-                soft = seen[1].softmax(1)
+                soft = seen.softmax(1)
         assert seen is not None
         return seen
 

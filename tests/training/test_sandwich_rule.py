@@ -277,6 +277,18 @@ def test_without_ends_random_subnets_alone_learn_the_labels() -> None:
 
 
 @pytest.mark.parametrize("ends", [True, False])
+def test_the_outcome_is_the_plain_cross_entropy_of_the_first_network(ends: bool) -> None:
+    space = toy_space()
+    inside = Sandwich(space, space.largest, initial_weights(space, 1), ends=ends)
+    settings = TrainSettings(lr=0.0, label_smoothing=0.3)
+    outcome = inside.train([batches(space)], lambda: [space.smallest, space.largest], settings)
+    first = space.largest if ends else space.smallest
+    module = subnet(space, first, initial_weights(space, 1)).train()
+    plain = [float(functional.cross_entropy(module(x), y)) for x, y in batches(space)]
+    assert outcome.loss == pytest.approx(np.mean(plain), rel=1e-4)
+
+
+@pytest.mark.parametrize("ends", [True, False])
 def test_tensors_that_only_some_networks_own_train_with_momentum(ends: bool) -> None:
     """Kernel transforms, and blocks that are not drawn in every step, have no gradient in some of them."""
     space = mobile(transforms=True)
