@@ -49,9 +49,12 @@ class Arch:
         return json.dumps(self.to_json(), separators=(",", ":"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Cost:
-    """What an architecture costs: MACs of one forward pass of one image, parameters, and bytes of its tensors."""
+    """What an architecture costs: MACs of one forward pass of one image, parameters, and bytes of its tensors.
+
+    Cheaper is less: fewer MACs, of equally many fewer parameters.
+    """
 
     macs: int
     params: int

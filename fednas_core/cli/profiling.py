@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -87,7 +88,7 @@ def _best_within(
             f"{model.upper_ms(space.smallest):.3g} ms at most, {millions(least)} MACs and "
             f"{millions(rows[0].cost.params)} parameters"
         )
-    best = max(fitting, key=lambda row: (row.fitness if row.fitness == row.fitness else 0.0, row.cost.macs))
+    best = max(fitting, key=lambda r: (0.0, r.cost.macs) if math.isnan(r.fitness) else (r.fitness, -r.cost.macs))
     network = blank(space, best.arch, torch.zeros(best.cost.params, device=device))
     measured = measure(network, (space.in_channels, space.image_size, space.image_size), threads=threads)
     return {

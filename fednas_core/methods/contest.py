@@ -192,7 +192,8 @@ class Contest:
     def _judge(self, reports: Sequence[TrainReport], final: bool, told: dict[str, Any]) -> None:
         """Take the findings of a test: they rank the candidates; before the iteration's end the worst are dropped."""
         tested = self._field or {START: self._start}
-        results = self._sides.results(reports, {entrant.arch: label for label, entrant in tested.items()})
+        cheapest_first = sorted(tested.values(), key=lambda entrant: self.space.cost(entrant.arch))
+        results = self._sides.results(reports, {entrant.arch: entrant.label for entrant in cheapest_first})
         if not any(results.values()):
             raise RunError(
                 "no testing client gave a usable answer, so that nobody knows which network is better: start clients, "
@@ -213,7 +214,7 @@ class Contest:
             standings = [*verdict.ranking, *sorted(dropped, key=lambda s: -s.accuracy)]
             self._host.conclude(self._field, standings)
             told |= {"winner": verdict.ranking[0].label, "family": [entrant.label for entrant in self._host.family]}
-        self._field = {label: self._field[label] for label in verdict.kept if label in self._field}
+        self._field = {label: entrant for label, entrant in self._field.items() if label in verdict.kept}
 
     def _next(self, told: dict[str, Any]) -> None:
         """Begin what comes after the start, an iteration, or the last round of one that is to finish."""

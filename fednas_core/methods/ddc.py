@@ -162,9 +162,12 @@ class Removal:
         return self.family[1:]
 
     def _keep(self, students: Sequence[Entrant]) -> None:
-        """Keep the teacher, and of the students the best of all and the best that each limit allows, that one last."""
+        """Keep the teacher, and of the students the best of all and the best that each limit allows, that one last.
+
+        Of equally rewarded students the cheaper is the better.
+        """
         teacher, *known = self.family
-        ranked = sorted([*known, *students], key=lambda one: -self._judged[one.arch][1])
+        ranked = sorted([*known, *students], key=lambda one: (-self._judged[one.arch][1], self._space.cost(one.arch)))
         best = [next((e for e in ranked if limit.allows(e.arch)), None) for limit in self._limits]
         kept = dict.fromkeys(entrant for entrant in [*best, ranked[0]] if entrant is not None and entrant != ranked[0])
         self.family = [teacher, *kept, ranked[0]]

@@ -123,7 +123,7 @@ class NetAdapt:
         return bool(self._unmet) and all(limit.allows(arch) for limit in self._unmet)
 
     def conclude(self, entrants: Mapping[str, Entrant], standings: Sequence[Standing]) -> None:
-        """See `Host.conclude`: the most accurate candidate is the next iteration's start."""
+        """See `Host.conclude`: the most accurate candidate, of equals the cheapest, is the next iteration's start."""
         self.family.append(entrants[standings[0].label])
         self.iteration += 1
 
@@ -183,7 +183,8 @@ class Evolution:
         best = max(self._judged[entrant.arch] for entrant in self.family)
         self._scores = {one.label: self._score(self._proposed[one.label], one.accuracy) for one in standings}
         self._judged |= {self._proposed[label]: score for label, score in self._scores.items()}
-        winner = max(entrants.values(), key=lambda entrant: self._judged[entrant.arch])
+        cheapest_first = sorted(entrants.values(), key=lambda entrant: self._space.cost(entrant.arch))
+        winner = max(cheapest_first, key=lambda entrant: self._judged[entrant.arch])
         if self._judged[winner.arch] > best:
             self.family.append(winner)
         self.iteration += 1

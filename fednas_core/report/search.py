@@ -272,5 +272,5 @@ def _fates(found: Sequence[tuple[Event, Mapping[str, Any]]]) -> dict[str, tuple[
 
 def _behind(test: Mapping[str, Any], winner: str) -> str:
     if test["gap"] <= 0:
-        return f"as accurate as {winner}, which comes first"
+        return f"as accurate as {winner}, which costs no more"
     return f"{100 * test['gap']:.1f} points behind {winner} (SE {100 * test['se']:.1f})"

@@ -362,7 +362,7 @@ def test_iterations_may_have_rounds_of_their_own() -> None:
     assert [one["stage"] for one in told] == ["start"] + ["compete"] * 6 + ["finish"] * 6
     assert [one["iteration"] for one in told[1:7]] == [1, 2, 2, 3, 3, 3]
     assert [one["of"] for one in told[1:7]] == [1, 2, 2, 3, 3, 3]
-    assert [one["finishing"] for one in told[7:]] == ["1.1", "1.1", "2.1", "2.1", "3.1", "3.1"]
+    assert [one["finishing"] for one in told[7:]] == ["1.2", "1.2", "2.2", "2.2", "3.2", "3.2"]
     assert [one["over"] for one in told] == [False] * 12 + [True]
     assert [len(one.get("candidates", [])) for one in told[:7]] == [2, 2, 0, 2, 0, 0, 0]
 
@@ -515,3 +515,12 @@ def test_candidates_have_tensors_of_their_own() -> None:
     first.tensors["head.bias"].add_(1)
     assert same(extract(method.weights(), SPACE.plan(first.arch)), whole)
     assert not torch.equal(first.tensors["head.bias"], second.tensors["head.bias"])
+
+
+def test_of_equally_accurate_candidates_the_dear_are_dropped_and_the_cheapest_wins() -> None:
+    dear_first = sorted(archs(6)[:1] + archs(6)[4:], key=SPACE.cost, reverse=True)
+    assert SPACE.cost(dear_first[0]) > SPACE.cost(dear_first[1]) > SPACE.cost(dear_first[2])
+    method = contest_of(SPACE, start(), [dear_first], 2, drop=0.3, every=1)
+    told = [Round(method, round, crowd(20)).told for round in range(3)]
+    assert [one["network"] for one in told[1]["dropped"]] == ["1.1"] and told[2]["alive"] == ["1.2", "1.3"]
+    assert told[2]["winner"] == "1.3"

@@ -142,7 +142,7 @@ def test_every_candidate_has_its_parent_its_trainers_and_its_fate(events: list[E
         "1.3": ("start", 1, "lost", 4, "5.0 points behind 1.2 (SE 2.0)"),
         "1.4": ("start", 1, "dropped", 3, "no client tested it"),
         "2.1": ("1.2", 2, "winner", 6, ""),
-        "2.2": ("1.2", 2, "lost", 6, "as accurate as 2.1, which comes first"),
+        "2.2": ("1.2", 2, "lost", 6, "as accurate as 2.1, which costs no more"),
     }
     assert [(row.rounds, row.finishing, row.clients) for row in rows.values()] == [
         (2, 0, ("a", "b", "c", "d")), (1, 0, ("a",)), (2, 0, ("b", "a")), (2, 0, ("c", "b")), (1, 0, ("d",)),
