@@ -74,6 +74,7 @@ def cohort(data: Path, norm: str, examples: int) -> dict[str, Any]:
         "data.examples": int(examples * CLIENTS / 0.9),
         "data.partition": "iid",
         "data.clients": CLIENTS,
+        "data.holdout": 0.0,
         "train.epochs": 1,
         "train.batch": 64,
         "train.lr": 0.01,

@@ -63,6 +63,7 @@ def pairs(folder: Path, space: str, clients: int, rounds: int, **more: Any) -> d
         "space.name": str(folder / "space.toml"),
         "data.examples": 40 * clients,
         "data.clients": clients,
+        "data.holdout": 0.0,
         "data.partition": "iid",
         "train.epochs": 1,
         "train.batch": 36,

@@ -87,7 +87,7 @@ def resident(key: str) -> int:
 
 def measure(space_name: str, method: str, rule: str, replies: int) -> dict[str, Any]:
     torch.set_num_threads(1)
-    config = read({"method": method, "space.name": space_name, "rounds": ROUNDS, **RULES[rule]})
+    config = read({"method": method, "space.name": space_name, "rounds": ROUNDS, "data.holdout": 0.0, **RULES[rule]})
     space = space_of(config)
     supernet = initial_weights(space, 0)
     size = sum(tensor.numel() * 4 for tensor in supernet.values())

@@ -73,7 +73,9 @@ class Flipping:
 def run(merge: str, length: int, seed: int, count: int) -> dict[str, Any]:
     """Train one cohort with one way of merging; return test accuracies in percent and how many replies it refused."""
     torch.set_num_threads(1)
-    config = read({"seed": seed, "workers": 1, "rounds": count, "train.epochs": 3, **MERGES[merge]})
+    config = read(
+        {"seed": seed, "workers": 1, "rounds": count, "train.epochs": 3, "data.holdout": 0.0, **MERGES[merge]}
+    )
     space, supernet = space_of(config), initial_weights(space_of(config), derive(seed, "weights"))
     budgets = parse_budgets(config.budgets, space.cost(space.largest).macs)
     allowances = [Allowance(budget, space) for budget in budgets]

@@ -70,6 +70,7 @@ def settings(seed: int, count: int) -> RunConfig:
             "data.examples": 8000,
             "data.clients": 10,
             "data.alpha": 0.3,
+            "data.holdout": 0.0,
             "train.epochs": 2,
             "train.batch": 32,
             "train.lr": 0.1,

@@ -152,6 +152,7 @@ def main() -> None:
         "client-budgets": "phone,tablet,workstation",
         "data.clients": chosen.clients,
         "data.validation": 0.02,
+        "data.holdout": 0.0,
         "train.epochs": 1,
     }
     if chosen.quick:

@@ -87,7 +87,7 @@ class Devices:
 def train(arm: str, seed: int, count: int, until: float) -> tuple[list[Point], int]:
     """Train one arm for `count` rounds or `until` a time; return its course and the MACs of its clients."""
     pairs = {"seed": seed, "workers": 1, "train.epochs": 2, "train.schedule": "constant", "rounds": count, **ARMS[arm]}
-    config = read(pairs)
+    config = read({**pairs, "data.holdout": 0.0})
     space, supernet = space_of(config), initial_weights(space_of(config), derive(seed, "weights"))
     path = path_of(config, space, 1_000_000)
     method, devices, judge = (

@@ -49,7 +49,7 @@ BUDGETS = {"phone": 1_000_000, "tablet": 2_000_000}
 def run(arm: str, seed: int, rounds: int) -> dict[str, Any]:
     """Train one arm with one seed; return payload bytes a round and test accuracies in percent."""
     torch.set_num_threads(1)
-    config = read({"seed": seed, "rounds": rounds, "workers": 1, **ARMS[arm]})
+    config = read({"seed": seed, "rounds": rounds, "workers": 1, "data.holdout": 0.0, **ARMS[arm]})
     space, supernet = space_of(config), initial_weights(space_of(config), derive(seed, "weights"))
     path = path_of(config, space, min(BUDGETS.values()))
     method, fleet = make(Setup(config, space, path, supernet)), LocalFleet(config)
