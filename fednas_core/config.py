@@ -47,9 +47,9 @@ class DataConfig:
     clients: int = _setting(10, "number of partitions, one for each simulated client", low=1, high=100_000)
     validation: float = _setting(0.1, "share of the training examples the server keeps to validate", low=0.01, high=0.5)
     holdout: float = _setting(
-        0.0,
-        "share of each client's examples kept to test models on the device, never trained on (0: none, but a fifth if "
-        "layers are personal)",
+        0.1,
+        "share of each client's examples kept to test models on the device, never trained on (0: none: models are then "
+        "tested on the images that they were trained on)",
         low=0.0,
         high=0.9,
     )

@@ -62,7 +62,10 @@ class Jury:
         return mean(found)
 
     def hear(self, arch: Arch | None, round: int) -> list[Finding]:
-        """Let clients test a network, or each its own, after `round` rounds; return what they found, sorted by name."""
+        """Let clients test a network, or each its own, after `round` rounds; return what they found, sorted by name.
+
+        Of a client without images to test on nothing is returned.
+        """
         archs = {name: mine.arch for name, mine in self._own.items() if arch in (None, mine.arch)}
         if arch is not None:
             others = (client.name for client in self._crew.clients() if client.name not in self._own)
@@ -70,7 +73,7 @@ class Jury:
         infos = {client.name: client for client in self._asked(round) if _may(client, archs)}
         errands = [Errand(name, "trial", archs[name]) for name in sorted(infos)]
         answers, _ = run_errands(self._config, self._crew, self._judge, errands, round, self._run)
-        return [self._tested(answer, infos[answer.client]) for answer in answers]
+        return [self._tested(answer, infos[answer.client]) for answer in answers if answer.figures.get("tested")]
 
     def _asked(self, round: int) -> Sequence[ClientInfo]:
         everyone = self._crew.clients()

@@ -77,7 +77,7 @@ class Sides:
         counted = credible(self._examples)
         found: dict[str, dict[ClientId, tuple[int, float]]] = {label: {} for label in labels.values()}
         for report in reports:
-            if "tested" in report.figures and report.arch in labels:
+            if report.figures.get("tested") and report.arch in labels:
                 found[labels[report.arch]][report.client] = counted[report.client], report.accuracy
         return found
 

@@ -17,7 +17,7 @@ from fednas_core.data.own import read_own
 from fednas_core.data.partitions import Split, split
 from fednas_core.data.sources import Dataset, Facts, Images, draw, facts, load
 from fednas_core.devices.profile import native_bf16
-from fednas_core.errors import ConfigError, DataError
+from fednas_core.errors import ConfigError
 from fednas_core.methods.registry import METHODS
 from fednas_core.protocol import ClientId
 from fednas_core.seeding import derive, stream
@@ -26,8 +26,6 @@ from fednas_core.spaces.registry import load as load_space
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.home import Home
 
-PERSONAL_HOLDOUT = 0.2
-"""The default of ``data.holdout`` where layers are personal."""
 MOST_TESTERS = 100
 """Clients that test networks at an evaluation where layers are personal and the settings do not say how many."""
 
@@ -118,8 +116,8 @@ def client_names(config: RunConfig) -> list[ClientId]:
 class Ground:
     """What a client stands on: the space, how its images are prepared, and which it has for what.
 
-    By those for `validation` networks are followed and chosen, by those for `test` models are reported. `held_out` is
-    False where it has no images to spare and both are `train`.
+    By those for `validation` networks are followed and chosen, by those for `test` models are reported; a client that
+    has none to spare has none there. `held_out` is False where nobody holds any out, and both are `train`.
     """
 
     space: SearchSpace
@@ -134,34 +132,34 @@ class Ground:
 def ground_of(config: RunConfig, index: int, home: Home = Home()) -> Ground:  # noqa: B008
     """Return the ground of client number `index`: its part of the run's images, or the device's own ones.
 
-    The client keeps a share of its images for testing (see `holdout_of`), drawn class by class; a device whose own data
-    have a test split tests on that. Where clients test networks during the run, half of those are for validation.
+    The client keeps some of its images for testing (see `spared`), drawn class by class; a device whose own data have a
+    test split tests on that. Where clients test networks during the run, half of those are for validation.
     """
     known = home.facts if home.data and home.facts else facts_of(config)
     train, test = read_own(home.data, known) if home.data else (client_images(config, index), None)
-    if test is None and holdout_of(config):
-        train, test = held_out(train, holdout_of(config), derive(config.seed, "data.holdout", index))
+    if test is None and config.data.holdout:
+        train, test = parted(train, spared(config, len(train.y)), derive(config.seed, "data.holdout", index))
     validation = test
-    if test is not None and testers(config) and len(test.y) > 1:
-        validation, test = held_out(test, 0.5, derive(config.seed, "data.validation", index))
+    if test is not None and testers(config):
+        half = max(1, round(len(test.y) / 2))
+        validation, test = parted(test, half, derive(config.seed, "data.validation", index))
     space, prepare = space_of(config, known if home.data else None), Preprocessing(known.mean, known.std)
     return Ground(space, prepare, train, validation or train, test or train, test is not None)
 
 
-def holdout_of(config: RunConfig) -> float:
-    """Return the share of its images that a client does not train on: `PERSONAL_HOLDOUT` where layers are personal.
+def spared(config: RunConfig, count: int) -> int:
+    """Return how many of its `count` images a client does not train on: ``data.holdout`` of them.
 
-    A personal network can be tested nowhere but on its client.
+    That is at least one, or two where clients test networks during the run, for these are to be tested and chosen by
+    different images; but one image is always left to train on.
     """
-    return config.data.holdout or (PERSONAL_HOLDOUT if is_personal(config) else 0.0)
+    share, least = config.data.holdout, 2 if testers(config) else 1
+    return min(max(least, round(share * count)), count - 1) if share else 0
 
 
-def held_out(images: Images, share: float, seed: int) -> tuple[Images, Images]:
-    """Return images to train on and, of each class in proportion, `share` of them to test on (at least one each)."""
+def parted(images: Images, count: int, seed: int) -> tuple[Images, Images]:
+    """Return images in two parts: the second holds `count` of them, of each class in proportion."""
     y = images.y.numpy()
-    count = min(max(1, round(share * len(y))), len(y) - 1)
-    if count < 1:
-        raise DataError(f"setting 'data.holdout' = {share}: a client with a single image has none to spare")
     chosen = torch.zeros(len(y), dtype=torch.bool)
     chosen[torch.from_numpy(draw(y, count, stream(seed, "draw")))] = True
     return Images(images.x[~chosen], images.y[~chosen]), Images(images.x[chosen], images.y[chosen])
@@ -178,8 +176,7 @@ def client_images(config: RunConfig, index: int) -> Images:
 def examples_of(config: RunConfig, index: int) -> int:
     """Return how many images client number `index` of the run's data set trains on."""
     count = len(split_of(config).clients[index])
-    share = holdout_of(config)
-    return count - min(max(1, round(share * count)), count - 1) if share else count
+    return count - spared(config, count)
 
 
 def labels_of(config: RunConfig, index: int, home: Home = Home()) -> tuple[int, ...]:  # noqa: B008

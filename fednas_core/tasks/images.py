@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fednas_core.data.augment import Preprocessing, augment, batches
 from fednas_core.data.sources import Images
 from fednas_core.protocol import TrainOrder
 from fednas_core.tasks.bench import Ground
-from fednas_core.training.evaluate import EVAL_BATCH
+from fednas_core.training.evaluate import EVAL_BATCH, Evaluation, evaluate
 from fednas_core.training.loop import Batch
 
 
@@ -35,3 +35,11 @@ def prepared(images: Images, prepare: Preprocessing, most: int | None = None) ->
     x, y = images.x[::step][:most], images.y[::step][:most]
     for part, labels in zip(torch.split(x, EVAL_BATCH), torch.split(y, EVAL_BATCH), strict=True):
         yield prepare(part), labels
+
+
+def tested(module: nn.Module, images: Images, prepare: Preprocessing) -> Evaluation:
+    """Evaluate a network on a client's images; with none there is nothing to find, and all numbers are 0.
+
+    Whoever reads a report on no images knows by their number that loss and accuracy are unknown.
+    """
+    return evaluate(module, prepared(images, prepare)) if len(images.y) else Evaluation(0.0, 0.0, 0)

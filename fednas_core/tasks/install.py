@@ -17,11 +17,10 @@ from fednas_core.protocol import TrainOrder
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.bench import Ground, device_of, facts_of, ground_of
 from fednas_core.tasks.home import Home
-from fednas_core.tasks.images import prepared
+from fednas_core.tasks.images import tested
 from fednas_core.tasks.personal import ready
 from fednas_core.tasks.store import store_of
 from fednas_core.tasks.subnet import Work
-from fednas_core.training.evaluate import evaluate
 from fednas_core.values import Arch
 
 EXPORT_SAMPLES = 64
@@ -31,12 +30,13 @@ def install(order: TrainOrder, config: RunConfig, index: int, home: Home, until:
     """Take over the order's network as this device's model.
 
     Figures: ``latency_ms`` (true median of one image here), ``fits`` (1.0 if that keeps the budget), ``held_out`` (1.0
-    if it was tested on images it never trained on), ``tested`` (number of those images), ``stored`` (1.0 if it lies in
-    the folder that the node's configuration names). A model that is too slow here is neither kept nor said to be.
+    if it was tested on images it never trained on), ``tested`` (number of those images, 0 if it has none to spare),
+    ``stored`` (1.0 if it lies in the folder that the node's configuration names). A model that is too slow here is
+    neither kept nor said to be.
     """
     ground, device = ground_of(config, index, home), device_of(config)
     module = ready(order, config, ground, home, until)
-    found = evaluate(module, prepared(ground.test, ground.prepare))
+    found = tested(module, ground.test, ground.prepare)
     space = ground.space
     latency = _latency(space, order.arch, device, home.threads, order.run)
     if (config.wire.up == "topk" or config.method in COMPETING) and not space.personal:
@@ -79,7 +79,7 @@ def _store(
         mean=known.mean,
         std=known.std,
         classes=known.classes,
-        samples=ground.test.x[:EXPORT_SAMPLES],
+        samples=(ground.test if len(ground.test.y) else ground.train).x[:EXPORT_SAMPLES],
         facts=Facts(known.name, trained, latency=latency),
     )
     export(item, Path(home.models).expanduser())

@@ -6,20 +6,19 @@ from fednas_core.config import RunConfig
 from fednas_core.protocol import TrainOrder
 from fednas_core.tasks.bench import ground_of
 from fednas_core.tasks.home import Home
-from fednas_core.tasks.images import prepared
+from fednas_core.tasks.images import tested
 from fednas_core.tasks.personal import ready
 from fednas_core.tasks.subnet import Work
-from fednas_core.training.evaluate import evaluate
 
 
 def trial(order: TrainOrder, config: RunConfig, index: int, home: Home, until: float) -> Work:
     """Test the order's network on the client's validation images: what networks are followed and chosen by.
 
-    Figures: ``tested`` (number of images), ``held_out`` (1.0 if it never trained on them).
+    Figures: ``tested`` (number of images, 0 if it has none to spare), ``held_out`` (1.0 if it never trained on them).
     """
     ground = ground_of(config, index, home)
     module = ready(order, config, ground, home, until)
-    found = evaluate(module, prepared(ground.validation, ground.prepare))
+    found = tested(module, ground.validation, ground.prepare)
     return Work(
         tensors={},
         loss=found.loss,

@@ -22,12 +22,13 @@ TINY: dict[str, Any] = {
     "workers": 1,
     "data.examples": 200,
     "data.clients": 4,
+    "data.holdout": 0.0,
     "train.epochs": 1,
     "train.precision": "fp32",
     "sample.budgets": 5,
     "sample.fitness-lambda": 0.0,
 }
-"""Settings of a run of seconds: 200 digits, four clients; the space comes from fixture `tiny_space_file`."""
+"""Settings of a run of seconds: 200 digits, four clients that hold none out; the space is fixture `tiny_space_file`."""
 
 
 def toy_space(**changes: Any) -> ResNetSpace:

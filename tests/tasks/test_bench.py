@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from fednas_core.data.sources import Images
 from fednas_core.errors import ConfigError
 from fednas_core.settings import read
 from fednas_core.tasks import bench
@@ -14,10 +15,12 @@ from fednas_core.tasks.bench import (
     dataset_of,
     device_of,
     examples_of,
+    ground_of,
     labels_of,
     precision_of,
     preprocessing_of,
     space_of,
+    spared,
     split_of,
     validation_images,
 )
@@ -84,3 +87,32 @@ def test_labels_are_those_of_the_images_that_are_trained_on(tiny_pairs: dict[str
     config = read({**tiny_pairs, "data.disclose": True, "data.holdout": 0.5, "data.only": "3,8,1"})
     labels = labels_of(config, 1)
     assert len(labels) == 3 and sum(labels) == examples_of(config, 1) < len(client_images(config, 1).y)
+
+
+@pytest.mark.parametrize("testing", [0, 5])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("count", [*range(1, 10), 130])
+def test_a_client_holds_images_out_but_one_is_left_to_train_on(
+    monkeypatch: pytest.MonkeyPatch, tiny_pairs: dict[str, Any], count: int, share: float, testing: int
+) -> None:
+    config = read({**tiny_pairs, "data.holdout": share, "evaluate-clients": testing})
+    everything = dataset_of(config).train
+    mine = Images(everything.x[:count], everything.y[:count])
+    monkeypatch.setattr(bench, "client_images", lambda config, index: mine)
+    ground = bench.ground_of.__wrapped__(config, 0)
+    train, validation, test = (len(part.y) for part in (ground.train, ground.validation, ground.test))
+    if not share:
+        assert (train, validation, test, ground.held_out) == (count, count, count, False)
+        return
+    assert ground.held_out and train == count - spared(config, count) >= 1
+    if testing:
+        assert train + validation + test == count and abs(test - validation) <= 1, "choose by some, report others"
+        assert (validation == 0) == (count < 3)
+    else:
+        assert train + test == count and validation == test
+    assert (test == 0) == (count == 1)
+
+
+def test_no_share_held_out_means_none_where_layers_are_personal_too(tiny_pairs: dict[str, Any]) -> None:
+    ground = ground_of(read({**tiny_pairs, "personal.layers": "head", "data.holdout": 0.0}), 1)
+    assert not ground.held_out and ground.train is ground.test is ground.validation

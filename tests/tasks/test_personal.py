@@ -31,7 +31,7 @@ SETTINGS = TrainSettings(epochs=1, batch=16, lr=0.1, precision="fp32")
 
 @pytest.fixture
 def config(tiny_pairs: dict[str, Any]) -> RunConfig:
-    return read({**tiny_pairs, "method": "fedper"})
+    return read({**tiny_pairs, "method": "fedper", "data.holdout": 0.2})
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_layers_that_the_space_has_not_are_named_with_those_it_has(tiny_pairs: d
         space_of(read({**tiny_pairs, "personal.layers": "haed"}))
 
 
-def test_a_fifth_is_kept_for_testing_half_of_it_for_following(config: RunConfig) -> None:
+def test_a_share_is_kept_for_testing_half_of_it_for_following(config: RunConfig) -> None:
     whole, ground = len(client_images(config, 1).y), ground_of(config, 1)
     assert ground.held_out and len(ground.train.y) == examples_of(config, 1) == whole - round(0.2 * whole)
     assert abs(len(ground.validation.y) - len(ground.test.y)) <= 1
@@ -199,7 +199,7 @@ def test_the_model_that_is_handed_over_has_the_head_inside(config: RunConfig, ho
 
 
 def test_batch_statistics_of_a_personal_network_are_the_clients_own(tiny_pairs: dict[str, Any], home: Home) -> None:
-    config = read({**tiny_pairs, "method": "fedper", "space.norm": "batch", "personal.blocks": 1})
+    config = read({**tiny_pairs, "method": "fedper", "space.norm": "batch", "personal.blocks": 1, "data.holdout": 0.2})
     order = order_of(config, 1, task="trial", returns="figures")
     module = ready(order, config, ground_of(config, 1), home, float("inf"))
     assert float(module.state_dict()["stem_norm.running_mean"].abs().sum()) > 0
