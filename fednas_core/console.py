@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fednas_core.config import RunConfig
-from fednas_core.export.units import few
+from fednas_core.export.units import MISSING, few
 from fednas_core.methods import ddc, fednas
 from fednas_core.methods.registry import METHODS, Search
 from fednas_core.report.search import going_on
-from fednas_core.report.tested import MOST_TIERS, brief, by_tier, spread_of
+from fednas_core.report.story import spent
+from fednas_core.report.tested import MOST_TIERS, TRAINED_ON, brief, by_tier, spread_of, tested
 from fednas_core.runs.folder import RunFolder
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.tasks.bench import dataset_of, holdout_of, space_of, split_of
+from fednas_core.tasks.bench import dataset_of, space_of, split_of
 from fednas_core.values import region_shape
 
 
@@ -35,8 +36,8 @@ def greeting(config: RunConfig, run: RunFolder, done: int) -> str:
         f"normalisation '{space.norm}'",
         f"data      {data.name}: {sum(sizes)} training images over {len(sizes)} clients "
         f"({spread.get(config.data.partition, config.data.partition)}; {min(sizes)} to {max(sizes)} each), "
-        f"{len(parts.validation)} to validate, {len(data.test.y)} to test"
-        + (f"; each client keeps {holdout_of(config):.0%} of its own to test" if holdout_of(config) else ""),
+        f"{len(parts.validation)} to validate, {len(data.test.y) or 'none'} to test"
+        + (f"; each client keeps {config.data.holdout:.0%} of its own to test" if config.data.holdout else ""),
         *_personal(config, space, cost.params),
         *searching,
         f"training  {config.rounds} rounds{' of the start' if searching else ''}, {config.train.epochs} local epochs, "
@@ -95,7 +96,7 @@ def line(config: RunConfig, event: Mapping[str, Any]) -> str:
     """Return one round in one line; how many there will be is unknown where networks compete."""
     now = going_on(event)
     text = (
-        f"round {event['round']:>3}{'' if now else f'/{config.rounds}'}  loss {event['loss']:.3f}  "
+        f"round {event['round']:>3}{'' if now else f'/{config.rounds}'}  training loss {event['loss']:.3f} "
         f"accuracy {event['accuracy']:6.1%}  up {event['bytes_up'] / 1e6:.1f} MB  {event['seconds']:.1f} s"
     )
     text += "".join(f"  {told}" for told in (*brief(event["evaluation"] or ()), now) if told)
@@ -115,8 +116,8 @@ def table(models: Sequence[Mapping[str, Any]]) -> str:
             f"{m['params'] / 1e6:.3f} M",
             f"{m['bytes'] / 1e6:.2f} MB",
             f"{m['latency_ms']:.2f} ms",
-            f"{m['validation_accuracy']:.1%}",
-            f"{m['test_accuracy']:.1%}",
+            share(m["validation_accuracy"]),
+            share(m["test_accuracy"]),
             f"{m['export_max_abs_error']:.0e}",
         )
         for m in models
@@ -138,9 +139,8 @@ def clients_table(rows: Sequence[Mapping[str, Any]], most: int = 20) -> str:
                     f"{row['macs'] / 1e6:.2f} M",
                     f"{row['bytes'] / 1e6:.2f} MB",
                     f"{row['latency_ms']:.2f} ms",
-                    f"{row['accuracy']:.1%}",
-                    ("on held-out images" if row["held_out"] else "on its training images")
-                    + (", stored" if row["stored"] else ""),
+                    share(row["accuracy"]),
+                    _where(row) + (", stored" if row["stored"] else ""),
                 )
             ),
         )
@@ -155,16 +155,33 @@ def _spread(rows: Sequence[Mapping[str, Any]]) -> str:
     handed = [row for row in rows if not row["reason"]]
     if not handed:
         return "\n\nno client runs a model"
-    tiers = by_tier((str(row["budget"]), row["accuracy"]) for row in handed)
-    told = {f"{len(handed)} of {len(rows)} clients run a model": spread_of([row["accuracy"] for row in handed])}
+    known = tested(handed)
+    if not known:
+        return f"\n\n{len(handed)} of {len(rows)} clients run a model; none had an image to test it on"
+    tiers = by_tier((str(row["budget"]), row["accuracy"]) for row in known)
+    who = f"{len(handed)} of {len(rows)} clients run a model" + ("" if known == handed else f", {len(known)} tested it")
+    told = {who: spread_of([row["accuracy"] for row in known])}
     if 1 < len(tiers) <= MOST_TIERS:
         told |= {f"  {tier}: {found['clients']}": found for tier, found in tiers.items()}
     width = max(map(len, told))
+    where = "" if all(row["held_out"] for row in known) else f"  ({TRAINED_ON})"
     return "\n" + "".join(
         f"\n{name.ljust(width)}  mean {found['mean']:6.1%}  worst tenth {found['worst_decile']:6.1%}  "
-        f"spread {100 * found['std']:4.1f} points"
+        f"spread {100 * found['std']:4.1f} points{where}"
         for name, found in told.items()
     )
+
+
+def _where(row: Mapping[str, Any]) -> str:
+    """Return on which images a client's model was tested."""
+    if not row["tested"]:
+        return "no image to spare for a test"
+    return "on held-out images" if row["held_out"] else "on its training images"
+
+
+def share(value: float | None) -> str:
+    """Return an accuracy from 0 to 1 in per cent; a dash for one that nobody knows."""
+    return MISSING if value is None else f"{value:.1%}"
 
 
 def ending(result: Mapping[str, Any]) -> str:
@@ -176,6 +193,7 @@ def ending(result: Mapping[str, Any]) -> str:
         told.append(f"\n{kept(result['personal'])}")
     if result.get("clients"):
         told.append(clients_table(result["clients"]))
+    told.append(f"\ntime  {spent(result['seconds'])}")
     return "\n".join(told)
 
 

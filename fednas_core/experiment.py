@@ -26,6 +26,7 @@ from fednas_core.protocol import ClientId, Fleet, Method
 from fednas_core.report.search import tree
 from fednas_core.report.write import write as write_report
 from fednas_core.rounds import Event
+from fednas_core.runs.clock import Clock
 from fednas_core.runs.folder import RunFolder, create, find, output_folder, versions
 from fednas_core.runs.tensorboard import write_scalars
 from fednas_core.search.path import PathRow
@@ -59,11 +60,13 @@ def settle(config: RunConfig) -> RunConfig:
     return replace(stored.config(), resume=stored.id, output=str(stored.path.parent))
 
 
-def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunFolder:
+def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print, began: float | None = None) -> RunFolder:
     """Run an experiment whose settings `settle` returned, on a fleet made for them; return its folder.
 
-    Raises `FednasError` when it cannot start or go on; whatever was done by then is safe in the folder.
+    Its time counts from `began` on the clock of `time.monotonic` (None: from now). Raises `FednasError` when it cannot
+    start or go on; whatever was done by then is safe in the folder.
     """
+    clock = Clock(began)
     run = find(output_folder(config), config.resume) if config.resume else None
     space = space_of(config)
     refuse_batches_of_one(config)
@@ -74,6 +77,7 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     allowances = crew.allowances(budgets)
     references = _references(config, allowances, path)
     method = make(Setup(config, space, path, weights, allowances, crew.latency_ms, policy))
+    judge = Judge(config, method.network)
     crew.clients()  # data that cannot be split, or clients that do not come, are noticed before there is a folder
     done = 0
     if run is None:
@@ -82,9 +86,9 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
         done, state = run.load_checkpoint()
         method.restore(state)
         run.forget_events_after(done)
+        clock.resume(run)
     crew.aboard(run)
     announce(greeting(config, run, done))
-    judge = Judge(config, method.network)
     jury = Jury(config, crew, judge, run.id, method.own)
     if done:
         run_errands(config, crew, judge, method.remind(crew.clients()) if method.networks else (), done - 1, run.id)
@@ -92,20 +96,24 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print) -> RunF
     for event in before:
         jury.note(event)
     usual = before[-1].get("update_norm") if before else None
+    clock.enter("training")
     for event in LOOPS[config.loop](config, method, crew, done, usual, run.id):
         done = event["round"]
         jury.note(event)
         after(config, method, crew, judge, event, run.id)
         if done % config.evaluate_every == 0 or method.done(done):
             followed = {"leader": method.networks[0]} if method.networks else references
+            clock.enter("evaluation")
             event["evaluation"] = _evaluate(config, judge, jury, followed, done)
+            clock.enter("training")
         run.append_event(event)
         if config.tensorboard:
             write_scalars(run.path, event)
         run.save_checkpoint(done, method.state())
+        clock.note(run)
         announce(line(config, event))
     finished = replace(config, rounds=done)
-    return _finish(_Finished(finished, run, crew, judge, jury, method.own, method.networks), path, announce)
+    return _finish(_Finished(finished, run, crew, judge, jury, method.own, method.networks, clock), path, announce)
 
 
 def after(config: RunConfig, method: Method, crew: Crew, judge: Judge, event: Event, run: str) -> None:
@@ -183,14 +191,18 @@ class _Finished:
     jury: Jury
     own: Mapping[ClientId, Assignment]
     networks: tuple[Arch, ...] | None
+    clock: Clock
 
 
 def _finish(done: _Finished, path: Sequence[PathRow], announce: Announce) -> RunFolder:
-    config, run, crew = done.config, done.run, done.crew
+    config, run, crew, clock = done.config, done.run, done.crew, done.clock
+    clock.enter("search")
     judged = _search(done, path, announce)
     run.write_json("frontier.json", frontier(judged))
+    clock.enter("export")
     models = [] if is_personal(config) else _deliver(done, judged, announce)
     clients = []
+    clock.enter("hand-over")
     if config.install:
         announce("handing each client a model of its own")
         own = {name: mine.arch for name, mine in done.own.items()}
@@ -200,8 +212,11 @@ def _finish(done: _Finished, path: Sequence[PathRow], announce: Announce) -> Run
     if candidates := tree(run.events()):
         run.write_json("search.json", candidates)
     result = _result(config, run, models, clients)
-    run.write_json("result.json", result)
+    run.write_json("result.json", result | {"seconds": _whole(clock.note(run))})
+    clock.enter("report")
     write_report(run.path)
+    result |= {"seconds": _whole(clock.note(run))}
+    run.write_json("result.json", result)
     announce(ending(result))
     announce(f"run folder: {run.path}\nreport:     {run.path / 'report.html'}")
     return run
@@ -241,6 +256,10 @@ def _deliver(done: _Finished, judged: Sequence[Judged], announce: Announce) -> l
     return models
 
 
+def _whole(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {"total": sum(seconds.values()), **seconds}
+
+
 def _result(
     config: RunConfig, run: RunFolder, models: Sequence[Mapping[str, Any]], clients: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
@@ -261,7 +280,6 @@ def _result(
         "bytes_up": total("bytes_up"),
         "bytes_down": total("bytes_down"),
         "client_macs": total("client_macs"),
-        "seconds": total("seconds"),
         "failures": sum(len(event["failures"]) for event in events),
         "supernet": {"space": space.name, "norm": space.norm, **space.cost(space.largest).to_json()},
         "versions": versions(),

@@ -14,7 +14,8 @@ from fednas_core.devices.budgets import Allowance
 from fednas_core.errands import order_of, run_errands
 from fednas_core.protocol import ClientId, ClientInfo, Errand, Failure, TrainReport
 from fednas_core.rounds import NO_ANSWER
-from fednas_core.selection import Judge, Judged
+from fednas_core.selection import Judge, Judged, preference
+from fednas_core.tasks.bench import space_of
 from fednas_core.values import Arch
 
 ATTEMPTS = 3
@@ -29,7 +30,7 @@ def hand_over(
     run_id: str,
     own: Mapping[ClientId, Arch] | None = None,
 ) -> list[dict[str, Any]]:
-    """Give each client the most accurate judged network that its limit allows; return a row for each, by name.
+    """Give each client the best judged network that its limit allows (`preference`); return a row for each, by name.
 
     A client that is in `own` gets the network named there if it can.
     A device that measures more milliseconds than its budget allows keeps nothing and is offered the best of the
@@ -72,21 +73,24 @@ def smallest_without_loss(
     """Return for each client the smallest network that is at most ``contest.loss`` behind the best on its own images.
 
     What a client sees decides: one that sees few classes may need no more than a small network (DDC, question two). It
-    tests every network that its limit allows on images that it holds out, or else on those it trains on, and tells
-    nobody its classes.
+    tests every network that its limit allows on images that it holds out, or on those it trains on where nobody holds
+    any out, and tells nobody its classes. A client that has none to test on is not among them.
     """
     clients = [(c, [a for a in archs if c.limit is None or c.limit.allows(a)]) for c in crew.clients()]
     errands = [Errand(client.name, "trial", arch) for client, allowed in clients for arch in allowed]
     reports, _ = run_errands(config, crew, judge, errands, config.rounds, run_id)
+    cost = space_of(config).cost
     found: dict[ClientId, dict[Arch, float]] = {}
     for report in reports:
-        found.setdefault(report.client, {})[report.arch] = report.accuracy
-    return {name: min(_without_loss(found[name], config.contest.loss), key=judge.macs) for name in sorted(found)}
+        if report.figures.get("tested"):
+            found.setdefault(report.client, {})[report.arch] = report.accuracy
 
+    def cheapest(accuracies: Mapping[Arch, float]) -> Arch:
+        least = max(accuracies.values()) - config.contest.loss
+        enough = [arch for arch, accuracy in accuracies.items() if accuracy >= least]
+        return min(enough, key=lambda arch: (cost(arch), -accuracies[arch]))
 
-def _without_loss(accuracies: Mapping[Arch, float], loss: float) -> list[Arch]:
-    least = max(accuracies.values()) - loss
-    return [arch for arch, accuracy in accuracies.items() if accuracy >= least]
+    return {name: cheapest(found[name]) for name in sorted(found)}
 
 
 def _kind(client: ClientInfo) -> object:
@@ -101,7 +105,7 @@ def _first(ranked: list[Judged], own: Arch | None) -> list[Judged]:
 
 def _ranked(judged: Sequence[Judged], client: ClientInfo) -> list[Judged]:
     fitting = [row for row in judged if client.limit is None or client.limit.allows(row.arch)]
-    return sorted(fitting, key=lambda row: (-row.validation_accuracy, row.validation_loss))
+    return sorted(fitting, key=preference)
 
 
 def _without(client: ClientInfo, reason: str) -> dict[str, Any]:
@@ -121,7 +125,7 @@ def _row(client: ClientInfo, chosen: Judged, answer: TrainReport | Failure) -> d
         "params": chosen.params,
         "bytes": chosen.bytes,
         "validation_accuracy": chosen.validation_accuracy,
-        "accuracy": answer.accuracy,
+        "accuracy": answer.accuracy if figures.get("tested") else None,
         "tested": int(figures.get("tested", 0)),
         "held_out": bool(figures.get("held_out")),
         "latency_ms": figures["latency_ms"],

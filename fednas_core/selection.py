@@ -188,19 +188,23 @@ def judge_all(config: RunConfig, judge: Validator, archs: Sequence[Arch]) -> tup
     return tuple(judged)
 
 
-def best_within(judged: Sequence[Judged], allows: Callable[[Arch], bool]) -> Judged | None:
-    """Return the most accurate candidate that a device allows, of equals that of least loss; None if nothing fits.
+def preference(row: Judged) -> tuple[float, int, int, float]:
+    """Return what candidates are ordered by, the best first: accuracy, then MACs, parameters and loss.
 
-    A few hundred images cannot tell apart networks that differ by a fraction of a point; their loss often can.
+    Of equally accurate networks the cheaper one is the better. Means over clients count as equal to nine digits.
     """
-    fitting = [row for row in judged if allows(row.arch)]
-    return max(fitting, key=lambda row: (row.validation_accuracy, -row.validation_loss), default=None)
+    return -round(row.validation_accuracy, 9), row.macs, row.params, row.validation_loss
+
+
+def best_within(judged: Sequence[Judged], allows: Callable[[Arch], bool]) -> Judged | None:
+    """Return the best candidate that a device allows (see `preference`); None if nothing fits."""
+    return min((row for row in judged if allows(row.arch)), key=preference, default=None)
 
 
 def frontier(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """Return every candidate as a JSON row that says whether a cheaper one is at least as accurate."""
     rows, best = [], -1.0
-    for row in sorted(judged, key=lambda row: (row.macs, -row.validation_accuracy)):
+    for row in sorted(judged, key=lambda row: (row.macs, preference(row))):
         on_frontier = row.validation_accuracy > best
         best = max(best, row.validation_accuracy)
         rows.append(
@@ -218,10 +222,13 @@ def frontier(judged: Sequence[Judged]) -> list[dict[str, Any]]:
 
 
 def deliver(config: RunConfig, judge: Judge, budget: Budget, chosen: Judged, folder: Path) -> dict[str, Any]:
-    """Test, time and export the model of one device; return its row of ``result.json``."""
+    """Test, time and export the model of one device; return its row of ``result.json``.
+
+    Without test images its accuracy on them is unknown: None.
+    """
     data, space = dataset_of(config), space_of(config)
     module = judge.network(chosen.arch).cpu()
-    test_accuracy = judge.test(chosen.arch).accuracy
+    test_accuracy = judge.test(chosen.arch).accuracy if len(data.test.y) else None
     latency = measure(module, tuple(data.test.x.shape[1:]))
     trained = f"{config.method}, {config.rounds} rounds, {config.data.clients} clients, seed {config.seed}"
     exported = export(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from functools import partial
 
 from flwr.app import Context
@@ -31,12 +32,13 @@ class PlainErrors(logging.Filter):
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run everything. An error ends Flower's run as failed, with its text as the run's status details."""
+    began = time.monotonic()
     logger = logging.getLogger("flwr")
     if not any(isinstance(item, PlainErrors) for item in logger.filters):
         logger.addFilter(PlainErrors())
     config = settle(with_output(read(context.run_config)))
     fleet = open_fleet(grid, config, announce)
     try:
-        conduct(config, fleet, announce)
+        conduct(config, fleet, announce, began)
     finally:
         fleet.close()

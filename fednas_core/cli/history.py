@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from fednas_core.values import Arch
 
 
+SHOWN = ("start", "training")
+"""Phases whose seconds have a column of their own."""
+TIMES = ("seconds", *SHOWN, "rest")
+
+
 @guard
 def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
     """List the runs, oldest first."""
@@ -32,7 +37,7 @@ def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
         note(f"no runs in {root}: start one with  fednas run")
     else:
         print_table(
-            ("run", "method", "rounds", "state", "best accuracy", "tested by", "worst tenth", "seconds"),
+            ("run", "method", "rounds", "state", "best accuracy", "tested by", "worst tenth", *TIMES),
             [
                 (
                     row["id"],
@@ -42,11 +47,17 @@ def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
                     _share(row["best_accuracy"]),
                     row["tested_by"] or "-",
                     _share(row["worst_decile"]),
-                    f"{row['seconds']:.1f}",
+                    *(f"{value:.1f}" for value in _times(row["seconds"], row["phases"])),
                 )
                 for row in rows
             ],
         )
+
+
+def _times(whole: float, phases: Mapping[str, float]) -> list[float]:
+    """Return a run's seconds, those of the phases that have a column, and all others."""
+    shown = [phases.get(phase, 0.0) for phase in SHOWN]
+    return [whole, *shown, whole - sum(shown)]
 
 
 def _share(value: float | None) -> str:
@@ -57,22 +68,26 @@ def _summary(path: Path) -> dict[str, Any]:
     """Return the row of one run.
 
     `best_accuracy` is the highest on the server's validation images; where only clients could test, of their means.
-    `worst_decile` is the highest accuracy over a worst tenth of the clients, None if they tested nothing.
+    `worst_decile` is the highest accuracy over a worst tenth of the clients, None if they tested nothing. `seconds` are
+    all of the run's, `phases` where they went.
     """
     from fednas_core.config import COMPETING
     from fednas_core.report.read import read_run
-    from fednas_core.report.tested import by_clients
+    from fednas_core.report.tested import TRAINED_ON, by_clients
 
     try:
         data = read_run(path)
     except RunError as error:
         note(str(error))
         nothing = dict.fromkeys(("method", "best_accuracy", "tested_by", "worst_decile"))
-        return {"id": path.name, "state": "damaged", "rounds": 0, "rounds_done": 0, "seconds": 0.0, **nothing}
+        unknown = {"rounds": 0, "rounds_done": 0, "seconds": 0.0, "phases": {}}
+        return {"id": path.name, "state": "damaged", **unknown, **nothing}
     rows = [row for event in data.rounds for row in event.get("evaluation") or ()]
     server = [row["accuracy"] for row in rows if not by_clients(row)]
     server += [model["validation_accuracy"] for model in data.models]
     clients = [row["accuracy"] for row in rows if by_clients(row)]
+    held_out = all(row["clients"].get("held_out", True) for row in rows if row.get("clients"))
+    by = "clients" if held_out else f"clients {TRAINED_ON}"
     return {
         "id": path.name,
         "method": data.settings.get("method"),
@@ -80,9 +95,10 @@ def _summary(path: Path) -> dict[str, Any]:
         "rounds": None if data.settings.get("method") in COMPETING else data.settings.get("rounds", 0),
         "state": "finished" if data.result else "unfinished",
         "best_accuracy": max(server or clients, default=None),
-        "tested_by": "server" if server else "clients" if clients else None,
+        "tested_by": "server" if server else by if clients else None,
         "worst_decile": max((row["clients"]["worst_decile"] for row in rows if row.get("clients")), default=None),
-        "seconds": data.total("seconds"),
+        "seconds": sum(data.seconds.values()),
+        "phases": dict(data.seconds),
     }
 
 

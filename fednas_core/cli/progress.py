@@ -17,7 +17,16 @@ Event = Mapping[str, Any]
 
 SHOWN = 8
 """Rounds that stay in view."""
-COLUMNS = ("round", "loss", "accuracy", "up", "seconds", "networks' accuracy", "search", "failed clients")
+COLUMNS = (
+    "round",
+    "training loss",
+    "training accuracy",
+    "up",
+    "seconds",
+    "networks' accuracy",
+    "search",
+    "failed clients",
+)
 SEARCH = COLUMNS.index("search")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ def resume(
 
 def conduct_here(config: RunConfig, as_json: bool) -> None:
     """Conduct a run with the in-process backend; on Ctrl-C say how to resume and leave with code 130."""
+    began = time.monotonic()  # importing torch is part of the start
     from fednas_core.experiment import conduct, settle
     from fednas_core.local import LocalFleet
     from fednas_core.runs.folder import output_folder
@@ -50,7 +52,7 @@ def conduct_here(config: RunConfig, as_json: bool) -> None:
     known = newest(root)
     try:
         with closing(LocalFleet(config)) as fleet:
-            folder = conduct(config, fleet, announce)
+            folder = conduct(config, fleet, announce, began)
     except KeyboardInterrupt:
         stopped(root, config.resume or newest(root, other_than=known))
         raise typer.Exit(INTERRUPTED) from None

@@ -42,6 +42,7 @@ def simulate(
     from fednas_core.runs.folder import output_folder
     from fednas_core.settings import flatten, read, rounds_known
 
+    began = time.monotonic()
     given = gather(config, pairs) | ({"data.clients": clients} if clients else {})
     settings = read(given)
     root = output_folder(settings)
@@ -59,12 +60,17 @@ def simulate(
             end_tree(stream.process)
         if keep_superlink:
             note(f"Flower goes on running as process {link.process.pid}; see  FLWR_HOME={link.home} flwr ls")
-    conclude(stream, (status, details), root, as_json)
+    wall_s = None if settings.resume else time.monotonic() - began
+    conclude(stream, (status, details), root, as_json, wall_s)
 
 
-def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool) -> None:
-    """Print the result of a run that ended with the status and details `told`, or refuse with the reason."""
+def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool, wall_s: float | None = None) -> None:
+    """Print the result of a run that ended with the status and details `told`, or refuse with the reason.
+
+    Of the command's `wall_s` seconds, those outside the run are Flower's own: its processes start and end.
+    """
     from fednas_core.console import ending
+    from fednas_core.export.units import duration
 
     status, details = told
     if status != "finished:completed" or stream.run_name is None:
@@ -82,7 +88,10 @@ def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool) -
     if as_json:
         print_json(result)
     else:
-        print(ending(result) + "\n")
+        print(ending(result))
+        if wall_s is not None:
+            print(f"besides {duration(wall_s - result['seconds']['total'])} in which Flower starts and ends")
+        print()
         print(f"run folder: {folder}\nreport:     {folder / 'report.html'}")
 
 

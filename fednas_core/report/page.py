@@ -88,12 +88,14 @@ HTML = """{% macro shown(table) %}
 {% for name, value in view.tiles %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
 {% endfor %}
 </dl>
+<p class="note">Time: {{ view.time }}; until this page was written.</p>
 </header>
 
 {% if view.models %}
 <section>
 <h2>The chosen models</h2>
-<p class="note">For each device the best network within its budget. MACs: multiply-accumulates of one image. Latency:
+<p class="note">For each device the most accurate network within its budget on the validation images, of equally
+accurate ones the cheapest. MACs: multiply-accumulates of one image. Latency:
 one image, measured where the run ended. Export error: the largest difference of a logit between the exported
 ONNX file and the trained network.</p>
 <div class="wide"><table>
@@ -125,7 +127,8 @@ ONNX file and the trained network.</p>
 <tbody>
 {% for row in view.clients %}
 <tr><td class="text">{{ row.client }}</td><td class="text">{{ row.budget }}</td>
-<td><strong>{{ row.accuracy }}</strong></td><td>{{ row.tested }}</td><td>{{ row.macs }}</td><td>{{ row.bytes }}</td>
+<td>{% if row.held_out %}<strong>{{ row.accuracy }}</strong>{% else %}{{ row.accuracy }}{% endif %}</td>\
+<td>{{ row.tested }}</td><td>{{ row.macs }}</td><td>{{ row.bytes }}</td>
 <td>{{ row.latency }}</td><td class="text long">{{ row.reason }}</td></tr>
 {% endfor %}
 </tbody></table></div>
@@ -206,6 +209,7 @@ Run {{ view.id }}. {{ view.story }}
 
 |{% for _, value in view.tiles %} {{ value }} |{% endfor %}
 
+Time: {{ view.time }}; until this page was written.
 {% if view.models %}
 
 ## The chosen models

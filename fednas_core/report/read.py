@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fednas_core.errors import RunError
+from fednas_core.runs.clock import FILE
 
 ROUND_KEYS = ("round", "loss", "accuracy", "bytes_up", "bytes_down", "client_macs", "seconds", "clients", "failures")
 MODEL_KEYS = ("device", "budget", "arch", "validation_accuracy", "test_accuracy", "macs", "params", "bytes")
@@ -20,14 +21,16 @@ POINT_KEYS = ("macs", "params", "validation_accuracy", "on_frontier")
 class RunData:
     """A run as its folder tells it; `frontier` and `result` are None while it has not finished.
 
-    `settings` and `versions` are flat; `rounds` are the lines of events.jsonl, one a round, in order; `notes` says for
-    people what is missing.
+    `settings` and `versions` are flat; `rounds` are the lines of events.jsonl, one a round, in order; `seconds` are
+    those of the run's phases (see `fednas_core.runs.clock`), of its rounds alone where no others are noted; `notes`
+    says for people what is missing.
     """
 
     folder: Path
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
     rounds: tuple[Mapping[str, Any], ...]
+    seconds: Mapping[str, float]
     frontier: tuple[Mapping[str, Any], ...] | None
     result: Mapping[str, Any] | None
     notes: tuple[str, ...]
@@ -73,7 +76,8 @@ def read_run(folder: Path) -> RunData:
     for point in frontier or ():
         _need(point, POINT_KEYS, folder / "frontier.json")
     points = None if frontier is None else tuple(frontier)
-    return RunData(folder, _flat(settings), _flat(versions), rounds, points, result, tuple(notes))
+    seconds = _json(folder / FILE, dict) or {"training": sum(event["seconds"] for event in rounds)}
+    return RunData(folder, _flat(settings), _flat(versions), rounds, seconds, points, result, tuple(notes))
 
 
 def _rounds(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], ...]:

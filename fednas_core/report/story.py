@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fednas_core.export.units import count, macs, percent
+from fednas_core.export.units import count, duration, macs, percent
 from fednas_core.report.panel import finite
 from fednas_core.report.read import RunData
 from fednas_core.report.search import going_on, searches
 from fednas_core.report.searched import made
-from fednas_core.report.tested import MOST_TIERS, by_tier, images, last, spread_of
+from fednas_core.report.tested import MOST_TIERS, by_tier, images, last, spread_of, tested
 
 Row = Mapping[str, Any]
 
@@ -55,7 +55,7 @@ def _personal(run: RunData, method: str, how: str) -> tuple[str, str]:
     )
     if handed:
         held_out = all(row.get("held_out") for row in handed)
-        which = " that it never trained on" if held_out else ", of which some had none to spare from training"
+        which = " that it never trained on" if held_out else ", also trained on"
         story += f"Accuracies are those of each client's own model on images of its own{which}."
         return _spread(handed), story
     _, rows = last(run.rounds)
@@ -77,15 +77,21 @@ def clients_story(rows: Sequence[Row]) -> str:
     handed = [row for row in rows if not row.get("reason")]
     if not handed:
         return "No client could be handed a model."
-    trained = any(not row.get("held_out") for row in handed)
+    text = f"{number(len(handed), 'client')} of {len(rows)} run a model of their own"
+    known = tested(handed)
+    if not known:
+        return f"{text}; none has images to spare from training, so that nobody knows how accurate they are there."
+    if len(known) < len(handed):
+        text += f", of which {len(handed) - len(known)} had no image to spare from training to test it on"
+    trained = any(not row.get("held_out") for row in known)
     where = ", on images they trained on (data.holdout keeps some apart)," if trained else ""
-    found = spread_of([row["accuracy"] for row in handed])
-    text = (
-        f"{number(len(handed), 'client')} of {len(rows)} run a model of their own: accuracy there{where} "
+    found = spread_of([row["accuracy"] for row in known])
+    text += (
+        f": accuracy there{where} "
         f"{percent(found['mean'])} on average, {percent(found['worst_decile'])} over the worst tenth, "
         f"with a standard deviation of {100 * found['std']:.1f} points."
     )
-    tiers = by_tier((budget(row["budget"]), row["accuracy"]) for row in handed)
+    tiers = by_tier((budget(row["budget"]), row["accuracy"]) for row in known)
     if 1 < len(tiers) <= MOST_TIERS:
         told = (f"{name} {percent(one['mean'])} ({percent(one['worst_decile'])})" for name, one in tiers.items())
         text += f" By budget, the worst tenth in brackets: {listed(map(together, told))}."
@@ -93,7 +99,8 @@ def clients_story(rows: Sequence[Row]) -> str:
 
 
 def _handed(run: RunData) -> list[Row]:
-    return [row for row in (run.result or {}).get("clients") or () if not row.get("reason")]
+    """Return the rows of the clients that run a model and know how accurate it is."""
+    return tested([row for row in (run.result or {}).get("clients") or () if not row.get("reason")])
 
 
 def _spread(handed: Sequence[Row]) -> str:
@@ -119,6 +126,13 @@ def clients_of(run: RunData) -> int:
 def budget(told: object) -> str:
     """Return a budget as it is told; a number, as older runs hold, means MACs."""
     return f"{count(told)} MACs" if isinstance(told, int | float) else str(told)
+
+
+def spent(seconds: Mapping[str, float]) -> str:
+    """Return a run's time and where it went, e.g. ``1 min 46 s: start 5.2 s, training 1 min 22 s``."""
+    told = [f"{phase} {duration(value)}" for phase, value in seconds.items() if phase != "total" and value]
+    whole = sum(value for phase, value in seconds.items() if phase != "total")
+    return f"{duration(whole)}: {', '.join(told)}"
 
 
 def number(value: int, noun: str) -> str:

@@ -19,6 +19,8 @@ MOST_TIERS = 8
 """Tiers that are told apart; of more, devices have budgets of their own rather than tiers."""
 PREFIXES = {"k": 1e3, "M": 1e6, "G": 1e9}
 FIGURES = ("Clients", "Mean", "Worst tenth", "Worst", "Best", "Spread, points")
+TRAINED_ON = "on training images"
+"""What stands beside an accuracy that was found on images that the network was trained on."""
 TERMS = (
     "Each client counts once. Worst tenth: the mean over the tenth of the clients that fare worst. Spread: the "
     "standard deviation over the clients."
@@ -48,6 +50,11 @@ def spread_of(accuracies: Sequence[float]) -> dict[str, Any]:
         "worst_decile": statistics.fmean(worst),
         "best": max(accuracies),
     }
+
+
+def tested(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows of clients whose accuracy is known: the others had no image to test on."""
+    return [row for row in rows if row.get("accuracy") is not None]
 
 
 def by_tier(pairs: Iterable[tuple[str, float]]) -> dict[str, dict[str, Any]]:
@@ -85,7 +92,8 @@ def brief(rows: Sequence[Row]) -> list[str]:
         text, clients = f"{row['name']} {row['accuracy']:.1%}", row.get("clients")
         if clients:
             mean = "" if by_clients(row) else f"{'' if short else 'clients '}{clients['mean']:.1%}, "
-            text += f" ({mean}{'' if short else 'worst tenth '}{clients['worst_decile']:.1%})"
+            where = "" if clients.get("held_out", True) else f" {TRAINED_ON}"
+            text += f" ({mean}{'' if short else 'worst tenth '}{clients['worst_decile']:.1%}{where})"
             short = True
         told.append(text)
     return told

@@ -13,8 +13,8 @@ from fednas_core.report import plots, searched, treeplot
 from fednas_core.report.panel import SERIES, finite
 from fednas_core.report.read import RunData
 from fednas_core.report.search import searches
-from fednas_core.report.story import budget, clients_of, clients_story, headline, listed, stays
-from fednas_core.report.tested import TERMS, Table, by_clients, by_network, history, images, last, singles
+from fednas_core.report.story import budget, clients_of, clients_story, headline, listed, spent, stays
+from fednas_core.report.tested import TERMS, TRAINED_ON, Table, by_clients, by_network, history, images, last, singles
 
 MOST_REASONS = 50
 MOST_CLIENTS = 100
@@ -46,8 +46,9 @@ class View:
     story: str
     notes: tuple[str, ...]
     tiles: tuple[tuple[str, str], ...]
+    time: str
     models: tuple[Mapping[str, Any], ...]
-    clients: tuple[Mapping[str, str], ...]
+    clients: tuple[Mapping[str, Any], ...]
     more_clients: int
     clients_story: str
     supernet: str
@@ -79,6 +80,7 @@ def view_of(run: RunData) -> View:
         story=story,
         notes=run.notes,
         tiles=_tiles(run),
+        time=spent(run.seconds),
         models=tuple(_model(run, i, model) for i, model in enumerate(run.models)),
         clients=tuple(map(_client, handed[:MOST_CLIENTS])),
         more_clients=max(0, len(handed) - MOST_CLIENTS),
@@ -104,7 +106,7 @@ def _tiles(run: RunData) -> tuple[tuple[str, str], ...]:
         ("Sent up", size(run.total("bytes_up"))),
         ("Sent down", size(run.total("bytes_down"))),
         ("Compute, MACs", count(run.total("client_macs"))),
-        ("Time", duration(run.total("seconds"))),
+        ("Time", duration(sum(run.seconds.values()))),
         ("Failures", str(len(run.failures))),
     )
 
@@ -129,15 +131,16 @@ def _model(run: RunData, number: int, model: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _client(row: Mapping[str, Any]) -> dict[str, str]:
+def _client(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a client: the model it was handed and how it does on the device, or why it has none."""
     cells = {"client": str(row["client"]), "budget": budget(row["budget"]), "reason": str(row.get("reason") or "")}
+    held_out = bool(row.get("held_out"))
     if cells["reason"]:
-        return cells | dict.fromkeys(("accuracy", "tested", "macs", "bytes", "latency"), MISSING)
-    where = "held out" if row.get("held_out") else "of its training"
+        return cells | dict.fromkeys(("accuracy", "tested", "macs", "bytes", "latency"), MISSING) | {"held_out": False}
     return cells | {
-        "accuracy": percent(row["accuracy"]),
-        "tested": f"{row.get('tested', 0)} {where}",
+        "held_out": held_out,
+        "accuracy": percent(row["accuracy"]) + ("" if held_out else f" {TRAINED_ON}"),
+        "tested": f"{row['tested']} {'held out' if held_out else 'of its training'}" if row.get("tested") else MISSING,
         "macs": count(row["macs"]),
         "bytes": size(row["bytes"]),
         "latency": milliseconds(row.get("latency_ms")),
@@ -229,7 +232,7 @@ def _learning(run: RunData) -> Section:
     return Section(
         "Learning",
         f"Networks that are followed, on {whose}, and the mean of the clients on their own training examples (of "
-        f"whatever network each of them trained).{who}",
+        f"whatever network each of them trained). Losses are cross-entropies of the labels, not smoothed.{who}",
         (
             ("Accuracy over rounds", plots.learning_curves("accuracy", run.rounds)),
             ("Loss over rounds", plots.learning_curves("loss", run.rounds)),

@@ -8,7 +8,15 @@ from typing import Any
 
 from fednas_core.errors import MissingExtraError
 
-SCALARS = ("loss", "accuracy", "bytes_up", "bytes_down", "client_macs", "seconds")
+SCALARS = {
+    "loss": "training/loss",  # of the clients, on the images that they train on
+    "accuracy": "training/accuracy",
+    "bytes_up": "round/bytes_up",
+    "bytes_down": "round/bytes_down",
+    "client_macs": "round/client_macs",
+    "seconds": "round/seconds",
+}
+"""What is told of each round, and under which name."""
 CLIENTS = ("mean", "worst_decile")
 """Of networks that clients tested on their own images: over all of them, and over the tenth that fares worst."""
 
@@ -20,8 +28,8 @@ def write_scalars(run: Path, event: Mapping[str, Any]) -> None:
     except ImportError as error:
         raise MissingExtraError("tensorboard", "tensorboard", "setting 'tensorboard'") from error
     writer = SummaryWriter(str(run / "tensorboard"))
-    for name in SCALARS:
-        writer.add_scalar(f"round/{name}", event[name], event["round"])
+    for key, name in SCALARS.items():
+        writer.add_scalar(name, event[key], event["round"])
     writer.add_scalar("round/failures", len(event["failures"]), event["round"])
     for row in event["evaluation"] or []:
         writer.add_scalar(f"validation/{row['name']}", row["accuracy"], event["round"])

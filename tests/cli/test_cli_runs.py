@@ -53,6 +53,7 @@ def test_runs_lists_it(finished: tuple[Path, dict[str, Any], Result], tmp_path: 
     row = json.loads(fednas("runs", "--output", str(root), "--json").stdout)[0]
     assert row["id"] == result["run"] and row["state"] == "finished" and row["method"] == "deepfednas"
     assert row["rounds_done"] == row["rounds"] == 2 and 0 <= row["best_accuracy"] <= 1 and row["seconds"] > 0
+    assert row["seconds"] == pytest.approx(result["seconds"]["total"]) and row["phases"]["training"] < row["seconds"]
     assert (row["tested_by"], row["worst_decile"]) == ("server", None)
     assert result["run"] in fednas("runs", "-o", str(root)).stdout
     empty = fednas("runs", "--output", str(tmp_path))
@@ -62,7 +63,8 @@ def test_runs_lists_it(finished: tuple[Path, dict[str, Any], Result], tmp_path: 
 def test_a_run_with_personal_layers_says_who_tested_it_and_why_it_has_no_model(
     settings: list[str], tmp_path: Path
 ) -> None:
-    shown = fednas("run", *settings, "--set", "personal.layers=head", "--set", f"output={tmp_path}", "--json")
+    own = ("--set", "personal.layers=head", "--set", "data.holdout=0.2")
+    shown = fednas("run", *settings, *own, "--set", f"output={tmp_path}", "--json")
     assert shown.exit_code == 0, shown.output
     row = json.loads(fednas("runs", "--output", str(tmp_path), "--json").stdout)[0]
     assert row["tested_by"] == "clients" and 0 <= row["worst_decile"] <= row["best_accuracy"] <= 1

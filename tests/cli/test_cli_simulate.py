@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from fednas_core.cli import app, progress, superlink
-from fednas_core.cli.simulate import NAMED, NODES_A_CORE, STARTED, nodes_for, read_events
+from fednas_core.cli.simulate import NAMED, NODES_A_CORE, STARTED, conclude, nodes_for, read_events
 from fednas_core.errors import RunError
 
 EVENT: dict[str, Any] = {
@@ -178,3 +179,13 @@ def test_simulate_stops_on_ctrl_c_and_can_be_resumed(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "fednas resume" in err
     assert family and not any(superlink._alive(pid) for pid in family)
+
+
+def test_the_time_that_flower_takes_besides_the_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r1").mkdir()
+    result = {"models": [], "seconds": {"total": 10.0, "start": 2.0, "training": 8.0}}
+    (tmp_path / "r1" / "result.json").write_text(json.dumps(result))
+    ended: Any = SimpleNamespace(run_name="r1", lines=[])
+    conclude(ended, ("finished:completed", ""), tmp_path, False, wall_s=25.0)
+    told = "time  10 s: start 2 s, training 8 s\nbesides 15 s in which Flower starts and ends\n"
+    assert told in capsys.readouterr().out

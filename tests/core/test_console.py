@@ -25,9 +25,10 @@ def config(tiny_pairs: dict[str, Any]) -> RunConfig:
     return read(tiny_pairs)
 
 
-def row(client: str, accuracy: float, budget: str = "no limit") -> dict[str, Any]:
+def row(client: str, accuracy: float | None, budget: str = "no limit", held_out: bool = True) -> dict[str, Any]:
     return {"client": client, "budget": budget, "reason": "", "macs": 1e6, "bytes": 4e6, "latency_ms": 1.0,
-            "accuracy": accuracy, "held_out": True, "stored": False}  # fmt: skip
+            "accuracy": accuracy, "tested": 0 if accuracy is None else 9, "held_out": held_out,
+            "stored": False}  # fmt: skip
 
 
 def test_a_round_tells_the_worst_tenth(config: RunConfig) -> None:
@@ -42,11 +43,13 @@ def test_a_round_tells_the_worst_tenth(config: RunConfig) -> None:
 
 def test_the_greeting_says_what_stays_on_the_clients(config: RunConfig) -> None:
     run = RunFolder(Path("r1"))
-    assert "personal" not in greeting(config, run, 0) and "keeps" not in greeting(config, run, 0)
+    assert "personal" not in greeting(config, run, 0)
+    config = replace(config, data=replace(config.data, holdout=0.1))
     text = greeting(replace(config, personal=PersonalConfig(layers="head")), run, 0)
     mine = 32 * 10 + 10
     assert f"\npersonal  head stays on the clients ({mine} of " in text
-    assert "each client keeps 20% of its own to test" in text
+    assert "each client keeps 10% of its own to test" in text
+    assert "keeps" not in greeting(replace(config, data=replace(config.data, holdout=0.0)), run, 0)
     text = greeting(replace(config, personal=PersonalConfig(layers="head", blocks=1, arch=True)), run, 0)
     assert " stay on the clients (" in text and "; each client keeps to an architecture of its own" in text
 
@@ -57,14 +60,16 @@ SEARCH: dict[str, Any] = {
 
 
 def test_a_round_of_a_search_has_no_total(config: RunConfig) -> None:
-    assert line(config, EVENT).startswith(f"round   3/{config.rounds}  loss 1.250")
+    assert line(config, EVENT).startswith(f"round   3/{config.rounds}  training loss 1.250 accuracy  50.0%")
     event = {**EVENT, "search": SEARCH, "clients": [{"network": "2.1"}, {"network": "2.2"}]}
     told = line(config, event)
-    assert told == ("round   3  loss 1.250  accuracy  50.0%  up 2.0 MB  1.5 s  iteration 2, round 1/3: 2 candidates")
+    assert told == (
+        "round   3  training loss 1.250 accuracy  50.0%  up 2.0 MB  1.5 s  iteration 2, round 1/3: 2 candidates"
+    )
     leader = {"name": "leader", "macs": 1, "accuracy": 0.9}
     late = {**SEARCH, "iteration": 10, "round": 6, "of": 6, "winner": "10.13", "resource": "params", "takes": 123456.0}
     told = line(config, {**event, "round": 103, "evaluation": [leader], "search": late})
-    assert told.endswith("leader 90.0%  iteration 10: winner 10.13 at 123 k params") and len(told) <= 114
+    assert told.endswith("leader 90.0%  iteration 10: winner 10.13 at 123 k params") and len(told) <= 122
 
 
 def test_the_greeting_of_a_search(tiny_pairs: dict[str, Any]) -> None:
@@ -99,7 +104,8 @@ def test_the_clients_table_ends_with_their_spread() -> None:
 
 
 def test_the_end_of_a_run_says_where_its_models_are() -> None:
-    result = {"models": [], "clients": [row("a", 0.5)], "personal": ["head"]}
+    seconds = {"total": 112.5, "start": 12.5, "training": 100.0, "export": 0.0}
+    result = {"models": [], "clients": [row("a", 0.5)], "personal": ["head"], "seconds": seconds}
     text = ending(result)
     assert "The server has no complete network: head never left the clients" in text and "50.0%" in text
     assert "network: head, stages.2 never left" in kept(["head", "stages.2"])
@@ -107,6 +113,15 @@ def test_the_end_of_a_run_says_where_its_models_are() -> None:
         "device": "phone", "budget": "1 M MACs", "macs": 5e5, "params": 3e4, "bytes": 1.2e5, "latency_ms": 0.5,
         "validation_accuracy": 0.9, "test_accuracy": 0.8, "export_max_abs_error": 1e-6,
     }  # fmt: skip
-    text = ending({"models": [model], "clients": [], "personal": []})
+    text = ending({"models": [model], "clients": [], "personal": [], "seconds": seconds})
     assert "phone" in text and "never left" not in text and "client" not in text
-    assert ending({"models": []}) == ""
+    assert text.endswith("\ntime  1 min 52 s: start 12.5 s, training 1 min 40 s")
+    text = ending({"models": [{**model, "test_accuracy": None}], "seconds": seconds})
+    assert "90.0%     –  " in text, "an accuracy that nobody knows is no 0.0%"
+
+
+def test_an_accuracy_says_on_which_images_it_was_found_and_what_nobody_tested_is_unknown() -> None:
+    text = clients_table([row("a", 1.0, held_out=False), row("b", None)])
+    assert "100.0%  on its training images" in text and "–  no image to spare for a test" in text
+    assert "2 of 2 clients run a model, 1 tested it  mean 100.0%" in text and text.endswith("(on training images)")
+    assert clients_table([row("b", None)]).endswith("1 of 1 clients run a model; none had an image to test it on")

@@ -13,8 +13,9 @@ import torch
 from contracts import fleets
 from contracts.fleets import Around, Hostile, Shuffled, Stopping
 
-from fednas_core.config import RunConfig
+from fednas_core.config import DataConfig, RunConfig
 from fednas_core.console import table
+from fednas_core.data.sources import load
 from fednas_core.errors import FednasError, InfeasibleError, RunError
 from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
@@ -77,6 +78,37 @@ def same_run(one: RunFolder, two: RunFolder) -> None:
     assert set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_accuracy_on_images_that_nobody_has_is_unknown(tiny_pairs: dict[str, Any], tmp_path: Path) -> None:
+    """Data without test images of the run's classes, and clients with one image, which they train on, or two."""
+    digits = load(DataConfig())
+    arrays = {f"x_{name}": part.x.squeeze(1).numpy() for name, part in (("train", digits.train), ("test", digits.test))}
+    arrays |= {"y_train": digits.train.y.numpy(), "y_test": digits.test.y.numpy() % 8}
+    np.savez(tmp_path / "digits.npz", **arrays)
+    few = {
+        "data.source": "npz",
+        "data.path": str(tmp_path / "digits.npz"),
+        "data.only": "8,9",
+        "data.examples": 24,
+        "data.partition": "iid",
+        "data.clients": 18,
+        "data.holdout": 0.1,
+        "rounds": 1,
+        "evaluate-clients": 18,
+    }
+    said: list[str] = []
+    config = settle(read({**tiny_pairs, **few}))
+    found = conduct(config, LocalFleet(config), said.append)
+    result = found.read_json("result.json")
+    assert [model["test_accuracy"] for model in result["models"]] == [None, None]
+    rows = {row["tested"]: row["accuracy"] for row in result["clients"]}
+    assert set(rows) == {0, 1} and rows[0] is None and rows[1] in (0.0, 1.0)
+    assert found.events()[0]["evaluation"][0].get("clients") is None, "nobody had one more to choose by"
+    assert "| Accuracy on the test set | – |" in (found.path / "models" / "server" / "card.md").read_text()
+    report = (found.path / "report.md").read_text()
+    assert "| phone | – |" in report and "Accuracies are those on the validation set" in report
+    assert "none to test" in said[0] and "no image to spare for a test" in "".join(said)
+
+
 # -- a whole run ---------------------------------------------------------------------------------------------------
 
 
@@ -111,6 +143,9 @@ def test_the_result_of_a_run(finished: tuple[RunFolder, list[str], RunConfig]) -
     for key in ("bytes_up", "bytes_down", "client_macs"):
         assert result[key] == sum(event[key] for event in events) > 0
     assert {"fednas", "flwr", "torch"} <= set(result["versions"])
+    parts = {phase: seconds for phase, seconds in result["seconds"].items() if phase != "total"}
+    assert parts == run.read_json("seconds.json") and result["seconds"]["total"] == pytest.approx(sum(parts.values()))
+    assert all(parts.values()) and parts["training"] >= sum(event["seconds"] for event in events)
     largest = space.cost(space.largest).macs
     assert [(m["device"], m["budget_macs"]) for m in result["models"]] == [
         ("phone", round(0.3 * largest)),

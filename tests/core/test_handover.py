@@ -47,12 +47,12 @@ def says(order: TrainOrder, **figures: float) -> TrainReport:
     return answer(order, {}, accuracy=0.75, figures=told)
 
 
-def offered(config: RunConfig, answering: Answering) -> tuple[list[dict[str, Any]], Scripted]:
-    """Hand over one of three networks, of which larger ones are better."""
+def offered(config: RunConfig, answering: Answering, gain: float = 0.1) -> tuple[list[dict[str, Any]], Scripted]:
+    """Hand over one of three networks, of which larger ones are better by this much; their losses do not matter."""
     space = space_of(config)
     archs = [space.smallest, space.decode(space.encode(space.largest) // 2), space.largest]
     judged = [
-        Judged(arch, cost.macs, cost.params, cost.bytes, 0.0, 0.5 + 0.1 * i, 1.0)
+        Judged(arch, cost.macs, cost.params, cost.bytes, 0.0, 0.5 + gain * i, 1.0 - 0.1 * i)
         for i, (arch, cost) in enumerate((arch, space.cost(arch)) for arch in archs)
     ]
     fleet = Scripted(config, answering)
@@ -70,6 +70,16 @@ def test_everybody_is_offered_the_best_that_fits(config: RunConfig) -> None:
     for order in fleet.orders:
         assert (order.task, order.returns, order.run) == ("install", "figures", "run-7")
         assert order.budget == ("30%" if order.client in ("client-00", "client-02") else "max")
+
+
+def test_of_equally_accurate_networks_everybody_is_offered_the_cheapest(config: RunConfig) -> None:
+    rows, _ = offered(config, lambda order: [says(order)], gain=0.0)
+    assert {row["macs"] for row in rows} == {space_of(config).cost(space_of(config).smallest).macs}
+
+
+def test_the_accuracy_of_a_client_without_test_images_is_unknown(config: RunConfig) -> None:
+    rows, _ = offered(config, lambda order: [says(order, tested=0.0)])
+    assert {(row["accuracy"], row["tested"], row["reason"]) for row in rows} == {(None, 0, "")}
 
 
 def test_a_device_on_which_it_is_too_slow_is_offered_a_smaller_one(config: RunConfig) -> None:

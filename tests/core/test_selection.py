@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import statistics
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from fednas_core.selection import (
     frontier,
     judge_all,
     measured,
+    preference,
     prepared,
     trained_archs,
 )
@@ -78,7 +80,21 @@ def test_a_device_limited_otherwise_has_the_fittest_network_that_fits(
         candidates(config, [Allowance(Budget("d", **{kind: 0.01}), space, figure)], path_of(config, space, 10))
 
 
-def test_the_best_within_a_budget_is_of_equals_that_of_least_loss() -> None:
+def test_of_equally_accurate_networks_the_cheaper_is_chosen() -> None:
+    """The first two are what a run of the default job judged for the phone: 139 of 144 images right by each."""
+    accuracy = 139 / 144
+    dear, cheap = judged(953_792, accuracy, 0.1), judged(697_792, accuracy, 0.2)
+    worse, fat = judged(500_000, 0.96, 0.1), replace(cheap, params=cheap.params + 1, validation_loss=0.1)
+    assert best_within([worse, dear, fat, cheap], lambda arch: True) is cheap
+    assert sorted([worse, dear, fat, cheap], key=preference) == [cheap, fat, dear, worse]
+    mean = replace(dear, validation_accuracy=statistics.fmean([1 / 3, 2 / 3, 0.1, 0.2]) + 1e-16)
+    other = replace(cheap, validation_accuracy=statistics.fmean([0.2, 2 / 3, 1 / 3, 0.1]))
+    assert best_within([mean, other], lambda arch: True) is other, "means are equal but for rounding"
+    assert [row["on_frontier"] for row in frontier([fat, cheap, dear])] == [True, False, False]
+    assert frontier([fat, cheap])[0]["params"] == cheap.params
+
+
+def test_of_equals_at_equal_cost_that_of_least_loss_is_chosen() -> None:
     space = space_of(read({}))
     archs = [space.decode(space.encode(space.largest) - i) for i in (1, 0)] + [space.smallest]
     rows = [replace(judged(10, 0.9, loss), arch=arch) for arch, loss in zip(archs, (0.5, 0.4, 0.9), strict=True)]

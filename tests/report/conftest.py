@@ -32,6 +32,9 @@ torch = "2.14.1"
 """
 
 
+SECONDS = {"start": 6.0, "training": 100.0, "report": 12.4}
+
+
 @pytest.fixture(scope="session")
 def write_run() -> Callable[..., Path]:
     """Return the function that makes a run folder: see `make_run`."""
@@ -73,6 +76,7 @@ def make_run(
         content = result(folder, lines, points, name, clients)
         content |= {"models": [], "personal": ["head", "stages.2.1"]} if tested == "alone" else {}
         (folder / "result.json").write_text(json.dumps(content))
+        (folder / "seconds.json").write_text(json.dumps(SECONDS))
     return folder
 
 
@@ -168,7 +172,8 @@ def result(folder: Path, lines: list[Any], points: list[Any], name: str, clients
     totals = {key: sum(line[key] for line in lines) for key in ("bytes_up", "bytes_down", "client_macs")}
     failures = sum(len(line["failures"]) for line in lines)
     return {
-        "run": folder.name, "method": "deepfednas", "rounds": len(lines), **totals, "seconds": 118.4,
+        "run": folder.name, "method": "deepfednas", "rounds": len(lines), **totals,
+        "seconds": {"total": 118.4, **SECONDS},
         "versions": {"fednas": "0.1.0"}, "models": models, "clients": handed,
         "supernet": {"macs": 3_738_048, "params": 392_866}, "failures": failures,
     }  # fmt: skip

@@ -20,14 +20,14 @@ def test_a_finished_run(write_run: WriteRun, tmp_path: Path) -> None:
     assert run.versions == {"fednas": "0.1.0", "flwr": "1.41.0", "torch": "2.14.1"}
     assert [model["device"] for model in run.models] == ["phone", "tablet", "workstation"]
     assert run.notes == ()
-    assert run.total("seconds") == 118.4, "the result's, not the sum of rounds"
+    assert run.seconds == {"start": 6.0, "training": 100.0, "report": 12.4}, "more than the rounds"
 
 
 def test_an_unfinished_run_says_so(write_run: WriteRun, tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "r1", rounds=3, done=False))
     assert run.models == ()
     assert run.frontier is None
-    assert run.total("seconds") == pytest.approx(3 * 3.4)
+    assert run.seconds == {"training": pytest.approx(3 * 3.4)}, "nothing is noted"
     assert "not finished" in run.notes[0]
     assert "frontier.json" in run.notes[1]
 

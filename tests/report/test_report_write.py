@@ -53,7 +53,8 @@ def test_the_page_tells_the_result(folder: Path) -> None:
         assert f"{model['device']} {100 * model['test_accuracy']:.1f} %" in text
     for part in (
         "run 20260101-run", "30 rounds over 10 clients", "no answer within 600 s", "0.5 M MACs", "3.2e-07",
-        "deepfednas", "1 min 58 s", "flwr", "1.41.0", "data.alpha", "3.74 M MACs and 393 k parameters",
+        "deepfednas", "Time: 1 min 58 s: start 6 s, training 1 min 40 s, report 12.4 s",
+        "flwr", "1.41.0", "data.alpha", "3.74 M MACs and 393 k parameters",
     ):  # fmt: skip
         assert part in text, part
 
@@ -103,6 +104,21 @@ def test_each_clients_own_model_is_told_and_their_spread(folder: Path) -> None:
         assert f"{len(reached)} clients of {len(handed)} run a model of their own" in text
         assert f"{100 * sum(reached) / len(reached):.1f}" in text.replace("\u202f", " ")
         assert "went away" in text and "stored there" in text and "30 held out" in text
+
+
+def test_what_was_found_on_training_images_says_so_and_is_not_bold(write_run: WriteRun, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r1")
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result["models"][0]["test_accuracy"] = None
+    result["clients"][0] |= {"accuracy": 1.0, "held_out": False}
+    result["clients"][1] |= {"accuracy": None, "tested": 0}
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    page = write(folder).read_text(encoding="utf-8")
+    assert "<td>100.0 % on training images</td>" in page and "<strong>100.0 %" not in page
+    assert "<strong>–</strong></td>" in page and "<strong>0.0 %" not in page, "what nobody tested is unknown"
+    assert "of which 1 had no image to spare" in page and "on images they trained on" in page
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| 100.0 % on training images | 30 of its training |" in markdown and "| phone | – |" in markdown
 
 
 def test_a_run_in_which_clients_tested_networks_beside_the_server(write_run: WriteRun, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ MODEL = {"device": "phone", "budget": "1 M MACs", "arch": {}, "validation_accura
 
 
 def run(result: dict[str, Any] | None, **settings: Any) -> RunData:
-    return RunData(Path("r"), settings, {}, (event(),), None, result, ())
+    return RunData(Path("r"), settings, {}, (event(),), {}, None, result, ())
 
 
 def event(evaluation: Any = None) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def test_a_personal_run_is_told_by_its_clients() -> None:
     assert "1 round over 2 clients" in story and "nor did the head" in story
     assert "no complete network exists on the server" in story and "that it never trained on." in story
     _, story = headline(run({**DONE, "clients": [handed(1.0, held_out=False)], "personal": ["head"]}))
-    assert "had none to spare" in story and "never trained on" not in story
+    assert "of its own, also trained on" in story and "never trained on" not in story
 
 
 def test_a_personal_run_that_handed_out_no_models() -> None:
