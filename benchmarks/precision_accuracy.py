@@ -28,11 +28,11 @@ from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.rounds import run_round
 from fednas_core.seeding import derive
-from fednas_core.selection import prepared
 from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of
+from fednas_core.tasks.images import prepared
 from fednas_core.training.evaluate import evaluate
 
 TEST_IMAGES = 2000
@@ -49,11 +49,9 @@ def accuracy(job: tuple[dict[str, str | int | float], int, str]) -> float:
     with closing(LocalFleet(config)) as fleet:
         for index in range(config.rounds):
             run_round(config, method, fleet, index)
-    test = dataset_of(config).test
-    shown = type(test)(test.x[:TEST_IMAGES], test.y[:TEST_IMAGES])
     rng = np.random.default_rng(0)
     archs = (space.smallest, space.sample(rng), space.sample(rng), space.largest)
-    batches = prepared(shown, preprocessing_of(config))
+    batches = prepared(dataset_of(config).test, preprocessing_of(config), TEST_IMAGES)
     return 100 * statistics.fmean(evaluate(subnet(space, arch, supernet), batches).accuracy for arch in archs)
 
 
@@ -72,6 +70,7 @@ def main() -> None:
         "workers": 1,
         "space.name": "small",
         "data.clients": 8,
+        "data.holdout": 0.0,
         "train.epochs": 1,
         "train.augment": "none" if chosen.data == "digits" else "crop-flip",
     }

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +90,7 @@ class Bench:
         self.crew = Crew(fleet, config, [self.space.smallest], print)
         self.prepare = preprocessing_of(config)
 
-    def by(self, arch: Arch, images: Iterator[tuple[Tensor, Tensor]] | None) -> Tensors:
+    def by(self, arch: Arch, images: Iterable[tuple[Tensor, Tensor]] | None) -> Tensors:
         """Return a subnet with the statistics that these images give it, or fresh ones."""
         module = subnet(self.space, arch, self.supernet)
         if images is not None:

@@ -78,7 +78,9 @@ def calibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
             images += len(x)
     module.eval()
     if not images:
-        raise DataError("no images to take batch statistics from")
+        raise DataError(
+            "batch statistics: the batches hold no image, at least one is needed (an iterator once read has none left)"
+        )
     for norm in norms:
         sums, squares = totals[norm]
         mean = sums / images

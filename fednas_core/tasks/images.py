@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fednas_core.data.augment import Preprocessing, augment, batches
 from fednas_core.data.sources import Images
+from fednas_core.errors import DataError
 from fednas_core.protocol import TrainOrder
 from fednas_core.tasks.bench import Ground
 from fednas_core.training.evaluate import EVAL_BATCH, Evaluation, evaluate
@@ -26,15 +28,31 @@ def epochs_of(order: TrainOrder, ground: Ground, device: torch.device) -> Iterat
         )
 
 
-def prepared(images: Images, prepare: Preprocessing, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images in order, or `most` of them evenly spread, in batches of normalised float32, with their labels.
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Images in order, in batches of normalised float32 with their labels; every iteration starts with the first."""
 
-    Data may be sorted by class: the first few would then be of one.
+    images: Images
+    prepare: Preprocessing
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches, each prepared when it is asked for."""
+        parts = zip(torch.split(self.images.x, EVAL_BATCH), torch.split(self.images.y, EVAL_BATCH), strict=True)
+        for x, y in parts:
+            yield self.prepare(x), y
+
+
+def prepared(images: Images, prepare: Preprocessing, most: int | None = None) -> Prepared:
+    """Return images, or `most` of them evenly spread, as batches for a network that is evaluated or calibrated.
+
+    Data may be sorted by class: the first few would then be of one. Raises `DataError` if there are none.
     """
-    step = max(1, len(images.y) // most) if most else 1
-    x, y = images.x[::step][:most], images.y[::step][:most]
-    for part, labels in zip(torch.split(x, EVAL_BATCH), torch.split(y, EVAL_BATCH), strict=True):
-        yield prepare(part), labels
+    if not len(images.y):
+        raise DataError("evaluation or batch statistics: the split holds no image, at least one is needed")
+    if most and most < len(images.y):
+        rows = torch.arange(most) * len(images.y) // most
+        images = Images(images.x[rows], images.y[rows])
+    return Prepared(images, prepare)
 
 
 def tested(module: nn.Module, images: Images, prepare: Preprocessing) -> Evaluation:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from fednas_core.errors import DataError
 from fednas_core.training.loop import to_images
 
 EVAL_BATCH = 32
@@ -30,7 +31,8 @@ class Evaluation:
 def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32") -> Evaluation:
     """Evaluate a network on normalised float32 images and labels; the network itself is not changed.
 
-    `precision` ``bf16`` evaluates a copy with bf16 weights.
+    `precision` ``bf16`` evaluates a copy with bf16 weights. Raises `DataError` if the batches hold no image: no
+    accuracy is true of nothing.
     """
     device = next(module.parameters()).device
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -43,7 +45,11 @@ def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precis
         loss = loss + functional.cross_entropy(logits, y, reduction="sum")
         correct = correct + (logits.argmax(1) == y).sum()
         images += len(y)
-    return Evaluation(float(loss) / max(1, images), float(correct) / max(1, images), images)
+    if not images:
+        raise DataError(
+            "evaluation: the batches hold no image, at least one is needed (an iterator once read has none left)"
+        )
+    return Evaluation(float(loss) / images, float(correct) / images, images)
 
 
 def folded(module: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.sgd import sgd
 
-from fednas_core.errors import DeadlineError
+from fednas_core.errors import DataError, DeadlineError
 from fednas_core.protocol import TrainSettings
 
 Batch = tuple[Tensor, Tensor]
@@ -26,6 +27,7 @@ class Outcome:
 
     `loss` is the cross-entropy of the labels as they are, whatever the gradients follow (smoothed labels, a teacher):
     the same measure as that of `fednas_core.training.evaluate.Evaluation`.
+    Without any epoch both means are NaN.
     """
 
     loss: float
@@ -92,7 +94,7 @@ def train(
     """Train `module` in place by SGD over `epochs` of batches, on the device where it lies.
 
     `until` is the deadline on the clock of `time.monotonic`: `DeadlineError` is raised by the first batch that starts
-    after it.
+    after it. Raises `DataError` for an epoch without images.
     """
     module.train()
 
@@ -117,13 +119,12 @@ def descend(
     device = parameters[0].device
     optimiser = Sgd(parameters, settings.lr, settings.momentum, settings.weight_decay)
     images = 0
-    loss_sum = correct = torch.zeros((), device=device)
-    seen = 0
-    for epoch in epochs:
+    loss = accuracy = math.nan
+    for number, epoch in enumerate(epochs):
         loss_sum, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
         for x, y in epoch:
             if time.monotonic() > until:
-                raise DeadlineError(f"training was not done by its deadline, after {images} images")
+                raise DeadlineError(f"training was not done by its deadline, after {images + seen} images")
             y = y.to(device)
             optimiser.zero_grad()
             logits = gradients(to_images(x, device), y)
@@ -132,8 +133,10 @@ def descend(
             loss_sum = loss_sum + functional.cross_entropy(logits, y, reduction="sum")
             correct = correct + (logits.argmax(1) == y).sum()
             seen += len(y)
-            images += len(y)
-    return Outcome(float(loss_sum) / max(1, seen), float(correct) / max(1, seen), images)
+        if not seen:
+            raise DataError(f"training: epoch {number + 1} holds no image, at least one is needed")
+        loss, accuracy, images = float(loss_sum) / seen, float(correct) / seen, images + seen
+    return Outcome(loss, accuracy, images)
 
 
 def clip(parameters: Sequence[Tensor], settings: TrainSettings) -> None:

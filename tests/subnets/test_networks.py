@@ -56,6 +56,14 @@ def test_calibration_takes_the_exact_statistics_of_one_batch() -> None:
         torch.testing.assert_close(norm.running_var, x.var((0, 2, 3), unbiased=False))
 
 
+def test_statistics_of_no_images_are_refused() -> None:
+    space, once = toy_space(norm="batch"), iter([images()])
+    module = subnet(space, space.smallest, initial_weights(space, 3))
+    calibrate(module, once)
+    with pytest.raises(DataError, match="batch statistics: the batches hold no image, at least one is needed"):
+        calibrate(module, once)
+
+
 @pytest.mark.parametrize("sizes", [(12,), (6, 6), (9, 3), (11, 1), (7, 4, 1)])
 def test_calibration_weighs_batches_by_their_images(sizes: tuple[int, ...]) -> None:
     space = toy_space(norm="batch")
@@ -86,7 +94,7 @@ def test_statistics_of_a_single_value_are_refused_in_words() -> None:
     module = subnet(space, space.largest, initial_weights(space, 3))
     with pytest.raises(DataError, match=r"(?s)a batch of a single image.* two images or more"):
         calibrate(module, [torch.randn(1, 2, 1, 1)])
-    with pytest.raises(DataError, match="no images"):
+    with pytest.raises(DataError, match="hold no image"):
         calibrate(module, [])
     larger = toy_space(norm="batch", image_size=4)
     calibrate(subnet(larger, larger.largest, initial_weights(larger, 3)), [torch.randn(1, 2, 4, 4)])

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from fednas_core.data.sources import Images
+from fednas_core.errors import DataError
 from fednas_core.protocol import TrainOrder, TrainSettings
 from fednas_core.settings import read
 from fednas_core.tasks.bench import ground_of, space_of
@@ -24,6 +26,16 @@ def test_all_images_in_order() -> None:
     batches = list(prepared(sorted_images(100), raw))  # type: ignore[arg-type]
     assert torch.cat([y for _, y in batches]).tolist() == [i // 10 for i in range(100)]
     assert [len(y) for _, y in batches] == [EVAL_BATCH] * 3 + [4]
+
+
+def test_prepared_images_are_there_as_often_as_they_are_asked_for() -> None:
+    images = prepared(sorted_images(40), raw)  # type: ignore[arg-type]
+    assert [len(y) for _, y in images] == [len(y) for _, y in images] == [EVAL_BATCH, 8]
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(DataError, match="the split holds no image, at least one is needed"):
+        prepared(sorted_images(0), raw)  # type: ignore[arg-type]
 
 
 def test_some_of_sorted_images_are_of_every_class() -> None:

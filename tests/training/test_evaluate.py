@@ -5,6 +5,7 @@ import torch
 from contracts.samples import toy_space
 from torch import nn
 
+from fednas_core.errors import DataError
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import calibrate, subnet
 from fednas_core.training.evaluate import EVAL_BATCH, evaluate, folded
@@ -60,6 +61,10 @@ def test_bf16_evaluates_a_copy() -> None:
     assert next(module.parameters()).dtype == torch.float32
 
 
-def test_no_images_are_no_error() -> None:
-    found = evaluate(calibrated("none"), [])
-    assert (found.images, found.loss, found.accuracy) == (0, 0.0, 0.0)
+def test_no_accuracy_is_true_of_no_images() -> None:
+    with pytest.raises(DataError, match="evaluation: the batches hold no image, at least one is needed"):
+        evaluate(calibrated("none"), [])
+    read = iter([(images(), torch.arange(40) % 3)])
+    evaluate(calibrated("none"), read)
+    with pytest.raises(DataError, match="an iterator once read has none left"):
+        evaluate(calibrated("none"), read)

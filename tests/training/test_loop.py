@@ -8,7 +8,7 @@ import torch
 from contracts.samples import toy_space
 from torch import nn
 
-from fednas_core.errors import DeadlineError
+from fednas_core.errors import DataError, DeadlineError
 from fednas_core.protocol import TrainSettings
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
@@ -40,6 +40,12 @@ def test_loss_falls_on_a_small_problem() -> None:
     assert last.loss < 0.5 * first.loss and last.accuracy > 0.9 > first.accuracy
     assert (first.images, last.images) == (48, 12 * 48)
     assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+
+
+def test_an_epoch_without_images_is_refused() -> None:
+    once = iter(problem())
+    with pytest.raises(DataError, match="training: epoch 2 holds no image, at least one is needed"):
+        train(net(), [once, once], TrainSettings())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
