@@ -103,8 +103,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
     by = {(row["merge"], row["length"], row["seed"]): statistics.mean(row["accuracy"].values()) for row in rows}
     seeds = sorted({seed for _, _, seed in by})
     lines = [
-        f"{len(seeds)} seeds; test accuracy in %, mean over budgets and seeds (points lost against the clean mean, "
-        "paired; the worst seed)",
+        f"{len(seeds)} seeds, fewer where a cell says so; test accuracy in %, mean over budgets and seeds (points lost "
+        "against the clean mean, paired; the worst seed)",
         "",
         "| merge | " + " | ".join(f"flipped × {k}" if k else "clean" for k in LENGTHS) + " |",
         "|---" * (1 + len(LENGTHS)) + "|",
@@ -114,8 +114,12 @@ def summary(rows: list[dict[str, Any]]) -> str:
         for length in LENGTHS:
             there = [s for s in seeds if (merge, length, s) in by and ("overlap", 0, s) in by]
             lost = [by["overlap", 0, s] - by[merge, length, s] for s in there]
-            mean = statistics.mean(by[merge, length, s] for s in there) if there else None
-            cells.append(f"{mean:.1f} (−{statistics.mean(lost):.1f}; −{max(lost):.1f})" if mean is not None else "–")
+            if not there:
+                cells.append("–")
+                continue
+            mean = statistics.mean(by[merge, length, s] for s in there)
+            few = f"; {len(there)} of them" if len(there) < len(seeds) else ""
+            cells.append(f"{mean:.1f} (−{statistics.mean(lost):.1f}; −{max(lost):.1f}{few})")
         lines.append(f"| {merge} | " + " | ".join(cells).replace("−-", "+") + " |")
     return "\n".join(lines)
 

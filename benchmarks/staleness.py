@@ -131,9 +131,10 @@ def compare(seed: int, count: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     chosen = options(__doc__, rounds={"type": int, "default": 8}, seeds={"type": int, "default": 1})
     torch.set_num_threads(1)
-    runs = [compare(seed, 3 if chosen.quick else chosen.rounds) for seed in range(1, chosen.seeds + 1)]
+    count = 3 if chosen.quick else chosen.rounds
+    runs = [compare(seed, count) for seed in range(1, chosen.seeds + 1)]
     arms = {arm: {key: statistics.mean(run[arm][key] for run in runs) for key in runs[0][arm]} for arm in ARMS}
-    show({"benchmark": "staleness", "rounds": chosen.rounds, "seeds": chosen.seeds, "arms": arms})
+    show({"benchmark": "staleness", "rounds": count, "seeds": chosen.seeds, "arms": arms})
 
 
 if __name__ == "__main__":
