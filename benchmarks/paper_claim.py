@@ -64,7 +64,7 @@ MATCHED, BANDS = 20, (2, 5)
 """Random networks within 5 % of the MACs of each of these budgets, on which fitness is compared with accuracy."""
 TOLERANCE = 0.05
 TUNING_SEED, TUNING_ROUNDS = 100, 8
-TRIED = (0.05, 0.1, 0.2)
+TRIED = (0.025, 0.05, 0.1)
 CONTROLS: dict[str, dict[str, str | float | bool]] = {
     "uniform": {"sample.between": "uniform"},
     "range-matched": {"sample.between": "range-matched"},
@@ -75,7 +75,7 @@ OURS: dict[str, dict[str, str | float | bool]] = {
     "exact, 25 % range-matched": {"sample.range-share": 0.25},
 }
 ARMS: dict[str, dict[str, str | float | bool]] = {"exact path": {}, "stopped search": {}, **CONTROLS, **OURS}
-RATES = dict.fromkeys(ARMS, 0.1)
+RATES = dict.fromkeys(ARMS, 0.05)
 """Learning rate of each arm: of `TRIED` the one with the best validation accuracy (`--tune`)."""
 KINDS = ("own", "exact", "random")
 """Candidates that supernets are judged on: see `Arm.candidates`."""

@@ -83,3 +83,22 @@ def test_the_stopped_search_is_not_the_exact_one(claim: Any, arms: dict[str, Any
     arm = arms["stopped search"]
     shared = {row.arch for row in arm.path} & {row.arch for row in arm.exact}
     assert shared == {arm.space.largest} and arm.space.size > 10**6
+
+
+def test_the_tables_pair_the_seeds_that_every_arm_has(claim: Any) -> None:
+    lead = {"exact path": 2.0, "stopped search": 1.0, "uniform": 0.0, "range-matched": 0.0, "MAC-matched": 0.5}
+    rng, found = np.random.default_rng(0), {}
+    for seed in range(5):
+        for arm, points in lead.items():
+            if seed == 4 and arm == "uniform":
+                continue
+            judged = {"test": [40 + points + 0.1 * seed + rng.normal(0, 1e-3)] * 4, "macs": [1e6] * 4}
+            band = {of: rng.random(20).tolist() for of in ("fitness", "macs", "params", "accuracy")}
+            row = {"lr": 0.05, "upload_params_m": 1.0, "client_macs_t": 1.0, "fitness_gap": 9.0, "shared_rows": 0}
+            judged_all = {kind: judged for kind in claim.KINDS} | {"bands": [band] * len(claim.BANDS)}
+            found[arm, seed, 12, 0.05] = row | judged_all
+    text = claim.summary(found, list(lead))
+    assert text.startswith("4 seeds, 12 rounds")
+    assert "| exact path | 0.05 | 42.15 ± 0.13 |" in text
+    assert "| exact path − uniform | 2.00 ± 0.00 | 4 of 4 |" in text
+    assert "| exact path − stopped search | 1.00 ± 0.00 | 4 of 4 |" in text
