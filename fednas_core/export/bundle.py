@@ -85,7 +85,7 @@ def export(item: ExportInput, folder: Path) -> Exported:
     `TOLERANCE` or the folder cannot be written; then nothing of the new bundle remains. `item.module` is not changed.
     """
     _check(item)
-    for package in ("onnx", "onnxscript", "onnxruntime"):
+    for package in ("onnx", "onnxruntime"):
         require(package)
     try:
         folder.mkdir(parents=True, exist_ok=True)

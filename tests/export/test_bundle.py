@@ -146,11 +146,9 @@ def test_an_export_draws_no_attention(
     item = made_up("batch", "board")
     item.module.train()
     running = item.module.state_dict()["stem_norm.running_mean"].clone()
-    level = logging.getLogger("onnxscript").level
     result = export(item, tmp_path / "new" / "models")
     assert capfd.readouterr() == ("", "")
     assert [record for record in caplog.records if record.levelno >= logging.INFO] == []
-    assert logging.getLogger("onnxscript").level == level
     assert item.module.training, "the trained network is not changed"
     assert torch.equal(item.module.state_dict()["stem_norm.running_mean"], running)
     model, _ = load_bundle(result.folder)
@@ -215,7 +213,7 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         export(made_up(), tmp_path / "models")
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_a_missing_package_is_named_with_its_extra(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,10 +225,10 @@ def test_a_missing_package_is_named_with_its_extra(
 
 
 class Odd(nn.Module):
-    """A network that the exporter cannot trace: what it computes depends on its input."""
+    """A network with a function that ONNX lacks."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if x.sum() > 0 else -x
+        return torch.erfinv(x)
 
 
 def test_a_network_that_onnx_cannot_express(tmp_path: Path) -> None:
