@@ -13,9 +13,12 @@ from flwr.clientapp import ClientApp
 
 from client_app.stay import ask
 from fednas_core.devices.containers import available_cores
+from fednas_core.environment import prepare
 
 # Flower asks two CPUs for a simulated client unless told otherwise, and each of ours computes with one thread. This
-# module is imported before Ray starts: offering Ray two CPUs a core makes the plain `flwr run` use every core.
+# module is imported before Ray starts: offering Ray two CPUs a core makes the plain `flwr run` use every core, and the
+# processes of Ray that compute start in the environment that is set here.
+prepare()
 os.environ.setdefault("RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": 2 * available_cores()}))
 
 FAILED = 2

@@ -25,6 +25,7 @@ from torch import Tensor, multiprocessing
 
 from fednas_core.config import RunConfig
 from fednas_core.devices.containers import available_cores
+from fednas_core.environment import prepare
 from fednas_core.errors import FednasError, RunError
 from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
 from fednas_core.subnets.networks import shapes_of
@@ -47,6 +48,7 @@ class LocalFleet:
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
+        prepare()
         workers = config.workers or (1 if device_of(config).type == "cuda" else available_cores())
         self._pool, self._slots = None, list[Tensor]()
         if workers > 1:

@@ -24,19 +24,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fednas_core.environment import ENVIRONMENT
 from fednas_core.errors import RunError
 
 STARTUP_S, ENDING_S = 60.0, 10.0
 """How long the SuperLink may take to come up, and its processes to end after a request."""
 CONNECTION = "fednas"
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # processes of one thread side by side are faster than one of several
-    "MALLOC_MMAP_THRESHOLD_": "2000000000",  # keep large buffers instead of mapping fresh memory for each message
-    "MALLOC_TRIM_THRESHOLD_": "8000000000",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-}
-"""What glibc and torch read when a process starts, hence set before any does."""
+QUIET = {"FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_TELEMETRY_ENABLED": "0"}
+"""What keeps Flower from asking the network for anything but the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +80,7 @@ def connection(home: Path, table: str) -> Connection:
 def environment(home: Path) -> dict[str, str]:
     """Return the environment of Flower's processes that keep their files in `home`."""
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, **ENVIRONMENT, "FLWR_HOME": str(home), "PATH": path}
+    return {**os.environ, **ENVIRONMENT, **QUIET, "FLWR_HOME": str(home), "PATH": path}
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from contracts.fleet import FleetContract, orders_for, reports
 
 from fednas_core import local
 from fednas_core.config import RunConfig
+from fednas_core.environment import ENVIRONMENT
 from fednas_core.errors import RunError
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import Failure, TrainOrder, TrainReport, TrainSettings
@@ -61,6 +62,13 @@ class TestInAPool(FleetContract):
             a, b = here[name], there[name]
             assert isinstance(a, TrainReport) and isinstance(b, TrainReport)
             assert a.loss == b.loss and all((a.tensors[n] == b.tensors[n]).all() for n in a.tensors)
+
+    @pytest.mark.parametrize(("name", "value"), ENVIRONMENT.items())
+    def test_workers_start_in_the_environment_of_processes_that_compute(
+        self, fleet: LocalFleet, name: str, value: str
+    ) -> None:
+        assert fleet._pool is not None
+        assert fleet._pool.submit(os.getenv, name).result() == value
 
     def test_a_round_that_is_given_up_leaves_the_next_one_alone(
         self, fleet: LocalFleet, config: RunConfig, orders: dict[str, TrainOrder]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import fednas_core.experiment as experiment
 from client_app.app import app as client
 from fednas_core.devices.containers import available_cores
+from fednas_core.environment import ENVIRONMENT
 from fednas_core.errors import ConfigError, RunError
 from fednas_core.local import LocalFleet
 from fednas_core.settings import read
@@ -101,3 +102,14 @@ def test_ray_is_offered_two_cpus_a_core_unless_told_otherwise(given: str | None)
     code = "import os, client_app.front; print(os.environ['RAY_OVERRIDE_RESOURCES'])"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
     assert json.loads(shown.stdout) == json.loads(given or f'{{"CPU": {2 * available_cores()}}}')
+
+
+@pytest.mark.parametrize("given", [None, "77"])
+def test_rays_processes_start_in_the_environment_of_those_that_compute(given: str | None) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    environment = {key: value for key, value in os.environ.items() if key not in ENVIRONMENT}
+    environment |= {name: given} if given else {}
+    code = "import json, os, client_app.front; print(json.dumps(dict(os.environ)))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
+    told = json.loads(shown.stdout)
+    assert {key: told[key] for key in ENVIRONMENT} == ENVIRONMENT | ({name: given} if given else {})
