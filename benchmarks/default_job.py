@@ -1,8 +1,10 @@
 """The default job over several seeds: accuracy per budget, the largest subnet against FedAvg.
 
-Every arm starts from the same weights and data of its seed and runs the same rounds; differences are paired by seed.
+Every arm starts from the same weights and data of its seed; differences are paired by seed. Other settings than the
+default ones are arms of their own: what training costs, in CPU-seconds of one thread, stands beside what it reaches.
 
     python benchmarks/default_job.py --seeds 4 --out default.jsonl     # trains, or trains on
+    python benchmarks/default_job.py --seeds 5 --out default.jsonl --arm "train.batch=32 train.lr=0.04 train.epochs=4"
     python benchmarks/default_job.py --out default.jsonl --summary
 """
 
@@ -10,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import collect, stored
 
+from fednas_core.cli.settings import gather
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make, path_of
@@ -28,46 +32,60 @@ from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of
 
-ARMS: dict[str, dict[str, Any]] = {"deepfednas": {}, "fedavg": {"method": "fedavg"}}
+ARMS = ("deepfednas", "method=fedavg")
+"""The default settings; federated averaging. An arm is settings with spaces between them, "deepfednas" none."""
+DEVICES = ("phone", "tablet", "workstation")
 
 
 def run(arm: str, seed: int) -> dict[str, Any]:
-    """Train one arm with one seed; return test accuracies in percent."""
+    """Train one arm with one seed; return its accuracies in percent and the CPU-seconds of its training."""
     torch.set_num_threads(1)
-    config = read({"seed": seed, "workers": 1, **ARMS[arm]})
+    config = read({"seed": seed, "workers": 1, **gather(None, [pair for pair in arm.split() if "=" in pair])})
     space, supernet = space_of(config), initial_weights(space_of(config), derive(seed, "weights"))
     budgets = parse_budgets(config.budgets, space.cost(space.largest).macs)
     allowances = [Allowance(budget, space) for budget in budgets]
     path = path_of(config, space, int(budgets[0].macs))
     method, fleet = make(Setup(config, space, path, supernet)), LocalFleet(config)
+    start = time.process_time()
     for index in range(config.rounds):
         run_round(config, method, fleet, index)
+    seconds = time.process_time() - start
     judge = Judge(config, subnets_of(space_of(config), supernet))
     accuracy = {"largest": 100 * judge.test(space.largest).accuracy}
+    validation = {}
     if config.method == "deepfednas":
         judged = judge_all(config, judge, candidates(config, allowances, path))
         for allowance in allowances:
             budget, chosen = allowance.budget, best_within(judged, allowance.allows)
             assert chosen is not None
             accuracy[budget.device] = 100 * judge.test(chosen.arch).accuracy
-    return {"arm": arm, "seed": seed, "accuracy": accuracy}
+            validation[budget.device] = 100 * chosen.validation_accuracy
+    return {"arm": arm, "seed": seed, "accuracy": accuracy, "validation": validation, "seconds": seconds}
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """Return the result as Markdown."""
-    by = {(row["arm"], row["seed"]): row["accuracy"] for row in rows}
-    seeds = sorted({seed for _, seed in by if all((arm, seed) in by for arm in ARMS)})
-
-    def spread(values: list[float]) -> str:
-        return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} (lowest {min(values):.2f})"
-
-    lines = [f"{len(seeds)} seeds; test accuracy in %, mean ± SD over seeds", "", "| | |", "|---|---|"]
-    for name in ("phone", "tablet", "workstation", "largest"):
-        lines.append(f"| deepfednas, {name} | {spread([by['deepfednas', s][name] for s in seeds])} |")
-    lines.append(f"| fedavg, largest | {spread([by['fedavg', s]['largest'] for s in seeds])} |")
-    gaps = [by["deepfednas", s]["largest"] - by["fedavg", s]["largest"] for s in seeds]
-    lines.append(f"| largest: deepfednas − fedavg | {spread(gaps)} |")
+    """Return the result as Markdown: the arms, and what each gains on the default settings over the seeds of both."""
+    by = {(row["arm"], row["seed"]): row for row in rows}
+    lines = ["test accuracy in %, mean ± SD over seeds", "", "| arm | seeds | | against the default |"]
+    lines.append("|---|---|---|---|")
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        seeds = [seed for name, seed in by if name == arm and ("deepfednas", seed) in by]
+        for device in (*DEVICES, "largest"):
+            found = [by[arm, seed]["accuracy"].get(device) for seed in seeds]
+            if seeds and None not in found:
+                default = [by["deepfednas", seed]["accuracy"][device] for seed in seeds]
+                gains = [mine - theirs for mine, theirs in zip(found, default, strict=True)]
+                lines.append(f"| {arm}, {device} | {len(seeds)} | {spread(found)} | {spread(gains)} |")
+        seconds = [by[arm, seed]["seconds"] for seed in seeds]
+        if seconds:
+            lines.append(f"| {arm}, CPU-seconds of training | {len(seeds)} | {spread(seconds)} | |")
     return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Return mean, standard deviation and the lowest of some numbers."""
+    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):.2f} ± {deviation:.2f} (lowest {min(values):.2f})"
 
 
 def main() -> None:
@@ -75,11 +93,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, one per arm and seed")
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--first", type=int, default=1, help="the first seed: others to choose by than to report")
+    parser.add_argument("--arm", action="append", default=[], help='settings, e.g. "train.batch=32 train.lr=0.04"')
     parser.add_argument("--summary", action="store_true", help="only print the table of what is there")
     options = parser.parse_args()
     rows = stored(options.out)
     done = {(row["arm"], row["seed"]) for row in rows}
-    missing = [(arm, seed) for seed in range(1, options.seeds + 1) for arm in ARMS if (arm, seed) not in done]
+    arms = ["deepfednas", *options.arm] if options.arm else ARMS
+    seeds = range(options.first, options.first + options.seeds)
+    missing = [(arm, seed) for seed in seeds for arm in arms if (arm, seed) not in done]
     if not options.summary and missing:
         rows += collect(run, missing, options.out)
     print(summary(rows))
