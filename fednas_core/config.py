@@ -141,6 +141,13 @@ class SampleConfig:
         "",
         "progressive shrinking: genes in the order in which they become elastic, e.g. k,d,e ('' : all from the start)",
     )
+    shrink_until: float = _setting(
+        0.5,
+        "share of the run's summed learning rate after which shrink has opened everything: what opens late learns "
+        "next to nothing",
+        low=0.05,
+        high=0.6,
+    )
     sort: bool = _setting(False, "with shrink: sort channels by importance whenever a gene becomes elastic")
 
 

@@ -18,12 +18,11 @@ from fednas_core.methods.fedavg import ArchSampler, Everyone, Schedule, Supernet
 from fednas_core.methods.fednas import fednas
 from fednas_core.methods.fedper import PERSONAL, fedper
 from fednas_core.methods.fedsup import TASK, fedsup
-from fednas_core.methods.setup import Setup, averaging, merging, scheduled
+from fednas_core.methods.setup import Setup, averaging, growing, merging, scheduled
 from fednas_core.methods.shrinking import Shrinking
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.path import PathRow, budgets, pareto_path
-from fednas_core.search.shrinking import Curriculum, parse_order
 from fednas_core.search.within import within
 from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
@@ -150,9 +149,9 @@ def make(setup: Setup) -> SupernetAveraging | Contest:
 
 def _averaging(setup: Setup, task: str, sampler: ArchSampler, weighting: Weighting) -> SupernetAveraging:
     config, space = setup.config, setup.space
-    growing = Curriculum(space, parse_order(config.sample.shrink), config.rounds)
-    if growing.order:
-        sampler = Shrinking(sampler, growing)
+    shrinking = growing(config, space)
+    if shrinking.order:
+        sampler = Shrinking(sampler, shrinking)
     if config.sample.sort and (config.loop == "async" or config.wire.up == "topk"):
         raise ConfigError(
             "setting 'sample.sort' gives channels new places, and replies of loop 'async' or residuals of wire.up "
@@ -163,8 +162,8 @@ def _averaging(setup: Setup, task: str, sampler: ArchSampler, weighting: Weighti
         settings=scheduled(config),
         seed=config.seed,
         task=task,
-        own=growing.complete if config.personal.arch else None,
-        sorts=growing.opening if config.sample.sort else None,
+        own=shrinking.complete if config.personal.arch else None,
+        sorts=shrinking.opening if config.sample.sort else None,
     )
     return SupernetAveraging(space, setup.weights, sampler, weighting, schedule, merging(config, setup.weights))
 

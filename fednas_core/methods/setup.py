@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import count
 
+import numpy as np
 from torch import Tensor
 
 from fednas_core.aggregation.trimmed import TrimmedMerge
 from fednas_core.aggregation.weightings import ByExamples, Uniform
 from fednas_core.config import RunConfig
-from fednas_core.errors import RunError
+from fednas_core.errors import ConfigError, RunError
 from fednas_core.protocol import Limit, State, TrainSettings
 from fednas_core.search.path import PathRow
+from fednas_core.search.shrinking import Curriculum, parse_order
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.merge import DampedMerge, Merge, Merging
 from fednas_core.values import Arch
@@ -70,3 +74,30 @@ def scheduled(config: RunConfig) -> Callable[[int], TrainSettings]:
 def annealed(settings: TrainSettings, index: int, of: int) -> TrainSettings:
     """Return the settings of round `index` (from 0) of `of`, over which the rate falls along half a cosine."""
     return replace(settings, lr=settings.lr * (0.5 * (1 + math.cos(math.pi * index / max(1, of)))))
+
+
+def growing(config: RunConfig, space: SearchSpace) -> Curriculum:
+    """Return the curriculum of setting ``sample.shrink``; raise `ConfigError` where a phase would have no round."""
+    order = parse_order(config.sample.shrink)
+    curriculum = Curriculum(space, order, closed_rounds(config))
+    phases = curriculum.phases
+    if curriculum.closed < phases - 1:
+        enough = next(n for n in count(config.rounds) if closed_rounds(replace(config, rounds=n)) >= phases - 1)
+        raise ConfigError(
+            f"setting 'sample.shrink' = {config.sample.shrink!r}: these genes of space '{space.name}' open in {phases} "
+            f"phases, all but the last within {config.sample.shrink_until:.0%} of the summed learning rate, a round "
+            f"each at least: allowed are rounds from {enough}, a larger sample.shrink-until, or fewer genes"
+        )
+    return curriculum
+
+
+@lru_cache(maxsize=64)
+def closed_rounds(config: RunConfig) -> int:
+    """Return for how many rounds progressive shrinking may hold choices back.
+
+    They spend at most the share ``sample.shrink-until`` of the summed learning rate: networks that a round late in the
+    schedule lets in for the first time would learn next to nothing.
+    """
+    settings = scheduled(config)
+    spent = np.cumsum([settings(round).lr for round in range(config.rounds)])
+    return int(np.count_nonzero(spent <= config.sample.shrink_until * spent[-1] * (1 + 1e-9)))

@@ -26,14 +26,15 @@ class Curriculum:
     """Which choices a round has: `order` names genes of the space in the order in which they become elastic.
 
     In the first phase the named genes are at their largest. In each phase after it the next gene may be one choice
-    smaller (those in `AT_ONCE`: any choice), until all are open. The phases share `rounds` evenly. Genes that are not
-    named are elastic from the start, so that a curriculum of none changes nothing. Raises `ConfigError` for a gene
-    that the space does not have or that is named twice, and for fewer rounds than phases: some would never open.
+    smaller (those in `AT_ONCE`: any choice), until in the last all are open. The others share the first `closed` rounds
+    evenly; there should be one for each at least (see `phases`). Genes that are not named are elastic from the start,
+    so that a curriculum of none changes nothing. Raises `ConfigError` for a gene that the space does not have or that
+    is named twice.
     """
 
     space: SearchSpace
     order: tuple[str, ...]
-    rounds: int
+    closed: int
 
     def __post_init__(self) -> None:
         """Refuse genes that are none."""
@@ -44,11 +45,6 @@ class Curriculum:
                     f"setting 'sample.shrink' = {','.join(self.order)!r}: gene {gene!r} {found}, allowed are "
                     f"{', '.join(self._places)}, each once"
                 )
-        if self.order and self.rounds < self._phases:
-            raise ConfigError(
-                f"setting 'sample.shrink' = {','.join(self.order)!r}: these genes of space '{self.space.name}' open in "
-                f"{self._phases} phases, a round each at least: allowed are rounds from {self._phases}, or fewer genes"
-            )
 
     @cached_property
     def _places(self) -> dict[str, slice]:
@@ -61,13 +57,15 @@ class Curriculum:
         return tuple((gene, min(n, 1) if gene in AT_ONCE else n) for gene, n in most.items())
 
     @property
-    def _phases(self) -> int:
+    def phases(self) -> int:
+        """Number of phases, with the last, in which all is open."""
         return 1 + sum(steps for _, steps in self._steps)
 
     def _opened(self, round: int) -> list[int]:
         """Return in how many phases each gene of the order has opened so far, by a round counted from 0."""
-        phases = self._phases
-        passed = max(0, min(round * phases // max(1, self.rounds), phases - 1))
+        passed = self.phases - 1
+        if round < self.closed:
+            passed = passed * round // self.closed
         opened = []
         for _, steps in self._steps:
             opened.append(min(passed, steps))

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from fednas_core.config import RunConfig
+from fednas_core.methods.setup import growing
 from fednas_core.protocol import TrainOrder
-from fednas_core.search.shrinking import Curriculum, parse_order, places
+from fednas_core.search.shrinking import places
 from fednas_core.seeding import stream
 from fednas_core.spaces.space import Ints, SearchSpace
 from fednas_core.tasks.bench import device_of, ground_of, precision_of
@@ -50,7 +51,7 @@ def draws(order: TrainOrder, config: RunConfig, space: SearchSpace) -> Draw:
     """
     rng = stream(order.seed, "sandwich")
     top, smallest = space.encode(order.arch), space.encode(space.smallest)
-    floor = Curriculum(space, parse_order(config.sample.shrink), config.rounds).floor(order.round)
+    floor = growing(config, space).floor(order.round)
     owned = space.whole(order.arch).keys()
     lacking = places(space).values() if order.arch != space.largest else ()
 

@@ -69,11 +69,11 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
     },
     "fedsup, shrinking, sorted channels, damped merge": {
         "method": "fedsup", "space.name": "mobile", "sample.shrink": "k,d,e", "sample.sort": True, "rounds": 5,
-        "merge.rule": "damped",
+        "sample.shrink-until": 0.6, "train.schedule": "constant", "merge.rule": "damped",
     },
     "superfednas, shrinking, own architectures": {
-        "method": "superfednas", "sample.shrink": "d,w", "rounds": 4, "personal.arch": True, "evaluate-clients": 4,
-        "data.holdout": 0.2,
+        "method": "superfednas", "sample.shrink": "d,w", "rounds": 5, "personal.arch": True, "evaluate-clients": 4,
+        "sample.shrink-until": 0.6, "train.schedule": "constant", "data.holdout": 0.2,
     },
     "fedper on mobilenet, last block": {"method": "fedper", "space.name": "mobile", "personal.blocks": 1},
     "efedsup, asynchronous": {"method": "efedsup", "loop": "async"},

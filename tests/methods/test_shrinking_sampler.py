@@ -23,7 +23,7 @@ def sandwich() -> TrackingSandwich:
 
 
 def test_what_is_drawn_is_raised_and_keeps_its_role() -> None:
-    curriculum = Curriculum(SPACE, ("d", "e", "w"), 8)
+    curriculum = Curriculum(SPACE, ("d", "e", "w"), 6)
     sampler, plain = Shrinking(sandwich(), curriculum), sandwich()
     for round in range(8):
         drawn = plain.assign(round, CLIENTS, np.random.default_rng(round))
@@ -37,7 +37,7 @@ def test_what_is_drawn_is_raised_and_keeps_its_role() -> None:
 def test_no_limit_is_exceeded_and_tiers_stay() -> None:
     space = toy_mobile()
     limit = Allowance(Budget("d", macs=space.cost(space.largest).macs / 4), space)
-    sampler = Shrinking(Tiers(space, parse_tiers("min,max", space)), Curriculum(space, ("k", "d"), 4))
+    sampler = Shrinking(Tiers(space, parse_tiers("min,max", space)), Curriculum(space, ("k", "d"), 3))
     clients = [ClientInfo("client-00", 10), ClientInfo("client-01", 10), ClientInfo("client-02", 10, limit=limit)]
     first = sampler.assign(0, clients, np.random.default_rng(0))
     assert [a.tier for a in first.values()] == ["min", "max", "min"]
@@ -46,7 +46,7 @@ def test_no_limit_is_exceeded_and_tiers_stay() -> None:
 
 
 def test_it_remembers_what_its_sampler_does() -> None:
-    curriculum = Curriculum(SPACE, ("d",), 4)
+    curriculum = Curriculum(SPACE, ("d",), 2)
     sampler, again = Shrinking(sandwich(), curriculum), Shrinking(sandwich(), curriculum)
     for round in range(3):
         for name, assignment in sampler.assign(round, CLIENTS, np.random.default_rng(round)).items():
