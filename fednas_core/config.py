@@ -134,8 +134,13 @@ class SampleConfig:
     distill: bool = _setting(True, "fedsup: the largest network teaches the others in each step")
     tiers: str = _setting(
         "min,30%,70%,max",
-        "efedsup: parameters of each tier's networks, as a share of the supernet's; clients without a budget are "
-        "dealt in turn",
+        "efedsup: parameters of each tier's networks, as a share of the supernet's or a range of shares, e.g. 10%-30%",
+    )
+    deal: str = _setting(
+        "rotate",
+        "efedsup: tiers of clients without a budget; rotate: dealt anew in each round; fixed: bound to clients, by "
+        "their numbers, as published",
+        choices=("rotate", "fixed"),
     )
     shrink: str = _setting(
         "",

@@ -20,7 +20,7 @@ from fednas_core.errands import run_errands
 from fednas_core.errors import InfeasibleError, RunError
 from fednas_core.handover import hand_over, smallest_without_loss
 from fednas_core.methods.fedavg import Assignment
-from fednas_core.methods.registry import make, path_of, searched_by
+from fednas_core.methods.registry import METHODS, make, path_of, searched_by
 from fednas_core.methods.setup import Setup
 from fednas_core.protocol import ClientId, Fleet, Method
 from fednas_core.report.search import tree
@@ -89,6 +89,9 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print, began: 
         clock.resume(run)
     crew.aboard(run)
     announce(greeting(config, run, done))
+    if cautions := METHODS[config.method].cautions:
+        for caution in cautions(config, space, crew.clients()):
+            announce(caution)
     jury = Jury(config, crew, judge, run.id, method.own)
     if done:
         run_errands(config, crew, judge, method.remind(crew.clients()) if method.networks else (), done - 1, run.id)

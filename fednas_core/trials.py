@@ -51,7 +51,7 @@ class Jury:
         self._tiers: dict[ClientId, str] = {}
 
     def note(self, event: Mapping[str, Any]) -> None:
-        """Learn from a round's event for which tier its clients trained."""
+        """Learn from a round's event for which tier its clients trained, which is theirs unless tiers go round."""
         self._tiers |= {row["client"]: row["tier"] for row in event["clients"] if row.get("tier")}
 
     def validate(self, arch: Arch) -> Evaluation:
@@ -84,9 +84,16 @@ class Jury:
         return [everyone[i] for i in sorted(chosen)]
 
     def _tested(self, report: TrainReport, client: ClientInfo) -> Finding:
-        figures, tier = report.figures, self._tiers.get(client.name) or client.budget
+        figures, tier = report.figures, self._tier(client)
         held_out = bool(figures.get("held_out"))
         return Finding(client.name, tier, report.accuracy, report.loss, int(figures.get("tested", 0)), held_out)
+
+    def _tier(self, client: ClientInfo) -> str:
+        if client.name in self._own:
+            return self._own[client.name].tier or client.budget
+        if client.limit is None and self._config.sample.deal == "rotate":
+            return client.budget
+        return self._tiers.get(client.name) or client.budget
 
 
 def mean(found: Sequence[Finding]) -> Evaluation:

@@ -13,7 +13,7 @@ from fednas_core.errors import ConfigError
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.ddc import ddc
 from fednas_core.methods.deepfednas import curriculum
-from fednas_core.methods.efedsup import efedsup
+from fednas_core.methods.efedsup import cautions, efedsup
 from fednas_core.methods.fedavg import ArchSampler, Everyone, Schedule, SupernetAveraging, fixed_arch
 from fednas_core.methods.fednas import fednas
 from fednas_core.methods.fedper import PERSONAL, fedper
@@ -21,6 +21,7 @@ from fednas_core.methods.fedsup import TASK, fedsup
 from fednas_core.methods.setup import Setup, averaging, growing, merging, scheduled
 from fednas_core.methods.shrinking import Shrinking
 from fednas_core.methods.superfednas import TrackingSandwich
+from fednas_core.protocol import ClientInfo
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.path import PathRow, budgets, pareto_path
 from fednas_core.search.within import within
@@ -38,6 +39,7 @@ class Entry:
     `task` is what its clients do, `personal` names the layers that stay on them unless the settings say otherwise, and
     `space` is the search space likewise; `fixed` methods train one architecture only, that of setting ``sample.arch``.
     `search` is what the networks of a trained supernet are searched by.
+    `cautions` says what a run's clients and settings make of a method that its user should know.
     """
 
     title: str
@@ -49,6 +51,7 @@ class Entry:
     space: str = "small"
     fixed: bool = False
     search: Search = "fitness"
+    cautions: Callable[[RunConfig, SearchSpace, Sequence[ClientInfo]], Sequence[str]] | None = None
 
 
 def _fedavg(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
@@ -79,7 +82,7 @@ METHODS: dict[str, Entry] = {
         "Tracking sandwich, MaxNet weights", "Khare et al., ECCV 2024", _superfednas, search="accuracy"
     ),
     "fedsup": Entry("Sandwich rule on every client", "Kim and Yun, arXiv 2206.01366", fedsup, task=TASK),
-    "efedsup": Entry("A subnet for each tier of devices", "Kim and Yun, arXiv 2206.01366", efedsup),
+    "efedsup": Entry("A subnet for each tier of devices", "Kim and Yun, arXiv 2206.01366", efedsup, cautions=cautions),
     "fedper": Entry(
         "Personal layers on a shared base",
         "Arivazhagan et al., arXiv 1912.00818",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fednas_core.errors import RunError
+from fednas_core.methods.efedsup import FEW
+from fednas_core.report.tested import in_order
 from fednas_core.runs.clock import FILE
 
 ROUND_KEYS = ("round", "loss", "accuracy", "bytes_up", "bytes_down", "client_macs", "seconds", "clients", "failures")
@@ -23,7 +25,7 @@ class RunData:
 
     `settings` and `versions` are flat; `rounds` are the lines of events.jsonl, one a round, in order; `seconds` are
     those of the run's phases (see `fednas_core.runs.clock`), of its rounds alone where no others are noted; `notes`
-    says for people what is missing.
+    says for people what is missing, and what they should know of the run.
     """
 
     folder: Path
@@ -71,6 +73,7 @@ def read_run(folder: Path) -> RunData:
         _need(result, ("models",), folder / "result.json")
         for model in result["models"]:
             _need(model, MODEL_KEYS, folder / "result.json")
+        notes += _sparse_tiers(rounds)
     if frontier is None:
         notes.append("There is no frontier.json yet: what the run trained has not been compared.")
     for point in frontier or ():
@@ -99,6 +102,22 @@ def _rounds(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
         _need(event, ROUND_KEYS, f"{path}, line {number}")
         rounds[int(event["round"])] = event
     return tuple(rounds[key] for key in sorted(rounds))
+
+
+def _sparse_tiers(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a note for each tier that fewer than `FEW` of the clients trained."""
+    trainers: dict[str, set[str]] = {}
+    everyone: set[str] = set()
+    for row in (row for event in rounds for row in event["clients"]):
+        everyone.add(str(row.get("client")))
+        if row.get("tier"):
+            trainers.setdefault(str(row["tier"]), set()).add(str(row["client"]))
+    return [
+        f"Tier {tier} was trained by {len(trainers[tier])} of {len(everyone)} clients: what its networks do not share "
+        "with those of other tiers learnt from no other images."
+        for tier in in_order(trainers)
+        if len(trainers[tier]) < min(FEW, len(everyone))
+    ]
 
 
 def _json(path: Path, kind: type) -> Any:

@@ -22,13 +22,14 @@ def sized(space: SearchSpace, low: float, high: float, limit: Limit | None, rng:
     def fits(arch: Arch) -> bool:
         return space.cost(arch).params <= high and (limit is None or limit.allows(arch))
 
-    best = space.smallest
+    best = None
     for _ in range(DRAWS):
         arch = space.sample(rng)
         if fits(arch):
-            best = max(best, arch, key=lambda arch: space.cost(arch).params)
-        if space.cost(best).params >= low:
-            break
+            best = max(best or arch, arch, key=lambda arch: space.cost(arch).params)
+            if space.cost(best).params >= low:
+                break
+    best = best or space.smallest
     if not fits(best):
         return None
     row = space.encode(best)

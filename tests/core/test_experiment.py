@@ -509,6 +509,18 @@ def test_fedavg_delivers_the_one_network_it_trained(pairs: dict[str, Any], light
     assert len(done.read_json("frontier.json")) == 1
 
 
+def test_a_tier_that_few_clients_train_is_announced_before_training(pairs: dict[str, Any], light: None) -> None:
+    def said(deal: str) -> list[str]:
+        told: list[str] = []
+        config = read({**pairs, "method": "efedsup", "rounds": 1, "sample.tiers": "min,max", "sample.deal": deal})
+        conduct(config, LocalFleet(config), told.append)
+        start = next(i for i, text in enumerate(told) if text.startswith("round"))
+        return [text for text in told[:start] if text.startswith("tier")]
+
+    assert [text.partition(":")[0] for text in said("fixed")] == ["tier 'min'", "tier 'max'"]
+    assert said("rotate") == []
+
+
 def test_a_budget_that_nothing_meets_ends_before_any_training(pairs: dict[str, Any]) -> None:
     with pytest.raises(
         InfeasibleError, match=r"device 'watch': .* has at most 10 MACs; the cheapest has 101,968"

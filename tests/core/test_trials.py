@@ -87,6 +87,21 @@ def test_a_limit_holds_in_trials_too(pairs: dict[str, Any]) -> None:
     assert [one.client for one in found] == ["client-01", "client-03"] and {one.tier for one in found} == {"max"}
 
 
+@pytest.mark.parametrize(
+    ("deal", "budgets", "tiers"),
+    [("fixed", "", {"min", "max"}), ("rotate", "", {""}), ("rotate", "30%,max", {"min", "max"})],
+)
+def test_a_client_has_a_tier_unless_tiers_go_round(
+    pairs: dict[str, Any], deal: str, budgets: str, tiers: set[str]
+) -> None:
+    more = {"method": "efedsup", "sample.tiers": "min,max", "sample.deal": deal, "client-budgets": budgets, "rounds": 2}
+    folder = run({**pairs, **more, "evaluate-every": 1})
+    for event in folder.events():
+        assert {row["tier"] for row in event["clients"]} == {"min", "max"}, "what each trained is told of in any case"
+        found = [one["tier"] for row in event["evaluation"] for one in row["clients"]["each"]]
+        assert set(found) == tiers
+
+
 def test_of_many_clients_some_are_asked_others_in_other_rounds(pairs: dict[str, Any]) -> None:
     config = read({**pairs, "evaluate-clients": 2})
     fleet = Scripted(dict.fromkeys((f"client-{i:02d}" for i in range(4)), 0.5))

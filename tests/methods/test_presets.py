@@ -59,10 +59,11 @@ EFEDSUP = PLAIN | {
     "space.norm": "parametric", "data.source": "cifar10", "data.partition": "dirichlet", "data.alpha": 1.0,
     "data.clients": 100, "train.epochs": 5, "train.batch": 32, "train.lr": 0.1, "train.momentum": 0.5,
     "train.weight-decay": 1e-4, "train.clip-value": 1.0, "train.augment": "crop-flip",
-    "sample.tiers": "min,0.75-1.0M,2.0-2.75M,max", "sample.weigh": "uniform", "merge.rule": "damped",
+    "sample.tiers": "min,0.75-1.0M,2.0-2.75M,max", "sample.deal": "fixed",
+    "sample.weigh": "uniform", "merge.rule": "damped",
 }  # fmt: skip
 FEDSUP = EFEDSUP | {"method": "fedsup", "sample.sandwich": True, "sample.distill": True}  # the paper's algorithm 1
-del FEDSUP["sample.tiers"]
+del FEDSUP["sample.tiers"], FEDSUP["sample.deal"]
 
 ORIGINALS: dict[str, dict[str, Any]] = {
     "superfednas-cifar10": SUPERFEDNAS,

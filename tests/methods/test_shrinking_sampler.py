@@ -8,9 +8,10 @@ from contracts.mobile import toy_mobile
 from contracts.samples import toy_space
 
 from fednas_core.devices.budgets import Allowance, Budget
-from fednas_core.methods.efedsup import Tiers, parse_tiers
+from fednas_core.methods.efedsup import Tiers
 from fednas_core.methods.shrinking import Shrinking
 from fednas_core.methods.superfednas import TrackingSandwich
+from fednas_core.methods.tiers import parse_tiers
 from fednas_core.protocol import ClientInfo
 from fednas_core.search.shrinking import Curriculum
 from fednas_core.search.within import within
@@ -37,7 +38,7 @@ def test_what_is_drawn_is_raised_and_keeps_its_role() -> None:
 def test_no_limit_is_exceeded_and_tiers_stay() -> None:
     space = toy_mobile()
     limit = Allowance(Budget("d", macs=space.cost(space.largest).macs / 4), space)
-    sampler = Shrinking(Tiers(space, parse_tiers("min,max", space)), Curriculum(space, ("k", "d"), 3))
+    sampler = Shrinking(Tiers(space, parse_tiers("min,max", space), rotate=False), Curriculum(space, ("k", "d"), 3))
     clients = [ClientInfo("client-00", 10), ClientInfo("client-01", 10), ClientInfo("client-02", 10, limit=limit)]
     first = sampler.assign(0, clients, np.random.default_rng(0))
     assert [a.tier for a in first.values()] == ["min", "max", "min"]

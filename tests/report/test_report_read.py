@@ -49,6 +49,24 @@ def test_a_line_cut_off_by_a_kill_is_left_out(write_run: WriteRun, tmp_path: Pat
     assert any("incomplete" in note for note in run.notes)
 
 
+def test_a_tier_that_few_clients_trained_is_noted(write_run: WriteRun, tmp_path: Path) -> None:
+    """Eight clients trained the tier min, two max; clients that went round trained both."""
+
+    def notes(name: str, tier_of: Callable[[int, int], str]) -> list[str]:
+        folder = write_run(tmp_path / name, rounds=6, failing=False)
+        events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        for event in events:
+            for number, row in enumerate(event["clients"]):
+                row["tier"] = tier_of(event["round"], number)
+        (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+        return list(read_run(folder).notes)
+
+    (note,) = notes("bound", lambda round, number: "max" if number < 2 else "min")
+    assert note.startswith("Tier max was trained by 2 of 10 clients")
+    assert notes("rotating", lambda round, number: "max" if (round + number) % 5 == 0 else "min") == []
+    assert notes("untiered", lambda round, number: "") == []
+
+
 def test_a_round_that_ran_twice_counts_once(write_run: WriteRun, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "r1", rounds=3, done=False)
     lines = (folder / "events.jsonl").read_text().splitlines()
