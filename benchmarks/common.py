@@ -10,16 +10,30 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from fednas_core.config import RunConfig
+from fednas_core.crew import Crew
 from fednas_core.data.sources import STATISTICS
+from fednas_core.devices.budgets import parse_budgets
+from fednas_core.experiment import after
+from fednas_core.local import LocalFleet
+from fednas_core.methods.registry import make
+from fednas_core.methods.setup import Setup
+from fednas_core.rounds import rounds
+from fednas_core.runs.folder import RunFolder, create
+from fednas_core.selection import Judge
 from fednas_core.spaces.layers import NormKind
 from fednas_core.spaces.registry import load
 from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.starts import starting
+from fednas_core.tasks.bench import digest_of, space_of
 from fednas_core.values import Arch
 
 CIFAR10 = Path(os.environ.get("FEDNAS_CIFAR10", "~/.cache/fednas-data/cifar10.npz")).expanduser()
@@ -143,6 +157,30 @@ def collect(
                 file.write(json.dumps(rows[-1]) + "\n")
             print(f"{len(rows)} of {len(jobs)}: {rows[-1]}", flush=True)
     return rows
+
+
+def searched(config: RunConfig) -> RunFolder:
+    """Carry out the rounds of a run whose networks compete, in this process; return its folder.
+
+    It is `fednas_core.experiment.conduct` without what does not count here: evaluations by the server on the way,
+    export of models and the report, which together take longer than a short search.
+    """
+    torch.set_num_threads(1)
+    os.environ["FEDNAS_STATE"] = f"{config.output}/state"
+    space, start = space_of(config), starting(config, space_of(config))
+    with closing(LocalFleet(replace(config, workers=1))) as fleet:
+        crew = Crew(fleet, config, [space.smallest], print)
+        limits = crew.allowances(parse_budgets(config.budgets, space.cost(space.largest).macs))
+        method = make(Setup(config, space, (), start.weights, limits, crew.latency_ms, start.policy, start.sides))
+        crew.settle(method.trains)
+        run = create(config)
+        run.note_images(digest_of(config))
+        judge = Judge(config, method.network)
+        for event in rounds(config, method, crew, 0, run=run.id):
+            after(config, method, crew, judge, event, run.id)
+            run.append_event(event)
+        run.save_checkpoint(event["round"], method.state())
+    return run
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from fednas_core.errors import DeadlineError, FednasError, RunError
 from fednas_core.fingerprint import fingerprint
 from fednas_core.protocol import Profile
 from fednas_core.settings import read
-from fednas_core.tasks.bench import client_names, device_of, examples_of, ground_of, labels_of, space_of
+from fednas_core.tasks.bench import client_names, device_of, examples_of, ground_of, held_of, labels_of, space_of
 from fednas_core.tasks.feedback import pack_answer
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import perform
@@ -97,11 +97,15 @@ def within(deadline_s: float, work: Callable[[], Result], grace_s: float = GRACE
 
 def _describe(context: Context, config: RunConfig, home: Home) -> Packet:
     if home.data:
-        mine = len(ground_of(config, 0, home).train.y), labels_of(config, 0, home)
-        clients = [(own_name(context.node_config), 0, *mine)]
+        mine, everything = (len(ground_of(config, 0, home, trains).train.y) for trains in (True, False))
+        clients = [(own_name(context.node_config), 0, mine, everything - mine, labels_of(config, 0, home))]
     else:
         served = serves(context.node_config, client_names(config))
-        clients = [(name, index, examples_of(config, index), labels_of(config, index, home)) for name, index in served]
+        clients = [
+            (name, index, examples, held_of(config, index), labels_of(config, index, home))
+            for name, index in served
+            if (examples := examples_of(config, index))
+        ]
     told = {"clients": clients, "profile": to_json(_measured(config, home)), "budget": home.budget}
     return Packet(json.dumps(told), {})
 

@@ -36,8 +36,8 @@ class DataConfig:
     column: str = _setting("", "for partition 'column': the array of an npz file whose values name the client")
     only: str = _setting(
         "",
-        "classes to which the run is restricted, by name or number, e.g. cat,dog ('' : all); clients without any of "
-        "them take no part",
+        "classes to which the run is restricted, by name or number, e.g. cat,dog ('' : all); clients hold what they do "
+        "in the run on all classes, less the others, and take no part if that is nothing",
     )
     disclose: bool = _setting(
         False,
@@ -221,7 +221,8 @@ class ContestConfig:
     start: str = _setting(
         "",
         "id of a run in the same output folder whose largest network is the start, as it is ('' : a fresh one, trained "
-        "for 'rounds' rounds); let it be one of fednas or ddc, in which the clients that test have not trained",
+        "for 'rounds' rounds); of the same data, seed and share of testers; let it be one of fednas or ddc, where the "
+        "clients that test have not trained",
     )
     iterations: int = _setting(0, "iterations of the search (0: the method's own; fednas: 12, ddc: 25)", low=0)
     candidates: int = _setting(
@@ -237,8 +238,8 @@ class ContestConfig:
     )
     own: bool = _setting(
         False,
-        "whether each client is handed the smallest network that does on its own images, of its own classes, what the "
-        "best does (false: the best on the server's)",
+        "whether each client is handed the smallest network that does on images that it holds out, of its own classes, "
+        "what the best does (false: the best on the server's)",
     )
     loss: float = _setting(
         0.01, "with contest.own: accuracy that a smaller network may cost a client", low=0.0, high=1.0
@@ -301,7 +302,12 @@ class DdcConfig:
         "ddc", "what students are rewarded for; n2n: the published reward of N2N", choices=("ddc", "n2n")
     )
     accuracy: float = _setting(0.9, "threshold A_th of accuracy, as a share of the teacher's", low=0.0, high=2.0)
-    latency: float = _setting(0.3, "threshold T_th of measured latency, as a share of the teacher's", low=0.0, high=2.0)
+    resource: str = _setting(
+        "macs",
+        "what T is measured in; macs: the same reward on any machine; ms: as published, by the devices' latency models",
+        choices=("macs", "ms"),
+    )
+    latency: float = _setting(0.3, "threshold T_th of T, as a share of the teacher's", low=0.0, high=2.0)
     params: float = _setting(0.6, "threshold C_th of parameters, as a share of the teacher's", low=0.0, high=2.0)
     soft: float = _setting(0.7, "λ: weight of the teacher's answers (0: labels only)", low=0.0, high=1.0)
     temperature: float = _setting(3.0, "temperature of the distillation", low=0.1, high=100.0)

@@ -23,7 +23,7 @@ def greeting(config: RunConfig, run: RunFolder, done: int) -> str:
     """Return what is about to run, in a few lines."""
     data, space, parts = dataset_of(config), space_of(config), split_of(config)
     cost = space.cost(space.largest)
-    sizes = [len(part) for part in parts.clients]
+    sizes = [len(part) for part in parts.clients if len(part)]
     spread = {
         "dirichlet": f"Dirichlet α = {config.data.alpha:g}",
         "classes": f"{config.data.classes_per_client} classes each",

@@ -48,6 +48,7 @@ class Crew:
         self._run: RunFolder | None = None
         noted = resumed is not None and (resumed.path / DEVICES).is_file()
         self._models: list[LatencyModel] = []
+        self._trains: Callable[[ClientId], bool] = lambda client: True
         empty: dict[str, Any] = {"devices": {}, "profiles": {}}
         self._noted = resumed.read_json(DEVICES) if resumed and noted else empty
 
@@ -55,6 +56,10 @@ class Crew:
         """From now on note devices in the folder of `run`."""
         self._run = run
         self._note()
+
+    def settle(self, trains: Callable[[ClientId], bool]) -> None:
+        """From now on say of each client whether it `trains` in the run at all, which the method settles."""
+        self._trains = trains
 
     def clients(self) -> Sequence[ClientInfo]:
         """Return the clients that can be called on now and have room for a network, sorted by name."""
@@ -66,7 +71,7 @@ class Crew:
             self._known |= {info.name: replace(info, limit=found[info.name]) for info in new}
             self._tell_who_stays_out([self._known[info.name] for info in new])
             self._note()
-        crew = [replace(self._known[info.name], examples=info.examples) for info in there]
+        crew = [self._now(info) for info in there]
         able = [info for info in crew if self._fits(info)]
         if crew and not able:
             raise RunError("no client has room for a network: raise the devices' budgets, or choose a smaller space")
@@ -151,6 +156,11 @@ class Crew:
                 self._keep(name, info.budget, info.profile)
             self._noted["devices"].setdefault(name, {"budget": info.budget, "profile": ""})
         self._run.write_json(DEVICES, self._noted)
+
+    def _now(self, info: ClientInfo) -> ClientInfo:
+        """Return what is known of a client, with the images that it has now and whether it trains."""
+        known, trains = self._known[info.name], self._trains(info.name)
+        return replace(known, examples=info.examples, held_out=info.held_out, trains=trains)
 
     def _fits(self, info: ClientInfo) -> bool:
         return info.limit is None or any(info.limit.allows(arch) for arch in self._archs)

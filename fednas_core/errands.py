@@ -41,6 +41,7 @@ def order_of(
         budget=client.budget,
         returns=returns,
         run=run,
+        trains=client.trains,
     )
 
 

@@ -42,7 +42,7 @@ from fednas_core.selection import (
     trained_archs,
 )
 from fednas_core.starts import starting
-from fednas_core.tasks.bench import is_personal, refuse_batches_of_one, space_of, testers
+from fednas_core.tasks.bench import digest_of, is_personal, refuse_batches_of_one, space_of, testers
 from fednas_core.trials import Jury, mean, spread
 from fednas_core.values import Arch
 
@@ -70,18 +70,22 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print, began: 
     run = find(output_folder(config), config.resume) if config.resume else None
     space = space_of(config)
     refuse_batches_of_one(config)
-    weights, policy = starting(config, space)
+    start = starting(config, space)
+    if start.warning:
+        announce(start.warning)
     budgets = parse_budgets(config.budgets, space.cost(space.largest).macs)
     path = path_of(config, space, int(min(budgets[0].macs, space.cost(space.largest).macs)))
     crew = Crew(fleet, config, trained_archs(config, space) or (space.smallest,), announce, run)
     allowances = crew.allowances(budgets)
     references = _references(config, allowances, path)
-    method = make(Setup(config, space, path, weights, allowances, crew.latency_ms, policy))
+    method = make(Setup(config, space, path, start.weights, allowances, crew.latency_ms, start.policy, start.sides))
     judge = Judge(config, method.network)
+    crew.settle(method.trains)
     crew.clients()  # data that cannot be split, or clients that do not come, are noticed before there is a folder
     done = 0
     if run is None:
         run = create(config)
+        run.note_images(digest_of(config))
     else:
         done, state = run.load_checkpoint()
         method.restore(state)

@@ -73,8 +73,8 @@ def smallest_without_loss(
     """Return for each client the smallest network that is at most ``contest.loss`` behind the best on its own images.
 
     What a client sees decides: one that sees few classes may need no more than a small network (DDC, question two). It
-    tests every network that its limit allows on images that it holds out, or on those it trains on where nobody holds
-    any out, and tells nobody its classes. A client that has none to test on is not among them.
+    tests every network that its limit allows on half of the images that it holds out (on all its images, if it never
+    trains), and tells nobody its classes. A client that has none to test on is not among them.
     """
     clients = [(c, [a for a in archs if c.limit is None or c.limit.allows(a)]) for c in crew.clients()]
     errands = [Errand(client.name, "trial", arch) for client, allowed in clients for arch in allowed]

@@ -73,7 +73,8 @@ class ClientInfo:
 
     `budget` is what its device's own configuration allows (the text of a budget, '' if it says nothing); `limit` is
     what the round loop makes of it, None if there is none. `labels` are the numbers of its images of each class, if it
-    discloses them, else empty.
+    discloses them, else empty. `held_out` is the number of its other images, on which it only tests; one that never
+    `trains` in the run tests on all of them.
     """
 
     name: ClientId
@@ -82,6 +83,8 @@ class ClientInfo:
     budget: str = ""
     limit: Limit | None = None
     labels: tuple[int, ...] = ()
+    held_out: int = 0
+    trains: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class TrainOrder:
     `fednas_core.subnets.moments`); or ``figures`` alone. Where no weights return, the order holds a network as it is
     used, its batch statistics included. `budget` is the text of the budget
     that the client must keep ('' for none), `run` the id of the run, under which a client keeps its private state.
+    `trains` says whether the client trains in the run at all: one that never does tests on all its images.
     """
 
     client: ClientId
@@ -125,6 +129,7 @@ class TrainOrder:
     budget: str = ""
     returns: str = "weights"
     run: str = ""
+    trains: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +241,10 @@ class Method(Protocol):
 
     def network(self, arch: Arch) -> Mapping[str, Tensor]:
         """Return the shared tensors of a network as it is now."""
+        ...
+
+    def trains(self, client: ClientId) -> bool:
+        """Whether a client trains in the run at all, as far as that is settled."""
         ...
 
     @property

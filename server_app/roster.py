@@ -15,7 +15,7 @@ from fednas_core.devices.profile import from_json
 from fednas_core.errors import FednasError, ReplyError, RunError
 from fednas_core.export.units import few
 from fednas_core.protocol import ClientId, ClientInfo
-from fednas_core.tasks.bench import client_names, space_of
+from fednas_core.tasks.bench import client_names, examples_of, space_of
 from fednas_core.wire import Packet
 from server_app.exchange import exchange
 from server_app.records import Request, read_reply, reason, request
@@ -53,7 +53,7 @@ class Roster:
         profile_s: float = PROFILE_S,
     ) -> None:
         self._grid, self._config, self._announce = grid, config, announce
-        self._wanted = len(client_names(config))
+        self._wanted = sum(examples_of(config, index) > 0 for index, _ in enumerate(client_names(config)))
         self._nodes_s, self._profile_s = nodes_s, profile_s
         self._members: dict[int, tuple[Member, ...]] = {}
         self._refused: dict[int, str] = {}
@@ -111,8 +111,8 @@ class Roster:
 def read_members(head: str, node: int, config: RunConfig) -> tuple[Member, ...]:
     """Return the clients that a node's answer to the profile query names; raise `ReplyError` for any other text.
 
-    The answer is ``{"clients": [[name, index, examples, [labels]], …], "profile": {…}, "budget": "20ms"}``, the labels
-    being as many numbers as there are classes, or none.
+    The answer is ``{"clients": [[name, index, examples, held out, [labels]], …], "profile": {…}, "budget": "20ms"}``,
+    the labels being as many numbers as there are classes, or none.
     """
     space = space_of(config)
     try:
@@ -123,16 +123,18 @@ def read_members(head: str, node: int, config: RunConfig) -> tuple[Member, ...]:
         if not isinstance(budget, str):
             raise ValueError(f"budget {budget!r} is not text")
         budget_of(budget, config.budgets, space)
-        rows = [(str(n), int(i), int(examples), tuple(map(int, labels))) for n, i, examples, labels in told["clients"]]
-        if any(not name or index < 0 or examples < 1 for name, index, examples, _ in rows):
-            raise ValueError("clients need a name, an index from 0 and at least one example")
+        rows = [
+            (str(n), int(i), int(e), int(held), tuple(map(int, labels))) for n, i, e, held, labels in told["clients"]
+        ]
+        if any(not name or index < 0 or examples < 1 or held < 0 for name, index, examples, held, _ in rows):
+            raise ValueError("clients need a name, an index from 0, at least one example and 0 or more held out")
         if any(labels and (len(labels) != space.classes or min(labels) < 0) for *_, labels in rows):
             raise ValueError(f"labels are numbers of images of each of the {space.classes} classes, or none")
     except (ValueError, OverflowError, KeyError, TypeError, RecursionError, FednasError) as error:
         raise ReplyError(f"its profile cannot be used: {error!r}"[:300]) from None
     return tuple(
-        Member(ClientInfo(name, examples, profile, budget, labels=labels), node, index)
-        for name, index, examples, labels in rows
+        Member(ClientInfo(name, examples, profile, budget, labels=labels, held_out=held), node, index)
+        for name, index, examples, held, labels in rows
     )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fednas_core.config import DataConfig
-from fednas_core.data.sources import Dataset, draw
+from fednas_core.data.sources import Dataset, Origin, draw
 from fednas_core.errors import DataError
 from fednas_core.seeding import derive, stream
 
@@ -30,7 +30,8 @@ _ATTEMPTS = 10
 class Split:
     """Positions in the training split, sorted int64: the server's `validation` part and one array for each client.
 
-    No two share an example, and together they hold every example.
+    No two share an example, and together they hold every example. Where a data set holds some classes of another, a
+    client may be left without any.
     """
 
     validation: Indices
@@ -52,9 +53,27 @@ def split(dataset: Dataset, config: DataConfig, seed: int) -> Split:
     - column: one client for each different value of the data set's column, in the order of the values.
       ``config.clients`` must be their number (or 0); every client keeps at least one example.
 
+    A data set that holds some classes of another is not spread anew: every part is that of the whole, less the images
+    of other classes. So whoever holds an image, or holds it out, is the same in a run on all classes.
+
     Raises `DataError`, which names the setting to change, where that cannot be.
     """
-    return _split(dataset, config, seed)
+    if dataset.origin is None:
+        return _split(dataset, config, seed)
+    return _within(dataset.origin, config, seed)
+
+
+@lru_cache(maxsize=4)
+def _within(origin: Origin, config: DataConfig, seed: int) -> Split:
+    whole = _split(origin.whole, replace(config, only=""), seed)
+    found = Split(origin.within(whole.validation), tuple(map(origin.within, whole.clients)))
+    if not len(found.validation) or not any(map(len, found.clients)):
+        raise DataError(
+            f"data.only = '{config.only}' leaves {len(found.validation)} images to validate and "
+            f"{sum(map(len, found.clients))} to the clients: name more classes, or raise data.validation or "
+            "data.examples"
+        )
+    return found
 
 
 @lru_cache(maxsize=4)

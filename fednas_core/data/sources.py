@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,7 +53,10 @@ class Images:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """A data set; `mean` and `std` (one number a channel, pixels from 0 to 1) are those of its preprocessing."""
+    """A data set; `mean` and `std` (one number a channel, pixels from 0 to 1) are those of its preprocessing.
+
+    `origin` is the one of which it holds some classes, None if it is all there is.
+    """
 
     name: str
     train: Images
@@ -61,6 +64,23 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Origin:
+    """The data set of which a restricted one holds some classes.
+
+    `place` (n,) says where each of its training images is in the restricted set's training split, −1 where it is not.
+    """
+
+    whole: Dataset
+    place: NDArray[np.int64]
+
+    def within(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where those of the whole's training images at sorted `positions` are that the restricted set holds."""
+        found = self.place[positions]
+        return found[found >= 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +118,10 @@ def load(config: DataConfig) -> Dataset:
     """Return the data set that `config` names. The same settings give the same object within a process.
 
     `examples` > 0 keeps that many training examples, equally many of each class as far as a class has them, always the
-    same ones whatever the run's seed. `image_size` > 0 averages larger images down. Raises `DataError`.
+    same ones whatever the run's seed. `image_size` > 0 averages larger images down. `only` restricts what is then
+    there to some of the classes. Raises `DataError`.
     """
-    return _load(
+    whole = _load(
         DataConfig(
             source=config.source,
             path=config.path,
@@ -108,14 +129,14 @@ def load(config: DataConfig) -> Dataset:
             image_size=config.image_size,
             examples=config.examples,
             column=config.column if config.partition == "column" else "",
-            only=config.only,
         )
     )
+    return _restricted(whole, config.only) if config.only.strip() else whole
 
 
 @lru_cache(maxsize=2)
 def _load(config: DataConfig) -> Dataset:
-    arrays = _restricted(_read(config), config.only)
+    arrays = _read(config)
     n = len(arrays.y_train)
     if config.examples > n:
         raise DataError(f"data.examples = {config.examples}, but '{config.source}' has {n} training examples")
@@ -136,28 +157,27 @@ def _load(config: DataConfig) -> Dataset:
     )
 
 
-def _restricted(arrays: Arrays, only: str) -> Arrays:
-    """Return the images of the classes that a list of names holds, labelled by their places in it; '' is all."""
-    if not only.strip():
-        return arrays
+@lru_cache(maxsize=2)
+def _restricted(whole: Dataset, only: str) -> Dataset:
+    """Return the images of the classes that a list of names holds, labelled by their places in it."""
     names = tuple(dict.fromkeys(name.strip() for name in only.split(",")))
-    strange = [name for name in names if name not in arrays.classes]
+    strange = [name for name in names if name not in whole.classes]
     if strange or len(names) < 2:
         raise DataError(
             f"setting 'data.only' = {only!r}: {f'there is no class {strange[0]!r}' if strange else 'one is too few'}; "
-            f"allowed are two or more of {', '.join(arrays.classes[:100])}"
+            f"allowed are two or more of {', '.join(whole.classes[:100])}"
         )
-    place = np.full(len(arrays.classes), -1, dtype=np.int64)
-    place[[arrays.classes.index(name) for name in names]] = np.arange(len(names))
-    train, test = place[arrays.y_train] >= 0, place[arrays.y_test] >= 0
-    return Arrays(
-        arrays.x_train[train],
-        place[arrays.y_train[train]],
-        arrays.x_test[test],
-        place[arrays.y_test[test]],
-        names,
-        None if arrays.groups is None else arrays.groups[train],
-    )
+    label = torch.full((len(whole.classes),), -1)
+    label[[whole.classes.index(name) for name in names]] = torch.arange(len(names))
+
+    def part(images: Images) -> Images:
+        kept = label[images.y] >= 0
+        groups = None if images.groups is None else images.groups[kept.numpy()]
+        return Images(images.x[kept], label[images.y[kept]], groups)
+
+    held = (label[whole.train.y] >= 0).numpy()
+    origin = Origin(whole, np.where(held, np.cumsum(held) - 1, -1))
+    return replace(whole, train=part(whole.train), test=part(whole.test), classes=names, origin=origin)
 
 
 def draw(labels: NDArray[np.int64], count: int, rng: np.random.Generator, even: bool = False) -> NDArray[np.int64]:

@@ -64,7 +64,8 @@ class Contest:
         self._size = 0  # how many there were at its beginning
         self._waiting: list[str] = []  # those that are yet to train in this round of the iteration, or to finish
         self._last: dict[str, Standing] = {}  # what the last test of each candidate found
-        self._sides = Sides(rules.testers)
+        self._trained: set[str] = set()  # those of which a reply was merged in this iteration
+        self._sides = Sides(rules.testers, rules.sides)
         self._open: dict[ClientId, tuple[int, Entrant, float]] = {}
         self._running: list[str] = []
         self._teaching = False
@@ -138,6 +139,7 @@ class Contest:
             rows.append(row_of(report, Assignment(entrant.arch, "candidate"), self.space) | {"network": entrant.label})
         for merge in merges.values():
             merge.finish()
+        self._trained |= set(merges)
         self._sides.missed(self._open)
         self._open = {}
         if self._stage == "compete":
@@ -190,7 +192,10 @@ class Contest:
         return {"search": told | {"over": self._stage == "over"}}
 
     def _judge(self, reports: Sequence[TrainReport], final: bool, told: dict[str, Any]) -> None:
-        """Take the findings of a test: they rank the candidates; before the iteration's end the worst are dropped."""
+        """Take the findings of a test: they rank the candidates; before the iteration's end the worst are dropped.
+
+        What was found of a candidate that nobody trained says nothing of it, and counts as not tested.
+        """
         tested = self._field or {START: self._start}
         cheapest_first = sorted(tested.values(), key=lambda entrant: self.space.cost(entrant.arch))
         results = self._sides.results(reports, {entrant.arch: entrant.label for entrant in cheapest_first})
@@ -199,11 +204,12 @@ class Contest:
                 "no testing client gave a usable answer, so that nobody knows which network is better: start clients, "
                 "then resume the run"
             )
+        results |= {label: {} for label in self._field if label not in self._trained}
         verdict = keep(results, 0.0 if final else self._rules.drop, self._rules.margin)
         ranking = {standing.label: standing for standing in verdict.ranking}
         self._last |= ranking
         told["tests"] = [
-            {"network": s.label, "accuracy": s.accuracy, "gap": s.gap, "se": s.se} for s in verdict.ranking
+            {"network": s.label, "accuracy": s.accuracy, "gap": s.gap, "se": s.se} for s in verdict.ranking if s.images
         ]
         told["dropped"] = [{"network": label, "reason": reason} for label, reason in verdict.dropped.items()]
         if self._stage == STAGES[0]:
@@ -211,14 +217,15 @@ class Contest:
             told["start"] = self._described(self._start)
         elif final:
             dropped = (s for label, s in self._last.items() if label not in ranking)
-            standings = [*verdict.ranking, *sorted(dropped, key=lambda s: -s.accuracy)]
-            self._host.conclude(self._field, standings)
-            told |= {"winner": verdict.ranking[0].label, "family": [entrant.label for entrant in self._host.family]}
+            left = [s for s in verdict.ranking if s.images]
+            standings = [*left, *sorted((s for s in dropped if s.images), key=lambda s: -s.accuracy)]
+            self._host.conclude({s.label: self._field[s.label] for s in left}, standings)
+            told |= {"winner": left[0].label if left else None, "family": [e.label for e in self._host.family]}
         self._field = {label: entrant for label, entrant in self._field.items() if label in verdict.kept}
 
     def _next(self, told: dict[str, Any]) -> None:
         """Begin what comes after the start, an iteration, or the last round of one that is to finish."""
-        self._done, self._last = 0, {}
+        self._done, self._last, self._trained = 0, {}, set()
         if self._stage in ("start", "compete"):
             entrants = self._host.propose()
             told |= self._host.story()
@@ -269,6 +276,15 @@ class Contest:
         told = {"network": entrant.label, "parent": entrant.parent, "arch": entrant.arch.to_json()}
         return told | {"shape": self.space.describe(entrant.arch), **self.space.cost(entrant.arch).to_json()}
 
+    @property
+    def sides(self) -> Mapping[ClientId, bool]:
+        """Whether each client tests, of those that were met."""
+        return self._sides.settled
+
+    def trains(self, client: ClientId) -> bool:
+        """See `Method.trains`; one that was not met yet may."""
+        return client not in self.sides or self._sides.trains(client)
+
     def done(self, round: int) -> bool:
         """See `Method.done`."""
         return self._stage == "over"
@@ -305,6 +321,7 @@ class Contest:
             "waiting": list(self._waiting),
             "stage": self._stage,
             "done": self._done,
+            "trained": sorted(self._trained),
             "last": {label: [s.accuracy, s.gap, s.se, s.images] for label, s in self._last.items()},
             "sides": self._sides.state(),
             "host": dict(host.data),
@@ -330,6 +347,7 @@ class Contest:
         self._size, self._waiting = int(data["size"]), list(data["waiting"])
         self._stage, self._done = STAGES[STAGES.index(data["stage"])], int(data["done"])
         self._last = {label: Standing(label, *found) for label, found in data["last"].items()}
+        self._trained = set(data["trained"])
         self._sides.restore(data["sides"])
         self._open = {}
 

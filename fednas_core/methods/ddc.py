@@ -1,7 +1,7 @@
 """DDC (Pahwa et al., arXiv 1911.12740) with devices: a policy removes layers of a teacher, clients distil the students.
 
 Server, in each iteration: sample students from the policy; let each that is new be trained from the teacher by a group
-of clients of its own and tested by others; reward accuracy, measured latency and parameters; move the policy by
+of clients of its own and tested by others; reward accuracy, MACs or latency, and parameters; move the policy by
 REINFORCE. The devices' part is task ``distil``, the loop `fednas_core.methods.contest`.
 
 A policy that was learnt in one run goes on learning in another, on a subset of the classes or for other devices:
@@ -19,7 +19,7 @@ from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.host import Entrant, Rules
-from fednas_core.methods.setup import Setup, annealed, merging, scheduled
+from fednas_core.methods.setup import Setup, annealed, merging, resource_of, scheduled
 from fednas_core.protocol import Limit, State, TrainSettings
 from fednas_core.search.dropping import Standing
 from fednas_core.search.netadapt import Resource
@@ -53,8 +53,9 @@ def ddc(setup: Setup) -> Contest:
         teaches=config.ddc.soft > 0,
         everyone=config.contest.clients == "all",
         testers=round(1 / config.contest.testers),
+        sides=setup.sides,
     )
-    host = Removal(space, setup.latency_ms, config, setup.limits, setup.policy)
+    host = Removal(space, resource_of(setup, config.ddc.resource), config, setup.limits, setup.policy)
     return Contest(space, setup.weights, host, rules, setup.limits, lambda tensors: merging(config, tensors))
 
 
@@ -71,25 +72,26 @@ def _settings(config: RunConfig) -> Any:
 class Removal:
     """The search (section 3): a policy that says of each layer whether it stays, rewarded for the students it makes.
 
-    `family` holds the teacher and, for each limit, the student of highest reward that it allows.
+    `resource` is what T/T_T of the reward is measured in. `family` holds the teacher and, for each limit, the student
+    of highest reward that it allows.
     """
 
     def __init__(
         self,
         space: ChainSpace,
-        latency_ms: Resource,
+        resource: Resource,
         config: RunConfig,
         limits: Sequence[Limit],
         transferred: State | None = None,
     ) -> None:
-        self._space, self._latency_ms, self._config, self._limits = space, latency_ms, config, limits
+        self._space, self._resource, self._config, self._limits = space, resource, config, limits
         self._given, self._seed = config.ddc, config.seed
         self._count = config.contest.candidates or STUDENTS
         self._learner = Reinforce(Policy(derive(config.seed, "policy")), space.descriptors, config.ddc.lr)
         if transferred is not None:
             self._learner.transfer(transferred)
         self._teacher_accuracy = 0.0
-        self._judged: dict[Arch, tuple[float, float]] = {}  # accuracy and reward: nobody is trained twice
+        self._judged: dict[Arch, tuple[float, float]] = {}  # accuracy and reward of who was trained and tested
         self._masks: tuple[Mask, ...] = ()
         self._news: list[dict[str, Any]] = []
         self._scores: dict[str, float] = {}
@@ -154,7 +156,7 @@ class Removal:
         if self._given.reward == "n2n":
             return n2n_reward(ratio, 1 - share, ratio < self._given.accuracy, self.iteration)
         thresholds = Thresholds(self._given.accuracy, self._given.latency, self._given.params)
-        time = self._latency_ms(arch) / self._latency_ms(largest)
+        time = self._resource(arch) / self._resource(largest)
         return ddc_reward(ratio, time, share, thresholds).total
 
     def finalists(self, limits: Sequence[Limit]) -> Sequence[Entrant]:
@@ -169,16 +171,23 @@ class Removal:
         teacher, *known = self.family
         ranked = sorted([*known, *students], key=lambda one: (-self._judged[one.arch][1], self._space.cost(one.arch)))
         best = [next((e for e in ranked if limit.allows(e.arch)), None) for limit in self._limits]
-        kept = dict.fromkeys(entrant for entrant in [*best, ranked[0]] if entrant is not None and entrant != ranked[0])
-        self.family = [teacher, *kept, ranked[0]]
+        kept = dict.fromkeys(entrant for entrant in best if entrant is not None and entrant != ranked[0])
+        self.family = [teacher, *kept, *ranked[:1]]
 
     def _learn(self, new: int) -> None:
-        """Move the policy by the rewards of this iteration's students, `new` of which were trained for it."""
-        archs = [self._arch(mask) for mask in self._masks]
-        rewards = [self._judged[arch][1] if arch in self._judged else INFEASIBLE for arch in archs]
-        if self._given.sampler == "policy":
-            self._learner.step(self._masks, rewards)
+        """Move the policy by the rewards of this iteration's students, `new` of which were trained for it.
+
+        A student that nobody could train or test is worth nothing that is known: it is left out, and sampled again it
+        is proposed again.
+        """
+        archs = {mask: self._arch(mask) for mask in self._masks}
+        known = [mask for mask in self._masks if not self._new(archs[mask])]
+        rewards = [self._judged[archs[mask]][1] if archs[mask] in self._judged else INFEASIBLE for mask in known]
         self.iteration += 1
+        if not known:
+            return
+        if self._given.sampler == "policy":
+            self._learner.step(known, rewards)
         mean = sum(rewards) / len(rewards)
         self._news.append({"iteration": self.iteration, "mean": mean, "best": max(rewards), "new": new})
 

@@ -137,6 +137,10 @@ class SupernetAveraging:
         self.own: dict[ClientId, Assignment] = {}
         self._open: dict[ClientId, tuple[int, Assignment, float]] = {}  # the round of an order, what it was, its weight
 
+    def trains(self, client: ClientId) -> bool:
+        """See `Method.trains`: every client does."""
+        return True
+
     def plan(
         self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator
     ) -> Mapping[ClientId, TrainOrder]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from fednas_core.config import RunConfig
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.host import Entrant, Rules
-from fednas_core.methods.setup import Setup, annealed, merging, scheduled
+from fednas_core.methods.setup import Setup, annealed, merging, resource_of, scheduled
 from fednas_core.protocol import Limit, State, TrainSettings
 from fednas_core.search.dropping import Standing
 from fednas_core.search.ledger import dynamic_rounds
@@ -42,7 +42,7 @@ def fednas(setup: Setup) -> Contest:
     """Return the method that the settings describe."""
     config, given = setup.config, setup.config.fednas
     iterations = config.contest.iterations or ITERATIONS
-    resource = resource_of(setup)
+    resource = resource_of(setup, given.resource)
     search = Evolution if given.search == "evolution" else NetAdapt
     rounds = dynamic_rounds(given.rounds_min, max(given.rounds_min, given.rounds_max), iterations)
     rules = Rules(
@@ -54,6 +54,7 @@ def fednas(setup: Setup) -> Contest:
         cohort=config.cohort,
         everyone=config.contest.clients == "all",
         testers=round(1 / config.contest.testers),
+        sides=setup.sides,
         every=given.drop_every,
         drop=given.drop,
         margin=given.margin,
@@ -61,14 +62,6 @@ def fednas(setup: Setup) -> Contest:
     )
     host = search(setup, resource, iterations)
     return Contest(setup.space, setup.weights, host, rules, setup.limits, lambda tensors: merging(config, tensors))
-
-
-def resource_of(setup: Setup) -> Resource:
-    """Return what setting ``fednas.resource`` measures; milliseconds are those of the devices' own latency models."""
-    what = setup.config.fednas.resource
-    if what == "ms":
-        return setup.latency_ms
-    return lambda arch: float(getattr(setup.space.cost(arch), what))
 
 
 def _settings(config: RunConfig) -> Any:
@@ -123,8 +116,11 @@ class NetAdapt:
         return bool(self._unmet) and all(limit.allows(arch) for limit in self._unmet)
 
     def conclude(self, entrants: Mapping[str, Entrant], standings: Sequence[Standing]) -> None:
-        """See `Host.conclude`: the most accurate candidate, of equals the cheapest, is the next iteration's start."""
-        self.family.append(entrants[standings[0].label])
+        """See `Host.conclude`: the most accurate candidate, of equals the cheapest, is the next iteration's start.
+
+        Without any that is known, the last start is.
+        """
+        self.family += [entrants[one.label] for one in standings if one.label in entrants][:1]
         self.iteration += 1
 
     def finalists(self, limits: Sequence[Limit]) -> Sequence[Entrant]:
@@ -179,14 +175,16 @@ class Evolution:
         return entrants
 
     def conclude(self, entrants: Mapping[str, Entrant], standings: Sequence[Standing]) -> None:
-        """See `Host.conclude`: all are scored; the start is kept, and whoever else scores better than any before."""
+        """See `Host.conclude`: all are scored; the start is kept, and whoever else scores better than any before.
+
+        A child of which nothing is known may be proposed again.
+        """
         best = max(self._judged[entrant.arch] for entrant in self.family)
         self._scores = {one.label: self._score(self._proposed[one.label], one.accuracy) for one in standings}
         self._judged |= {self._proposed[label]: score for label, score in self._scores.items()}
-        cheapest_first = sorted(entrants.values(), key=lambda entrant: self._space.cost(entrant.arch))
-        winner = max(cheapest_first, key=lambda entrant: self._judged[entrant.arch])
-        if self._judged[winner.arch] > best:
-            self.family.append(winner)
+        better = [entrant for entrant in entrants.values() if self._judged[entrant.arch] > best]
+        better.sort(key=lambda entrant: (-self._judged[entrant.arch], self._space.cost(entrant.arch)))
+        self.family += better[:1]
         self.iteration += 1
 
     def _score(self, arch: Arch, accuracy: float) -> float:

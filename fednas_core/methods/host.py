@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from fednas_core.protocol import Limit, State, TrainSettings
+from fednas_core.protocol import ClientId, Limit, State, TrainSettings
 from fednas_core.search.dropping import Standing
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.packing import shapes
@@ -74,7 +74,11 @@ class Host(Protocol):
         ...
 
     def conclude(self, entrants: Mapping[str, Entrant], standings: Sequence[Standing]) -> None:
-        """Take the candidates that are left and all results of an iteration, best first, dropped candidates last."""
+        """Take the results of an iteration, best first, dropped candidates last.
+
+        Both are of candidates that were trained and tested in it, maybe none: nothing is known of others. `entrants`
+        are those that are left.
+        """
         ...
 
     def finalists(self, limits: Sequence[Limit]) -> Sequence[Entrant]:
@@ -102,7 +106,8 @@ class Rules:
     each network that is delivered. Every `every` rounds a test drops the share `drop` of the candidates, as far as they
     are `margin` standard errors behind. A candidate has a group of clients, or with `everyone` all of them in turn;
     freed clients `join` other groups or idle. `cohort` of the training clients are drawn for each round (0: all). Every
-    `testers`-th client tests. `teaches`: clients learn from the start network.
+    `testers`-th client tests, but for those of whom `sides` says whether they do. `teaches`: clients learn from the
+    start network.
     """
 
     rounds: int
@@ -115,6 +120,7 @@ class Rules:
     everyone: bool = False
     cohort: int = 0
     testers: int = 5
+    sides: Mapping[ClientId, bool] = field(default_factory=dict)
     every: int = 0
     drop: float = 0.0
     margin: float = 0.0

@@ -178,6 +178,11 @@ def _refuse_what_no_contest_can_do(setup: Setup) -> None:
         "loop = 'async'": (config.loop == "async", "candidates are compared after the same rounds", "sync"),
         "wire.up = 'topk'": (config.wire.up == "topk", "what is left out belongs to another candidate", "int8 or bf16"),
         "personal.layers": (bool(setup.space.personal), "candidates are tested by clients that never train", "''"),
+        "contest.own": (
+            config.contest.own and not config.data.holdout,
+            "clients would choose by images that they trained on",
+            "false, or data.holdout above 0 with it",
+        ),
         "personal.arch": (config.personal.arch, "every client trains other candidates each round", "false"),
         "sample.weigh = 'uniform'": (config.sample.weigh == "uniform", "groups are balanced by examples", "auto"),
     }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import count
 
@@ -15,7 +15,8 @@ from fednas_core.aggregation.trimmed import TrimmedMerge
 from fednas_core.aggregation.weightings import ByExamples, Uniform
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError, RunError
-from fednas_core.protocol import Limit, State, TrainSettings
+from fednas_core.protocol import ClientId, Limit, State, TrainSettings
+from fednas_core.search.netadapt import Resource
 from fednas_core.search.path import PathRow
 from fednas_core.search.shrinking import Curriculum, parse_order
 from fednas_core.spaces.space import SearchSpace
@@ -33,7 +34,8 @@ class Setup:
 
     `weights` are the supernet's tensors, or those of the network that a search starts from, trained in place; `path`
     is the run's Pareto path, `limits` are those for which networks are delivered, `latency_ms` measures milliseconds of
-    an architecture on the run's devices, and `policy` is one that is transferred from another run.
+    an architecture on the run's devices, and `policy` is one that is transferred from another run. `sides` says of
+    clients of the run that this one starts from whether they tested there.
     """
 
     config: RunConfig
@@ -43,6 +45,14 @@ class Setup:
     limits: Sequence[Limit] = ()
     latency_ms: Callable[[Arch], float] = _nobody
     policy: State | None = None
+    sides: Mapping[ClientId, bool] = field(default_factory=dict)
+
+
+def resource_of(setup: Setup, what: str) -> Resource:
+    """Return what measures a network: a cost of it by name, or ``ms``, those of the devices' own latency models."""
+    if what == "ms":
+        return setup.latency_ms
+    return lambda arch: float(getattr(setup.space.cost(arch), what))
 
 
 def averaging(config: RunConfig) -> ByExamples | Uniform:

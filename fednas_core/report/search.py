@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fednas_core.export.units import count, macs, milliseconds, size
+from fednas_core.search.dropping import UNTESTED
 
 Event = Mapping[str, Any]
 
@@ -215,6 +216,8 @@ def going_on(event: Event) -> str:
 
 def _result(told: Mapping[str, Any]) -> str:
     """Return what came of an iteration, in the terms of its method."""
+    if told["winner"] is None:
+        return "no candidate was trained and tested"
     if told.get("rewards"):
         last = told["rewards"][-1]
         return f"reward mean {last['mean']:.2g} best {last['best']:.2g}"
@@ -266,6 +269,7 @@ def _fates(found: Sequence[tuple[Event, Mapping[str, Any]]]) -> dict[str, tuple[
         behind = {test["network"]: test for test in told["tests"]}
         for label in (label for label in told["alive"] if label not in fates):
             reason = _behind(behind[label], told["winner"]) if by_accuracy and label in behind else ""
+            reason = reason if label in behind else UNTESTED
             fates[label] = ("winner", number, "") if label in kept else ("lost", number, reason)
     return fates
 

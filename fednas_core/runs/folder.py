@@ -28,6 +28,7 @@ from fednas_core.protocol import State
 from fednas_core.settings import flatten, read
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+IMAGES = "images.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,16 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             damage = f"run '{self.id}': its checkpoint in {path.parent} is damaged ({error}): start it anew"
             raise RunError(damage) from error
+
+    # -- images ----------------------------------------------------------------------------------------------------
+
+    def note_images(self, digest: str) -> None:
+        """Note which images the run's clients share, for runs that start from this one."""
+        self.write_json(IMAGES, {"sha256": digest})
+
+    def images(self) -> str:
+        """Return the digest of the images that the run's clients share, '' if it was not noted."""
+        return str(self.read_json(IMAGES)["sha256"]) if (self.path / IMAGES).is_file() else ""
 
     # -- results ---------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from fednas_core.aggregation.weightings import credible
 from fednas_core.protocol import ClientId
 
+UNTESTED = "no client trained and tested it"
+"""Why nothing is known of a candidate."""
 Tests = Mapping[ClientId, tuple[int, float]]
 """What one candidate's testing clients found: images and accuracy (0 to 1)."""
 
@@ -73,7 +75,7 @@ def keep(results: Mapping[str, Tests], share: float, margin: float) -> Verdict:
 
 def _reason(one: Standing, best: Standing) -> str:
     if not one.images:
-        return "no client tested it"
+        return UNTESTED
     return f"{100 * one.gap:.1f} points behind {best.label} (SE {100 * one.se:.1f})"
 
 

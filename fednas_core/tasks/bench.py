@@ -6,15 +6,18 @@ serves many orders reads and splits its data once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fednas_core.config import RunConfig
 from fednas_core.data.augment import Preprocessing
 from fednas_core.data.own import read_own
-from fednas_core.data.partitions import Split, split
+from fednas_core.data.partitions import Indices, Split, split
 from fednas_core.data.sources import Dataset, Facts, Images, draw, facts, load
 from fednas_core.devices.profile import native_bf16
 from fednas_core.errors import ConfigError
@@ -33,6 +36,15 @@ MOST_TESTERS = 100
 def dataset_of(config: RunConfig) -> Dataset:
     """Return the run's data set."""
     return load(config.data)
+
+
+def digest_of(config: RunConfig) -> str:
+    """Return what stands for all training images of the data set, whatever the classes that count: a hash of them."""
+    data = dataset_of(config)
+    images = (data.origin.whole if data.origin else data).train
+    digest = hashlib.sha256(images.x.permute(0, 2, 3, 1).contiguous().numpy().data)
+    digest.update(images.y.numpy().data)
+    return digest.hexdigest()
 
 
 def split_of(config: RunConfig) -> Split:
@@ -106,7 +118,10 @@ def preprocessing_of(config: RunConfig) -> Preprocessing:
 
 
 def client_names(config: RunConfig) -> list[ClientId]:
-    """Return the names of the clients, one for each part of the data, in order: ``client-00``, ``client-01``, …"""
+    """Return the names of the clients, one for each part of the data, in order: ``client-00``, ``client-01``, …
+
+    A client whose part has nothing to train on takes no part in the run, and keeps its number.
+    """
     count = len(split_of(config).clients)
     width = max(2, len(str(count - 1)))
     return [f"client-{index:0{width}d}" for index in range(count)]
@@ -129,40 +144,81 @@ class Ground:
 
 
 @lru_cache(maxsize=64)
-def ground_of(config: RunConfig, index: int, home: Home = Home()) -> Ground:  # noqa: B008
+def ground_of(config: RunConfig, index: int, home: Home = Home(), trains: bool = True) -> Ground:  # noqa: B008
     """Return the ground of client number `index`: its part of the run's images, or the device's own ones.
 
     The client keeps some of its images for testing (see `spared`), drawn class by class; a device whose own data have a
-    test split tests on that. Where clients test networks during the run, half of those are for validation.
+    test split tests on that. Where clients test networks during the run, or each chooses its own model, half of those
+    are for validation. One that never `trains` in the run tests on all its images.
     """
     known = home.facts if home.data and home.facts else facts_of(config)
-    train, test = read_own(home.data, known) if home.data else (client_images(config, index), None)
-    if test is None and config.data.holdout:
-        train, test = parted(train, spared(config, len(train.y)), derive(config.seed, "data.holdout", index))
-    validation = test
-    if test is not None and testers(config):
-        half = max(1, round(len(test.y) / 2))
-        validation, test = parted(test, half, derive(config.seed, "data.validation", index))
+    train, test = _own(config, index, home.data, known) if home.data else _shares(config, index)
     space, prepare = space_of(config, known if home.data else None), Preprocessing(known.mean, known.std)
+    if not trains:
+        every = train if test is None else Images(torch.cat([train.x, test.x]), torch.cat([train.y, test.y]))
+        return Ground(space, prepare, every, every, every, True)
+    validation = test
+    if test is not None and _chooses(config):
+        half = min(len(test.y), max(1, round(len(test.y) / 2)))
+        validation, test = parted(test, half, derive(config.seed, "data.validation", index))
     return Ground(space, prepare, train, validation or train, test or train, test is not None)
 
 
 def spared(config: RunConfig, count: int) -> int:
     """Return how many of its `count` images a client does not train on: ``data.holdout`` of them.
 
-    That is at least one, or two where clients test networks during the run, for these are to be tested and chosen by
-    different images; but one image is always left to train on.
+    That is at least one, or two where clients choose networks, for these are to be tested and chosen by different
+    images; but one image is always left to train on.
     """
-    share, least = config.data.holdout, 2 if testers(config) else 1
+    share, least = config.data.holdout, 2 if _chooses(config) else 1
     return min(max(least, round(share * count)), count - 1) if share else 0
+
+
+def _chooses(config: RunConfig) -> bool:
+    """Whether clients test what is followed and chosen, or choose a model of their own."""
+    return bool(testers(config) or config.contest.own)
 
 
 def parted(images: Images, count: int, seed: int) -> tuple[Images, Images]:
     """Return images in two parts: the second holds `count` of them, of each class in proportion."""
-    y = images.y.numpy()
-    chosen = torch.zeros(len(y), dtype=torch.bool)
-    chosen[torch.from_numpy(draw(y, count, stream(seed, "draw")))] = True
+    chosen = torch.from_numpy(_drawn(images.y.numpy(), count, seed))
     return Images(images.x[~chosen], images.y[~chosen]), Images(images.x[chosen], images.y[chosen])
+
+
+def _drawn(y: Indices, count: int, seed: int) -> NDArray[np.bool_]:
+    """Return which `count` of the images labelled `y` are drawn (n,), of each class in proportion."""
+    chosen = np.zeros(len(y), dtype=bool)
+    chosen[draw(y, count, stream(seed, "draw"))] = True
+    return chosen
+
+
+def _own(config: RunConfig, index: int, path: str, known: Facts) -> tuple[Images, Images | None]:
+    """Return the device's own images to train on and those to test on, None if it holds none out."""
+    train, test = read_own(path, known)
+    if test is None and config.data.holdout:
+        return parted(train, spared(config, len(train.y)), derive(config.seed, "data.holdout", index))
+    return train, test
+
+
+def _shares(config: RunConfig, index: int) -> tuple[Images, Images | None]:
+    """Return the images of the run's that a client trains on and those to test on, None if it holds none out."""
+    train = dataset_of(config).train
+    mine, kept = (Images(train.x[at], train.y[at]) for at in map(torch.from_numpy, parts_of(config, index)))
+    return mine, kept if config.data.holdout else None
+
+
+def parts_of(config: RunConfig, index: int) -> tuple[Indices, Indices]:
+    """Return the sorted positions in the training split of what a client trains on and of what it holds out.
+
+    With ``data.only`` they are those of the run on all classes, as far as they are of the classes that count.
+    """
+    data = dataset_of(config)
+    whole, choice = (data.origin.whole, replace(config.data, only="")) if data.origin else (data, config.data)
+    mine = split(whole, choice, config.seed).clients[index]
+    labels, seed = whole.train.y.numpy()[mine], derive(config.seed, "data.holdout", index)
+    held = _drawn(labels, spared(config, len(mine)), seed)
+    within = data.origin.within if data.origin else np.asarray
+    return within(mine[~held]), within(mine[held])
 
 
 @lru_cache(maxsize=64)
@@ -174,9 +230,16 @@ def client_images(config: RunConfig, index: int) -> Images:
 
 
 def examples_of(config: RunConfig, index: int) -> int:
-    """Return how many images client number `index` of the run's data set trains on."""
+    """Return how many images client number `index` of the run's data set trains on; none of them, it takes no part."""
+    if config.data.only.strip():
+        return len(parts_of(config, index)[0])
     count = len(split_of(config).clients[index])
     return count - spared(config, count)
+
+
+def held_of(config: RunConfig, index: int) -> int:
+    """Return how many images client number `index` of the run's data set holds out."""
+    return len(split_of(config).clients[index]) - examples_of(config, index)
 
 
 def labels_of(config: RunConfig, index: int, home: Home = Home()) -> tuple[int, ...]:  # noqa: B008

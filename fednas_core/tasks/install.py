@@ -34,7 +34,7 @@ def install(order: TrainOrder, config: RunConfig, index: int, home: Home, until:
     ``stored`` (1.0 if it lies in the folder that the node's configuration names). A model that is too slow here is
     neither kept nor said to be.
     """
-    ground, device = ground_of(config, index, home), device_of(config)
+    ground, device = ground_of(config, index, home, order.trains), device_of(config)
     module = ready(order, config, ground, home, until)
     found = tested(module, ground.test, ground.prepare)
     space = ground.space

@@ -11,7 +11,7 @@ from fednas_core.config import RunConfig
 from fednas_core.devices.budgets import budget_of
 from fednas_core.errors import ConfigError, ReplyError
 from fednas_core.protocol import ClientId, ClientInfo, TrainOrder, TrainReport
-from fednas_core.tasks.bench import client_names, examples_of, ground_of, labels_of
+from fednas_core.tasks.bench import client_names, examples_of, ground_of, held_of, labels_of
 from fednas_core.tasks.distil import distil
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.install import install
@@ -51,7 +51,7 @@ def perform(order: TrainOrder, config: RunConfig, index: int, home: Home = Home(
         round=order.round,
         arch=order.arch,
         tensors=work.tensors,
-        examples=len(ground_of(config, index, home).train.y),
+        examples=len(ground_of(config, index, home, order.trains).train.y),
         loss=work.loss,
         accuracy=work.accuracy,
         macs=work.macs,
@@ -75,10 +75,11 @@ def _refuse_too_large(order: TrainOrder, config: RunConfig, index: int, home: Ho
 
 
 def clients_of(config: RunConfig) -> list[ClientInfo]:
-    """Return every client of a simulated run."""
+    """Return every client of a simulated run that has something to train on."""
     return [
-        ClientInfo(name, examples_of(config, index), labels=labels_of(config, index))
+        ClientInfo(name, examples, labels=labels_of(config, index), held_out=held_of(config, index))
         for index, name in enumerate(client_names(config))
+        if (examples := examples_of(config, index))
     ]
 
 

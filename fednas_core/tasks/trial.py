@@ -14,9 +14,10 @@ from fednas_core.tasks.subnet import Work
 def trial(order: TrainOrder, config: RunConfig, index: int, home: Home, until: float) -> Work:
     """Test the order's network on the client's validation images: what networks are followed and chosen by.
 
-    Figures: ``tested`` (number of images, 0 if it has none to spare), ``held_out`` (1.0 if it never trained on them).
+    They are all its images if it never trains in the run. Figures: ``tested`` (number of images, 0 if it has none to
+    spare), ``held_out`` (1.0 if it never trained on them).
     """
-    ground = ground_of(config, index, home)
+    ground = ground_of(config, index, home, order.trains)
     module = ready(order, config, ground, home, until)
     found = tested(module, ground.validation, ground.prepare)
     return Work(

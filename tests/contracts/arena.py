@@ -44,7 +44,7 @@ class Told:
 
     def conclude(self, entrants: Mapping[str, Entrant], standings: Sequence[Standing]) -> None:
         self.concluded.append([standing.label for standing in standings])
-        self.family.append(entrants[standings[0].label])
+        self.family += [entrants[standing.label] for standing in standings if standing.label in entrants][:1]
         self.iteration += 1
 
     def finalists(self, limits: Sequence[Limit]) -> list[Entrant]:

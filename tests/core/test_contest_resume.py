@@ -57,12 +57,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state"
 
 
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Milliseconds are computed: the clock of another run would tell others."""
-    monkeypatch.setattr(Crew, "latency_ms", lambda crew, arch: 1.0 + 1e-5 * space_of(crew._config).cost(arch).macs)
-
-
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("space") / "chain.toml"
@@ -126,9 +120,7 @@ class Copies:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_may_be_stopped_after_any_round(
-    pairs: dict[str, Any], tmp_path: Path, light: None, computed: None, name: str
-) -> None:
+def test_a_run_may_be_stopped_after_any_round(pairs: dict[str, Any], tmp_path: Path, light: None, name: str) -> None:
     pairs = {**pairs, **METHODS[name]}
     copies = Copies(tmp_path / "runs", tmp_path)
     whole = run(pairs, announce=copies)
@@ -148,7 +140,7 @@ def test_a_run_may_be_stopped_after_any_round(
 
 @pytest.mark.parametrize("name", ["fednas", "ddc"])
 def test_a_run_may_be_stopped_in_the_middle_of_a_round_again_and_again(
-    pairs: dict[str, Any], tmp_path: Path, light: None, computed: None, name: str
+    pairs: dict[str, Any], tmp_path: Path, light: None, name: str
 ) -> None:
     pairs = {**pairs, **METHODS[name]}
     whole = run({**pairs, "output": str(tmp_path / "whole")})
@@ -159,10 +151,18 @@ def test_a_run_may_be_stopped_in_the_middle_of_a_round_again_and_again(
     same_run(whole, run({"output": pairs["output"], "resume": "latest"}))
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_settings_give_the_same_history(pairs: dict[str, Any], light: None, name: str) -> None:
+    """Nothing is measured unless a setting asks for milliseconds."""
+    one, two = (run({**pairs, **METHODS[name]}) for _ in range(2))
+    same_run(one, two)
+    assert "timed" not in one.read_json("devices.json")
+
+
 def test_what_devices_measured_is_noted_and_holds_after_a_resume(
     pairs: dict[str, Any], tmp_path: Path, light: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs = {**pairs, **METHODS["ddc"]}
+    pairs = {**pairs, **METHODS["ddc"], "ddc.resource": "ms"}
     copies = Copies(tmp_path / "runs", tmp_path)
     whole = run(pairs, announce=copies)
     assert whole.read_json("devices.json")["timed"]
@@ -201,7 +201,7 @@ def test_a_round_that_nobody_tests_ends_the_run_and_loses_nothing(
 
 
 def test_devices_that_lost_their_teacher_are_reminded_when_a_run_is_resumed(
-    pairs: dict[str, Any], tmp_path: Path, state: Path, light: None, computed: None
+    pairs: dict[str, Any], tmp_path: Path, state: Path, light: None
 ) -> None:
     pairs = {**pairs, **METHODS["ddc"]}
     whole = run({**pairs, "output": str(tmp_path / "whole")})
@@ -303,7 +303,7 @@ def test_winners_are_networks_of_the_run(finished: tuple[RunFolder, RunConfig, l
 @pytest.mark.parametrize("limited", [False, True])
 @pytest.mark.parametrize("name", ["fednas", "ddc"])
 def test_a_start_of_another_run_is_tested_as_it_is_and_the_search_begins(
-    pairs: dict[str, Any], light: None, computed: None, name: str, limited: bool
+    pairs: dict[str, Any], light: None, name: str, limited: bool
 ) -> None:
     donor = run({**pairs, **FEDNAS, "contest.iterations": 1})
     more = {"client-budgets": "max,phone", "budgets": "phone=95%,server=max"} if limited else {}

@@ -14,7 +14,8 @@ from fednas_core.config import DataConfig
 from fednas_core.data.sources import facts, load
 from fednas_core.errors import DataError
 from fednas_core.settings import flatten, read
-from fednas_core.tasks.bench import client_images, client_names, space_of, validation_images
+from fednas_core.tasks.bench import client_images, client_names, ground_of, space_of, validation_images
+from fednas_core.tasks.registry import clients_of
 
 ALL = DataConfig()
 
@@ -56,12 +57,10 @@ def test_what_makes_no_sense_is_refused(only: str, reason: str) -> None:
         load(replace(ALL, only=only))
 
 
-def test_examples_are_drawn_from_the_classes_that_count() -> None:
-    part = load(replace(ALL, only="6,1", examples=50))
-    assert torch.bincount(part.train.y).tolist() == [25, 25]
-    many = len(load(replace(ALL, only="6,1")).train.y)
-    with pytest.raises(DataError, match=f"has {many} training examples"):
-        load(replace(ALL, only="6,1", examples=many + 1))
+def test_examples_are_those_of_the_run_on_all_classes() -> None:
+    whole, part = (load(replace(ALL, only=only, examples=50)) for only in ("", "6,1"))
+    assert torch.bincount(part.train.y).tolist() == [5, 5]
+    assert torch.equal(part.train.x[part.train.y == 0], whole.train.x[whole.train.y == 6])
 
 
 def test_who_owns_an_example_is_not_forgotten(tmp_path: Path) -> None:
@@ -81,7 +80,7 @@ def test_everything_of_a_run_is_restricted(tiny_pairs: dict[str, Any]) -> None:
     config = read({**tiny_pairs, "data.only": "2,5,9", "data.examples": 90})
     assert space_of(config).classes == 3
     labels = [validation_images(config).y, *(client_images(config, i).y for i in range(len(client_names(config))))]
-    assert sum(len(y) for y in labels) == 90 and set(torch.cat(labels).tolist()) == {0, 1, 2}
+    assert sum(len(y) for y in labels) == 27 and set(torch.cat(labels).tolist()) == {0, 1, 2}
 
 
 def test_clients_without_any_of_the_classes_take_no_part(tiny_pairs: dict[str, Any], tmp_path: Path) -> None:
@@ -92,7 +91,61 @@ def test_clients_without_any_of_the_classes_take_no_part(tiny_pairs: dict[str, A
     mine = {"data.source": "npz", "data.path": str(path), "data.partition": "column", "data.column": "ward"}
     whole = read({**tiny_pairs, **mine, "data.examples": 0})
     first, second = load(whole.data).classes[:2]
-    part = read({**flatten(whole), "data.only": f"{first},{second}", "data.clients": 2})
-    assert (len(client_names(whole)), len(client_names(part))) == (4, 2)
-    with pytest.raises(DataError, match="names 2 clients: set data.clients = 2"):
-        client_names(read({**flatten(part), "data.clients": 4}))
+    part = read({**flatten(whole), "data.only": f"{first},{second}"})
+    assert client_names(part) == client_names(whole) == [client.name for client in clients_of(whole)]
+    assert [client.name for client in clients_of(part)] == ["client-00", "client-01"]
+    with pytest.raises(DataError, match="names 4 clients: set data.clients = 4"):
+        client_names(read({**flatten(part), "data.clients": 2}))
+
+
+# -- split first, restricted afterwards ----------------------------------------------------------------------------
+
+
+def pictures(images: Any, names: tuple[str, ...]) -> set[tuple[str, bytes]]:
+    """Images with the names of their classes: what stays the same wherever they lie and however they are numbered."""
+    return {(names[int(y)], x.numpy().tobytes()) for x, y in zip(images.x, images.y, strict=True)}
+
+
+SPREADS: dict[str, dict[str, Any]] = {
+    "iid": {"data.partition": "iid"},
+    "dirichlet": {"data.alpha": 0.3},
+    "classes": {"data.partition": "classes", "data.classes-per-client": 3},
+    "fewer examples": {"data.examples": 700},
+    "held out": {"data.holdout": 0.3},
+    "held out, by classes": {"data.holdout": 0.1, "data.partition": "classes"},
+}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("spread", SPREADS)
+def test_every_part_is_that_of_the_run_on_all_classes_less_the_others(spread: str, seed: int) -> None:
+    """So nobody tests on what somebody trains on in the run on all classes, and nobody holds out what it trains on."""
+    pairs: dict[str, Any] = {"seed": seed, "data.clients": 10, **SPREADS[spread]}
+    whole, part = read(pairs), read({**pairs, "data.only": "7,0,4"})
+    names, few = load(whole.data).classes, load(part.data).classes
+
+    def kept(images: Any) -> set[tuple[str, bytes]]:
+        return {one for one in pictures(images, names) if one[0] in few}
+
+    assert pictures(validation_images(part), few) == kept(validation_images(whole))
+    assert pictures(load(part.data).test, few) == kept(load(whole.data).test)
+    assert client_names(part) == client_names(whole)
+    there = {client.name: client for client in clients_of(part)}
+    for index, name in enumerate(client_names(whole)):
+        assert pictures(client_images(part, index), few) == kept(client_images(whole, index))
+        theirs = ground_of(whole, index)
+        expected = kept(theirs.train), kept(theirs.test) if theirs.held_out else set()
+        assert (name in there) == bool(expected[0])
+        if name in there:
+            mine = ground_of(part, index)
+            found = pictures(mine.train, few), pictures(mine.test, few) if mine.held_out else set()
+            assert found == expected
+            assert (there[name].examples, there[name].held_out) == (len(mine.train.y), len(expected[1]))
+
+
+def test_classes_that_leave_nobody_anything_are_refused(tiny_pairs: dict[str, Any]) -> None:
+    few = {**tiny_pairs, "data.examples": 60, "data.validation": 0.05}
+    first, second = sorted(set(range(10)) - set(validation_images(read(few)).y.tolist()))[:2]
+    config = read({**few, "data.only": f"{first},{second}"})
+    with pytest.raises(DataError, match="leaves 0 images to validate .*: name more classes, or raise"):
+        client_names(config)

@@ -16,6 +16,7 @@ from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError, ReplyError, RunError
 from fednas_core.fingerprint import Fingerprint
 from fednas_core.tasks.bench import client_images
+from fednas_core.tasks.registry import clients_of
 from server_app.roster import Roster, read_members
 
 PROFILE = {
@@ -47,6 +48,21 @@ def test_examples_are_those_of_the_clients_own_part(config: RunConfig) -> None:
     members = roster(InProcessGrid(client, simulated(2)), config).members()
     assert [m.info.examples for m in members.values()] == [len(part) for part in split_of(config).clients]
     assert [m.index for m in members.values()] == [0, 1, 2, 3]
+
+
+def test_what_is_held_out_is_told_apart(config: RunConfig) -> None:
+    held = replace(config, data=replace(config.data, holdout=0.25))
+    members, local = roster(InProcessGrid(client, simulated(2)), held).members(), clients_of(held)
+    told = [(m.info.name, m.info.examples, m.info.held_out) for m in members.values()]
+    assert told == [(info.name, info.examples, info.held_out) for info in local] and all(held for *_, held in told)
+
+
+def test_clients_without_any_of_the_classes_are_not_waited_for(config: RunConfig) -> None:
+    few = replace(config, data=replace(config.data, partition="classes", clients=10, only="0,1"))
+    said: list[str] = []
+    members = roster(InProcessGrid(client, simulated(3)), few, said).members()
+    there = [info.name for info in clients_of(few)]
+    assert list(members) == there and 0 < len(there) < 10 and said == []
 
 
 def test_devices_may_have_names(config: RunConfig) -> None:
@@ -104,7 +120,7 @@ def test_a_node_without_a_partition_is_refused_with_an_example(config: RunConfig
 
 
 def members_text(**changes: object) -> str:
-    return json.dumps({"clients": [["a", 0, 3, []]], "profile": PROFILE, "budget": ""} | changes)
+    return json.dumps({"clients": [["a", 0, 3, 1, []]], "profile": PROFILE, "budget": ""} | changes)
 
 
 def test_a_good_profile_is_read(config: RunConfig) -> None:
@@ -112,12 +128,12 @@ def test_a_good_profile_is_read(config: RunConfig) -> None:
     assert member.info.budget == "20ms"
     assert (member.node, member.index, member.info.name, member.info.examples) == (9, 0, "a", 3)
     assert member.info.profile is not None and member.info.profile.latency_ms == 2.0
-    assert member.info.labels == ()
+    assert member.info.labels == () and member.info.held_out == 1
 
 
 def test_disclosed_labels_are_read(config: RunConfig) -> None:
     labels = [0, 1, 2, 0, 0, 0, 0, 0, 0, 0]
-    (member,) = read_members(members_text(clients=[["a", 0, 3, labels]]), 9, config)
+    (member,) = read_members(members_text(clients=[["a", 0, 3, 1, labels]]), 9, config)
     assert member.info.labels == tuple(labels)
 
 
@@ -144,15 +160,17 @@ def test_disclose_is_true_or_false() -> None:
         "",
         "[]",
         "[" * 5000,
-        members_text(clients=[["a", -1, 3, []]]),
-        members_text(clients=[["a", 0, 0, []]]),
-        members_text(clients=[["", 0, 1, []]]),
-        members_text(clients=[["a", 0, float("inf"), []]]),
-        members_text(clients=[["a", 0, 3]]),
-        members_text(clients=[["a", 0, 3, [1, 2]]]),
-        members_text(clients=[["a", 0, 3, [3, -1, 1, 0, 0, 0, 0, 0, 0, 0]]]),
-        members_text(clients=[["a", 0, 3, ["many"] * 10]]),
-        members_text(clients=[["a", 0, 3, None]]),
+        members_text(clients=[["a", -1, 3, 0, []]]),
+        members_text(clients=[["a", 0, 0, 0, []]]),
+        members_text(clients=[["", 0, 1, 0, []]]),
+        members_text(clients=[["a", 0, float("inf"), 0, []]]),
+        members_text(clients=[["a", 0, 3, 0]]),
+        members_text(clients=[["a", 0, 3, -1, []]]),
+        members_text(clients=[["a", 0, 3, None, []]]),
+        members_text(clients=[["a", 0, 3, 0, [1, 2]]]),
+        members_text(clients=[["a", 0, 3, 0, [3, -1, 1, 0, 0, 0, 0, 0, 0, 0]]]),
+        members_text(clients=[["a", 0, 3, 0, ["many"] * 10]]),
+        members_text(clients=[["a", 0, 3, 0, None]]),
         members_text(clients=7),
         members_text(profile={}),
         members_text(profile=PROFILE | {"macs_per_second": float("nan")}),

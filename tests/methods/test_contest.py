@@ -17,7 +17,7 @@ from contracts.samples import answer, random_tensors
 
 from fednas_core.aggregation.weightings import ByExamples
 from fednas_core.config import RunConfig
-from fednas_core.errors import RunError
+from fednas_core.errors import ConfigError, RunError
 from fednas_core.local import LocalFleet
 from fednas_core.methods.contest import HOST, Contest
 from fednas_core.methods.fedavg import Everyone, Schedule, SupernetAveraging
@@ -294,6 +294,50 @@ def test_a_candidate_for_which_nobody_has_room_holds_nobody_up() -> None:
     assert len(rounds[1].parts["1.1"]) == 8 and method.done(3)
 
 
+class Not:
+    """Allows every network but one."""
+
+    def __init__(self, arch: Arch) -> None:
+        self.arch = arch
+
+    def allows(self, arch: Arch) -> bool:
+        return arch != self.arch
+
+
+def without(arch: Arch, side: str) -> tuple[ClientInfo, ...]:
+    """Clients of which none of one side has room for a network."""
+    return tuple(
+        replace(c, limit=Not(arch) if (i % 5 == 4) == (side == "test") else None) for i, c in enumerate(crowd(20))
+    )
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+@pytest.mark.parametrize("rules", [{}, {"drop": 0.5, "every": 1}])
+def test_a_candidate_that_nobody_trained_or_tested_never_wins(side: str, rules: dict[str, Any]) -> None:
+    """It would be tested best; what is found of it says nothing."""
+    last = archs(3)[2]
+    method = contest(3, rounds=2, **rules)
+    rounds = [Round(method, 0, crowd(20), best_last)]
+    rounds += [Round(method, number, without(last, side), best_last) for number in (1, 2)]
+    assert rounds[-1].told["winner"] == "1.2" and method._host.concluded == [["1.2", "1.1"]]  # type: ignore[attr-defined]
+    assert [test["network"] for test in rounds[-1].told["tests"]] == (["1.2"] if rules else ["1.2", "1.1"])
+    if rules:
+        dropped = {one["network"]: one["reason"] for one in rounds[1].told["dropped"]}
+        assert dropped["1.3"] == "no client trained and tested it"
+
+
+def test_an_iteration_of_which_nothing_is_known_has_no_winner_and_the_next_goes_on() -> None:
+    first, second = archs(2)
+    method = contest_of(SPACE, start(), [[first, second], archs(2, 2)], 1)
+    Round(method, 0, crowd(20))
+    clients = [
+        replace(old, limit=Not(second if i % 5 == 4 else first)) for i, old in enumerate(crowd(20))
+    ]  # who trains has no room for the first, who tests none for the second
+    told = Round(method, 1, clients, best_last).told
+    assert told["winner"] is None and told["tests"] == [] and told["family"] == [START]
+    assert Round(method, 2, crowd(20), best_last).told["winner"] == "2.2"
+
+
 # -- turns, dropping, freed clients --------------------------------------------------------------------------------
 
 
@@ -524,3 +568,16 @@ def test_of_equally_accurate_candidates_the_dear_are_dropped_and_the_cheapest_wi
     told = [Round(method, round, crowd(20)).told for round in range(3)]
     assert [one["network"] for one in told[1]["dropped"]] == ["1.1"] and told[2]["alive"] == ["1.2", "1.3"]
     assert told[2]["winner"] == "1.3"
+
+
+@pytest.mark.parametrize("method", ["fednas", "ddc"])
+def test_clients_that_choose_their_own_model_hold_images_out(method: str) -> None:
+    pairs = {"method": method, "space.name": "cnn8", "contest.own": True}
+    for holdout in (0.0, 0.1):
+        config = read({**pairs, "data.holdout": holdout})
+        setup = Setup(config, space_of(config), (), {}, latency_ms=lambda arch: 1.0)
+        if holdout:
+            assert isinstance(make(setup), Contest)
+        else:
+            with pytest.raises(ConfigError, match="contest.own does not go .* images that they trained on; allowed is"):
+                make(setup)

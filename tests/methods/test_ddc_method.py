@@ -115,7 +115,7 @@ def test_a_student_starts_afresh_or_inherits_from_the_teacher() -> None:
 
 @pytest.mark.parametrize("kind", ["ddc", "n2n"])
 def test_students_are_rewarded_as_in_the_paper(kind: str) -> None:
-    method = method_of(ddc__reward=kind, ddc__accuracy=0.95, ddc__latency=0.7, ddc__params=0.8)
+    method = method_of(ddc__reward=kind, ddc__resource="ms", ddc__accuracy=0.95, ddc__latency=0.7, ddc__params=0.8)
     rounds = played(method, CLIENTS, thin)
     host, largest = host_of(method), SPACE.largest
     told = [row for round in rounds for row in round.told.get("rewards", [])]
@@ -206,6 +206,53 @@ def test_the_random_sampler_learns_nothing() -> None:
 def test_a_teacher_that_knows_nothing_makes_nobody_worth_anything() -> None:
     rounds = played(method_of(), CLIENTS, lambda errand: 0.0)
     assert all(row["best"] < 0.01 for round in rounds for row in round.told.get("rewards", []))
+
+
+class Not:
+    """Room for every network but one."""
+
+    def __init__(self, arch: Arch) -> None:
+        self.arch = arch
+
+    def allows(self, arch: Arch) -> bool:
+        return arch != self.arch
+
+
+@pytest.mark.parametrize("testing", [False, True])
+def test_a_student_that_nobody_trained_or_tested_is_proposed_again(testing: bool) -> None:
+    """Also after a resume; until it is known, the policy learns from the others alone."""
+    method = method_of(contest__candidates=6, contest__iterations=3)
+    host = host_of(method)
+    Round(method, 0, CLIENTS, thin)
+    student, *others = [entrant.arch for entrant in method._field.values()]
+    clients = tuple(replace(c, limit=Not(student) if (c.name not in TRAINING) == testing else None) for c in CLIENTS)
+    steps: list[Any] = []
+    step = host._learner.step
+    host._learner.step = lambda masks, rewards: steps.append((masks, rewards)) or step(masks, rewards)  # type: ignore
+    again = tuple(host._masks)
+    host._sampled = lambda: again  # type: ignore[method-assign]
+    row = Round(method, 1, clients, thin).told["rewards"][0]
+    assert student not in host._judged and set(others) == set(host._judged) and row["new"] == len(others)
+    ((masks, rewards),) = steps
+    assert student not in {host._arch(mask) for mask in masks} and len(masks) == len(rewards) < 6
+    assert [entrant.arch for entrant in method._field.values()] == [student]
+    resumed = method_of(contest__candidates=6, contest__iterations=3)
+    resumed.restore(State(method.state().tensors, json.loads(json.dumps(method.state().data))))
+    Round(resumed, 2, CLIENTS, thin)
+    assert host_of(resumed)._judged[student][0] == pytest.approx(thin(Errand("x", "trial", student)))
+
+
+@pytest.mark.parametrize("resource", ["macs", "ms"])
+def test_rewards_go_by_the_resource_that_is_named(resource: str) -> None:
+    method = method_of(ddc__resource=resource, ddc__latency=0.7)
+    played(method, CLIENTS, thin)
+    host, largest = host_of(method), SPACE.largest
+    assert host._judged
+    for arch, (accuracy, reward) in host._judged.items():
+        share = SPACE.cost(arch).params / SPACE.cost(largest).params
+        took = {"macs": lambda a: SPACE.cost(a).macs, "ms": timed}[resource]
+        wanted = ddc_reward(accuracy / 0.9, took(arch) / took(largest), share, Thresholds(0.9, 0.7, 0.6))
+        assert reward == wanted.total
 
 
 class UpTo:

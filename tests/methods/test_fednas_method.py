@@ -16,10 +16,10 @@ from contracts.samples import random_tensors, toy_space
 from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.errors import ConfigError, RunError
 from fednas_core.methods.contest import Contest
-from fednas_core.methods.fednas import NetAdapt, resource_of
+from fednas_core.methods.fednas import NetAdapt
 from fednas_core.methods.host import Entrant
 from fednas_core.methods.registry import make
-from fednas_core.methods.setup import Setup
+from fednas_core.methods.setup import Setup, resource_of
 from fednas_core.protocol import Errand, State
 from fednas_core.search.dropping import Standing
 from fednas_core.search.mnas import score
@@ -194,7 +194,7 @@ def test_nothing_is_left_to_propose_where_all_is_as_small_as_can_be() -> None:
 @pytest.mark.parametrize("resource", ["params", "bytes", "ms", "macs"])
 def test_what_falls_is_the_resource(resource: str) -> None:
     method = method_of(fednas__resource=resource)
-    measure = resource_of(setup_of(fednas__resource=resource))
+    measure = resource_of(setup_of(), resource)
     costs = {
         "macs": macs,
         "params": lambda arch: SPACE.cost(arch).params,
@@ -379,3 +379,31 @@ def test_personal_layers_do_not_go_with_a_contest() -> None:
     space = toy_space().with_personal(("head",))
     with pytest.raises(ConfigError, match="setting personal.layers does not go with method 'fednas'"):
         make(Setup(read({"method": "fednas", "personal.layers": "head"}), space, (), {}))
+
+
+class Not:
+    """Room for every network but one."""
+
+    def __init__(self, arch: Arch) -> None:
+        self.arch = arch
+
+    def allows(self, arch: Arch) -> bool:
+        return arch != self.arch
+
+
+@pytest.mark.parametrize("testing", [False, True])
+@pytest.mark.parametrize("search", ["netadapt", "evolution"])
+def test_of_a_candidate_that_nobody_trained_or_tested_nothing_is_known(search: str, testing: bool) -> None:
+    """It would be tested best."""
+    method = method_of(fednas__search=search, fednas__rounds_min=1, fednas__rounds_max=1, contest__iterations=2)
+    Round(method, 0, CLIENTS)
+    unknown = next(iter(method._field.values()))
+    sides = [i % 5 == 4 for i in range(len(CLIENTS))]
+    clients = [
+        replace(c, limit=Not(unknown.arch) if s == testing else None) for c, s in zip(CLIENTS, sides, strict=True)
+    ]
+    told = Round(method, 1, clients, lambda errand: 0.9 if errand.arch == unknown.arch else 0.6).told
+    assert told["winner"] not in (None, unknown.label) and unknown.arch not in (method.networks or ())
+    assert unknown.label not in {test["network"] for test in told["tests"]}
+    if search == "evolution":
+        assert unknown.arch not in host_of(method)._judged and unknown.label not in told["scores"]

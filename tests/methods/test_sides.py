@@ -115,3 +115,26 @@ def test_able_is_what_the_limit_allows() -> None:
 def test_an_unknown_client_is_a_bug_of_the_caller() -> None:
     with pytest.raises(KeyError):
         Sides(5).trains("client-00")
+
+
+@pytest.mark.parametrize("names", [["client-04"], ["client-04", "client-09"]])
+def test_whoever_has_trained_never_tests_alone_when_others_come(names: list[str]) -> None:
+    """Numbers that would all test: one trains, and goes on training."""
+    found = sides(*names)
+    trained = told(found)[0]
+    found.meet([ClientInfo(f"client-{i:02d}", 10) for i in range(6)])
+    training, testing = told(found)
+    assert trained == {"client-04"} <= training and testing and not training & testing
+
+
+def test_sides_that_were_settled_before_hold() -> None:
+    found = Sides(5, {"ward-b": True, "client-04": False})
+    found.meet([ClientInfo(name, 10) for name in ("ward-a", "ward-b", "client-04", "client-09")])
+    assert told(found)[1] == {"ward-b", "client-09"}
+
+
+def test_who_never_trains_counts_with_all_its_images() -> None:
+    found = Sides(5)
+    found.meet([ClientInfo(f"client-{i:02d}", 8, held_out=2) for i in (0, 1, 4)])
+    reports = [judged(Errand(f"client-{i:02d}", "trial", SPACE.largest), 1, 0.5) for i in (0, 4)]
+    assert found.results(reports, {SPACE.largest: "1.1"}) == {"1.1": {"client-00": (2, 0.5), "client-04": (10, 0.5)}}

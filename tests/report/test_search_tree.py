@@ -84,7 +84,7 @@ def events() -> list[Event]:
         compete(3, 1, 1, 2, four, {"1.1": ["a"], "1.2": ["b"], "1.3": ["c"], "1.4": ["d"]},
                 tests=found(n1_1=0.5, n1_2=0.7, n1_3=0.6, n1_4=0.4),
                 dropped=[{"network": "1.1", "reason": "20.0 points behind 1.2 (SE 2.0)"},
-                         {"network": "1.4", "reason": "no client tested it"}]),
+                         {"network": "1.4", "reason": "no client trained and tested it"}]),
         compete(4, 1, 2, 2, ["1.2", "1.3"], {"1.2": ["a"], "1.3": ["b"]}, tests=found(n1_2=0.8, n1_3=0.75), dropped=[],
                 winner="1.2", resource="macs", takes=898.0, candidates=second),
         compete(5, 2, 1, 2, ["2.1", "2.2"], {"2.1": ["a", "b"]}, failed=("c", "d")),
@@ -140,7 +140,7 @@ def test_every_candidate_has_its_parent_its_trainers_and_its_fate(events: list[E
         "1.1": ("start", 1, "dropped", 3, "20.0 points behind 1.2 (SE 2.0)"),
         "1.2": ("start", 1, "winner", 4, ""),
         "1.3": ("start", 1, "lost", 4, "5.0 points behind 1.2 (SE 2.0)"),
-        "1.4": ("start", 1, "dropped", 3, "no client tested it"),
+        "1.4": ("start", 1, "dropped", 3, "no client trained and tested it"),
         "2.1": ("1.2", 2, "winner", 6, ""),
         "2.2": ("1.2", 2, "lost", 6, "as accurate as 2.1, which costs no more"),
     }

@@ -89,7 +89,7 @@ def test_if_none_tested_all_each_candidate_is_judged_by_those_that_tested_it() -
 def test_candidates_that_nobody_tested() -> None:
     results: dict[str, dict[str, tuple[int, float]]] = {"a": {}, "b": {"x": (10, 0.4)}, "c": {"x": (10, 0.3)}}
     verdict = keep(results, 0.4, 0.0)
-    assert verdict.dropped == {"a": "no client tested it", "c": "10.0 points behind b (SE 21.2)"}
+    assert verdict.dropped == {"a": "no client trained and tested it", "c": "10.0 points behind b (SE 21.2)"}
     assert keep(results, 0.4, 1.0).dropped == {}
     assert keep({"a": {}, "b": {}}, 0.5, 0.0).kept == ("a", "b")
 
