@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fednas_core.export.units import count, macs, milliseconds, size
-from fednas_core.search.dropping import UNTESTED
 
 Event = Mapping[str, Any]
 
 START = "start"
 """The network that all others are made from."""
+UNTESTED = "no client trained and tested it"
+"""Why nothing is known of a candidate that is left when its iteration is over."""
 AMOUNTS: Mapping[str, Callable[[float], str]] = {
     "macs": macs,
     "params": lambda value: f"{count(value)} params",

@@ -131,6 +131,15 @@ def finished(path: Path) -> Path:
 # -- the tree ----------------------------------------------------------------------------------------------------------
 
 
+def test_an_iteration_of_which_nothing_is_known_is_told_as_such(events: list[Event]) -> None:
+    unknown = compete(4, 1, 2, 2, ["1.2", "1.3"], {"1.2": ["a"]}, tests=[], dropped=[], winner=None, family=["start"],
+                      resource="macs", takes=1000.0)  # fmt: skip
+    told = [*events[:3], unknown]
+    fates = {row.network: (row.outcome, row.reason) for row in tree_of(told)}
+    assert fates["1.2"] == fates["1.3"] == ("lost", "no client trained and tested it")
+    assert leaders(told) == ["start"] and going_on(unknown) == "iteration 1: no candidate was trained and tested"
+
+
 def test_every_candidate_has_its_parent_its_trainers_and_its_fate(events: list[Event]) -> None:
     rows = {row.network: row for row in tree_of(events)}
     assert list(rows) == ["start", "1.1", "1.2", "1.3", "1.4", "2.1", "2.2"]
