@@ -3,23 +3,26 @@
     python benchmarks/fednas.py --seeds 3 --out fednas.jsonl      # trains, or trains on
     python benchmarks/fednas.py --out fednas.jsonl --summary
 
-CIFAR-10 at 16×16, 30 clients of 120 images each, 24 of whom train and 6 test. A plain CNN of twelve convolutions is
-trained by federated averaging; from there on, in four iterations, every one of its layers is a candidate for saving
-3 % of the MACs. In the straightforward design all 24 clients train every candidate for 10 rounds (`--most`). FedNAS
-trains each on two clients, drops half of them after every round and begins with 2 rounds. Both then train the last
-winner with all clients for 60 rounds. Centralised NetAdapt has the images of all 24 in one place, trains each candidate
-for two epochs, or with ``same budget`` on as many images as FedNAS, and the last winner for 60; or that winner, too, is
-trained by the clients.
+CIFAR-10 at 16×16, 30 clients of 120 images each, 24 of whom train on all of theirs and 6 test on all of theirs. A plain
+CNN of twelve convolutions is trained by federated averaging; from there on, in four iterations, every one of its layers
+is a candidate for saving 3 % of the MACs. In the straightforward design all 24 clients train every candidate for 6
+rounds (`--most`). FedNAS trains each on two clients, drops half of them after every round and begins with 2 rounds.
+Both then train the last winner with all clients for 30 rounds. Centralised NetAdapt has the images of all 24 in one
+place, trains each candidate for two epochs, or with ``same budget`` on as many images as FedNAS, and the last winner
+for 30; or that winner, too, is trained by the clients. Arm ``random`` is the control: in each iteration one of the
+candidates is taken by lot, none is trained or tested, and the clients train the last one: what it loses is what the
+search is worth.
 
-Work is counted in client-rounds, MACs of training and bytes, as the run's events tell, and compared with the closed
-form of `fednas_core.search.ledger`. Accuracies are those of the last winner on the 10,000 test images.
+All arms begin with one network, choose by the images of the six testing clients and train at the same rates, which are
+tuned for none of them. Work is counted in client-rounds, MACs of training and bytes, as the run's events tell, and
+compared with the closed form of `fednas_core.search.ledger`. Accuracies are those of the last winner on the 10,000 test
+images; winners of other MACs are compared as they are, their MACs beside.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -28,10 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import CIFAR10, collect, stored
+from common import CIFAR10, collect, searched, stored
 
 from fednas_core.config import RunConfig
-from fednas_core.experiment import conduct
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup, annealed
@@ -41,7 +43,7 @@ from fednas_core.runs.folder import RunFolder, find, output_folder
 from fednas_core.search.dropping import alive_counts
 from fednas_core.search.ledger import Design, dynamic_rounds
 from fednas_core.search.netadapt import positions_of, proposals, step_size
-from fednas_core.seeding import derive
+from fednas_core.seeding import derive, stream
 from fednas_core.selection import Judge
 from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
@@ -55,7 +57,7 @@ from fednas_core.training.evaluate import evaluate
 from fednas_core.training.loop import train
 from fednas_core.values import Arch
 
-CLIENTS, TRAINERS, CANDIDATES, ITERATIONS, LEAST_ROUNDS, EVERY, FINISH = 30, 24, 12, 4, 2, 1, 60
+CLIENTS, TRAINERS, CANDIDATES, ITERATIONS, LEAST_ROUNDS, EVERY, FINISH = 30, 24, 12, 4, 2, 1, 30
 SPACE = Path(__file__).parent / "spaces" / "cnn12.toml"
 START = {"method": "fednas", "rounds": 40, "train.epochs": 2, "contest.iterations": 1, "contest.finish": 0}
 ARMS: dict[str, dict[str, Any]] = {
@@ -65,7 +67,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "dynamic": {"contest.clients": "all", "fednas.drop": 0.0},
     "fednas": {},
 }
-POOLED = ("centralised", "same budget")
+POOLED = ("centralised", "same budget", "random")
 LONG_EPOCHS = 2
 """Epochs of centralised NetAdapt for each candidate."""
 
@@ -73,11 +75,8 @@ LONG_EPOCHS = 2
 def settings(seed: int, folder: Path, partition: str, most: int) -> dict[str, Any]:
     return {
         "seed": seed,
-        "workers": 1,
         "output": str(folder),
         "budgets": "any=max",
-        "evaluate-every": 1000,
-        "install": False,
         "space.name": str(SPACE),
         "space.norm": "batch",
         "data.source": "npz",
@@ -87,6 +86,7 @@ def settings(seed: int, folder: Path, partition: str, most: int) -> dict[str, An
         "data.clients": CLIENTS,
         "data.partition": partition,
         "data.disclose": True,
+        "data.holdout": 0.0,
         "train.epochs": 1,
         "train.batch": 32,
         "train.lr": 0.03,
@@ -106,7 +106,7 @@ def settings(seed: int, folder: Path, partition: str, most: int) -> dict[str, An
 def start(seed: int, folder: str, partition: str, most: int) -> dict[str, Any]:
     """Train the network that all arms of a seed start from; return the id of its run."""
     config = read(settings(seed, Path(folder), partition, most) | START)
-    run = _conducted(config)
+    run = searched(config)
     _, method = trained(run)
     accuracy = Judge(config, method.network).test(space_of(config).largest).accuracy
     return {"arm": "start", "seed": seed, "partition": partition, "most": 0, "run": run.id, "accuracy": 100 * accuracy}
@@ -117,7 +117,7 @@ def run(arm: str, seed: int, folder: str, partition: str, most: int, start_id: s
     changes = {"method": "fednas", "contest.start": start_id, **ARMS[arm]}
     changes["fednas.rounds-min"] = changes.get("fednas.rounds-min", LEAST_ROUNDS) or most
     config = read(settings(seed, Path(folder), partition, most) | changes)
-    found = _conducted(config)
+    found = searched(config)
     _, method = trained(found)
     assert method.networks is not None
     leader = method.networks[0]
@@ -146,7 +146,8 @@ def run(arm: str, seed: int, folder: str, partition: str, most: int, start_id: s
 def centralised(arm: str, seed: int, folder: str, partition: str, most: int, start_id: str) -> dict[str, Any]:
     """NetAdapt with all images of the training clients in one place, those of the testing clients to choose by.
 
-    A candidate trains for two epochs; with ``same budget`` on as many images as FedNAS spends on one on average.
+    A candidate trains for two epochs; with ``same budget`` on as many images as FedNAS spends on one on average; with
+    ``random`` not at all, and one of them is taken by lot.
     """
     torch.set_num_threads(1)
     config = read(settings(seed, Path(folder), partition, most) | {"method": "fednas"})
@@ -181,23 +182,25 @@ def centralised(arm: str, seed: int, folder: str, partition: str, most: int, sta
         target = macs(base) - step_size(macs(space.largest), config.fednas.step, config.fednas.decay, iteration)
         rank_filters(space, base, tensors)
         few = spent(iteration, most, len(pooled.y)) if arm == "same budget" else 0
+        archs = proposals(space, base, macs, target, positions_of(space))
+        if arm == "random":
+            arch = archs[stream(seed, iteration, "random").integers(len(archs))]
+            base, tensors = arch, extract(tensors, nested(space.plan(arch), space.plan(base)))
+            continue
         found = []
-        for arch in proposals(space, base, macs, target, positions_of(space)):
+        for arch in archs:
             inherited = extract(tensors, nested(space.plan(arch), space.plan(base)))
             own = tuned(arch, inherited, [low] if few else [low] * LONG_EPOCHS, iteration, few)
             module = Judge(config, dict.fromkeys([arch], own).__getitem__).network(arch)
             found.append((evaluate(module, prepared(held, prepare)).accuracy, arch, own))
         _, base, tensors = max(found, key=lambda one: one[0])
+    row = {"arm": arm, "seed": seed, "partition": partition, "most": most, "macs": int(macs(base))}
+    by_clients = 100 * _finished_by_clients(config, base, tensors)
+    if arm == "random":
+        return row | {"accuracy": by_clients}
     finished = tuned(base, tensors, [annealed(full, epoch, FINISH) for epoch in range(FINISH)], ITERATIONS)
-    return {
-        "arm": arm,
-        "seed": seed,
-        "partition": partition,
-        "most": most,
-        "macs": int(macs(base)),
-        "accuracy": 100 * Judge(config, lambda arch: finished).test(base).accuracy,
-        "finished_by_clients": 100 * _finished_by_clients(config, base, tensors),
-    }
+    accuracy = 100 * Judge(config, lambda arch: finished).test(base).accuracy
+    return row | {"accuracy": accuracy, "finished_by_clients": by_clients}
 
 
 def spent(iteration: int, most: int, images: int) -> int:
@@ -238,13 +241,6 @@ def design(arm: str, most: int, candidates: Sequence[int]) -> Design:
     return Design(tuple(candidates), TRAINERS, rounds, EVERY, given["fednas.drop"], given["contest.clients"] == "parts")
 
 
-def _conducted(config: RunConfig) -> RunFolder:
-    torch.set_num_threads(1)
-    os.environ["FEDNAS_STATE"] = f"{config.output}/state"
-    with closing(LocalFleet(config)) as fleet:
-        return conduct(config, fleet, announce=lambda text: None)
-
-
 def summary(rows: Sequence[dict[str, Any]]) -> None:
     """Print each arm's work against the straightforward design's, and its accuracy against that and centralised."""
     by = {(row["arm"], row["seed"]): row for row in rows}
@@ -268,6 +264,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> None:
 
 COMPARED = (
     ("straightforward", "accuracy"),
+    ("random", "accuracy"),
     *((arm, key) for arm in ("centralised", "same budget") for key in ("accuracy", "finished_by_clients")),
 )
 WORK = {
@@ -293,9 +290,9 @@ def gap(gaps: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arms", default="fednas,straightforward,centralised,same budget")
+    parser.add_argument("--arms", default="fednas,random,straightforward,same budget,centralised")
     parser.add_argument("--partition", default="iid")
-    parser.add_argument("--most", type=int, default=10, help="rounds that the candidates of the last iteration train")
+    parser.add_argument("--most", type=int, default=6, help="rounds that the candidates of the last iteration train")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("fednas-runs"), help="where the runs go")
     parser.add_argument("--out", type=Path, required=True)

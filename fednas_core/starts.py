@@ -22,6 +22,18 @@ from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.bench import digest_of, facts_of, space_of
 
+DIVISION = tuple(
+    f"data.{key}" for key in ("source", "image-size", "examples", "partition", "clients", "validation", "holdout")
+)
+"""Settings that decide, with the seed, which client holds which images and trains on which of them."""
+SPREAD = {
+    "iid": (),
+    "dirichlet": ("data.alpha",),
+    "classes": ("data.classes-per-client",),
+    "column": ("data.column",),
+}
+"""What else decides it, by kind of partition."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Start:
@@ -111,19 +123,6 @@ def _refuse_other_data(config: RunConfig, run: RunFolder) -> None:
             f"start, had from {theirs['data.path']!r}: clients would test on images that it was trained on; allowed "
             "are the same images, or another contest.start"
         )
-
-
-DIVISION = tuple(
-    f"data.{key}" for key in ("source", "image-size", "examples", "partition", "clients", "validation", "holdout")
-)
-"""Settings that decide, with the seed, which client holds which images and trains on which of them."""
-SPREAD = {
-    "iid": (),
-    "dirichlet": ("data.alpha",),
-    "classes": ("data.classes-per-client",),
-    "column": ("data.column",),
-}
-"""What else decides it, by kind of partition."""
 
 
 def _seen(run: RunFolder) -> str:
