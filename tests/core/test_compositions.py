@@ -97,4 +97,4 @@ def test_it_runs_and_leaves_every_client_a_model(tiny_pairs: dict[str, Any], mob
 
 def test_sorting_and_what_knows_old_places_do_not_go_together(tiny_pairs: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="'sample.sort' gives channels new places"):
-        run({**tiny_pairs, "sample.shrink": "e", "sample.sort": True, "wire.up": "topk"})
+        run({**tiny_pairs, "rounds": 4, "sample.shrink": "e", "sample.sort": True, "wire.up": "topk"})

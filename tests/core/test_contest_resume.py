@@ -67,7 +67,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pairs(chain: Path, tmp_path: Path) -> dict[str, Any]:
     return {
-        "output": str(tmp_path / "runs"), "space.name": str(chain), "rounds": 2, "budgets": "phone=70%,server=max",
+        "output": str(tmp_path / "runs"), "space.name": str(chain), "rounds": 2, "budgets": "phone=60%,server=max",
         "device": "cpu", "workers": 1, "evaluate-every": 2, "install": False, "data.examples": 150, "data.clients": 6,
         "data.partition": "iid", "train.epochs": 1, "train.precision": "fp32", "sample.budgets": 3,
         "sample.fitness-lambda": 0.0, "contest.iterations": 2, "contest.finish": 1,
@@ -234,7 +234,7 @@ def finished(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run
     """A run of FedNAS with everything that follows: models, report, a model for each client."""
     output = tmp_path_factory.mktemp("whole") / "runs"
     config = read({
-        **FEDNAS, "output": str(output), "space.name": str(chain), "rounds": 4, "budgets": "phone=70%,server=max",
+        **FEDNAS, "output": str(output), "space.name": str(chain), "rounds": 4, "budgets": "phone=60%,server=max",
         "device": "cpu", "workers": 1, "evaluate-every": 1, "data.examples": 300, "data.clients": 6,
         "train.epochs": 2, "train.precision": "fp32", "sample.budgets": 3, "sample.fitness-lambda": 0.0,
         "contest.iterations": 3, "contest.finish": 1, "data.disclose": True,

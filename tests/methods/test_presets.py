@@ -91,6 +91,7 @@ ORIGINALS: dict[str, dict[str, Any]] = {
         "method": "ddc", "space.name": "vgg11", "data.source": "cifar10", "data.clients": 1, "data.validation": 0.0,
         "data.holdout": 0.0, "train.epochs": 20, "train.lr": 0.001, "train.momentum": 0.9, "train.precision": "fp32",
         "contest.iterations": 100, "contest.candidates": 5, "ddc.rounds": 1, "ddc.sampler": "policy", "ddc.lr": 0.003,
+        "ddc.resource": "ms",
         "ddc.reward": "ddc", "ddc.accuracy": 0.9, "ddc.latency": 0.3, "ddc.params": 0.6, "ddc.soft": 0.7,
         "ddc.temperature": 3.0, "ddc.inherit": False,
     },

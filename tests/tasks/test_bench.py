@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from fednas_core.data.sources import Images
+from fednas_core.data.partitions import Split
 from fednas_core.errors import ConfigError
 from fednas_core.settings import read
 from fednas_core.tasks import bench
@@ -96,9 +97,8 @@ def test_a_client_holds_images_out_but_one_is_left_to_train_on(
     monkeypatch: pytest.MonkeyPatch, tiny_pairs: dict[str, Any], count: int, share: float, testing: int
 ) -> None:
     config = read({**tiny_pairs, "data.holdout": share, "evaluate-clients": testing})
-    everything = dataset_of(config).train
-    mine = Images(everything.x[:count], everything.y[:count])
-    monkeypatch.setattr(bench, "client_images", lambda config, index: mine)
+    mine = Split(np.arange(0), (np.arange(count),))
+    monkeypatch.setattr(bench, "split", lambda dataset, config, seed: mine)
     ground = bench.ground_of.__wrapped__(config, 0)
     train, validation, test = (len(part.y) for part in (ground.train, ground.validation, ground.test))
     if not share:
