@@ -86,10 +86,10 @@ class Tiers(Forgetful):
         return self.tiers[number_of(client, position) % len(self.tiers)]
 
     def _held(self, limit: Limit | None) -> Tier:
-        """Return the tier of a device: the largest of which its limit allows the least network."""
+        """Return the tier of a device: the largest that its limit lets it enter."""
         most = within(self.space, self.space.largest, limit)
         cap = self.space.cost(most).params if most else 0
-        allowed = [tier for tier in self.tiers if tier.least <= cap] or [min(self.tiers, key=lambda tier: tier.least)]
+        allowed = [tier for tier in self.tiers if tier.entry <= cap] or [min(self.tiers, key=lambda tier: tier.entry)]
         return max(allowed, key=lambda tier: tier.most)
 
 
@@ -113,6 +113,6 @@ def sparse(tier: str, trainers: int) -> str:
     """Return the warning that few clients train a tier."""
     who = {0: "no client trains", 1: "one client trains"}.get(trainers, f"{trainers} clients train")
     return (
-        f"tier '{tier}': {who} its networks, which see no other images. Let tiers go round (sample.deal = rotate), "
-        f"name fewer of them (sample.tiers), or raise budgets, until {FEW} do"
+        f"tier '{tier}': {who} its networks: what these do not share with those of other tiers learns from no other "
+        f"images. Let tiers go round (sample.deal = rotate), name fewer (sample.tiers) or raise budgets, until {FEW} do"
     )

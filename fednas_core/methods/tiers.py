@@ -10,7 +10,7 @@ from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch
 
 BREADTH = 0.75
-"""A tier named by one share holds networks from this part of it up to all of it."""
+"""Share of a tier's largest size that its devices have room for; of a tier named by one share also the least size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,11 @@ class Tier:
     least: float
     most: float
     only: Arch | None = None
+
+    @property
+    def entry(self) -> float:
+        """The parameters that a device must have room for to belong to it."""
+        return max(self.least, BREADTH * self.most)
 
 
 def parse_tiers(text: str, space: SearchSpace) -> tuple[Tier, ...]:

@@ -139,6 +139,14 @@ def test_the_tier_of_a_device_is_what_its_limit_allows(limit: float, tier: str) 
         assert assignment.tier == tier and allowance.allows(assignment.arch)
 
 
+@pytest.mark.parametrize(("limit", "tier"), [(1.0, "max"), (0.9, "30%-70%"), (0.5, "0%-30%"), (0.2, "min")])
+def test_ranges_leave_a_device_in_its_tier(limit: float, tier: str) -> None:
+    allowance = Allowance(Budget("d", params=limit * MOST), SPACE)
+    sampler = tiers_of("min,0%-30%,30%-70%,max")
+    (assignment,) = sampler.assign(0, clients(1, limit=allowance), np.random.default_rng(0)).values()
+    assert assignment.tier == tier and allowance.allows(assignment.arch)
+
+
 def test_limits_of_other_kinds_hold_within_a_tier() -> None:
     macs = SPACE.cost(SPACE.largest).macs
     rng = np.random.default_rng(0)
