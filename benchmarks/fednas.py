@@ -5,11 +5,11 @@
 
 CIFAR-10 at 16×16, 30 clients of 120 images each, 24 of whom train on all of theirs and 6 test on all of theirs. A plain
 CNN of twelve convolutions is trained by federated averaging; from there on, in four iterations, every one of its layers
-is a candidate for saving 3 % of the MACs. In the straightforward design all 24 clients train every candidate for 6
+is a candidate for saving 3 % of the MACs. In the straightforward design all 24 clients train every candidate for 10
 rounds (`--most`). FedNAS trains each on two clients, drops half of them after every round and begins with 2 rounds.
-Both then train the last winner with all clients for 30 rounds. Centralised NetAdapt has the images of all 24 in one
+Both then train the last winner with all clients for 60 rounds. Centralised NetAdapt has the images of all 24 in one
 place, trains each candidate for two epochs, or with ``same budget`` on as many images as FedNAS, and the last winner
-for 30; or that winner, too, is trained by the clients. Arm ``random`` is the control: in each iteration one of the
+for 60; or that winner, too, is trained by the clients. Arm ``random`` is the control: in each iteration one of the
 candidates is taken by lot, none is trained or tested, and the clients train the last one: what it loses is what the
 search is worth.
 
@@ -57,7 +57,7 @@ from fednas_core.training.evaluate import evaluate
 from fednas_core.training.loop import train
 from fednas_core.values import Arch
 
-CLIENTS, TRAINERS, CANDIDATES, ITERATIONS, LEAST_ROUNDS, EVERY, FINISH = 30, 24, 12, 4, 2, 1, 30
+CLIENTS, TRAINERS, CANDIDATES, ITERATIONS, LEAST_ROUNDS, EVERY, FINISH = 30, 24, 12, 4, 2, 1, 60
 SPACE = Path(__file__).parent / "spaces" / "cnn12.toml"
 START = {"method": "fednas", "rounds": 40, "train.epochs": 2, "contest.iterations": 1, "contest.finish": 0}
 ARMS: dict[str, dict[str, Any]] = {
@@ -292,7 +292,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", default="fednas,random,straightforward,same budget,centralised")
     parser.add_argument("--partition", default="iid")
-    parser.add_argument("--most", type=int, default=6, help="rounds that the candidates of the last iteration train")
+    parser.add_argument("--most", type=int, default=10, help="rounds that the candidates of the last iteration train")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("fednas-runs"), help="where the runs go")
     parser.add_argument("--out", type=Path, required=True)
