@@ -199,6 +199,7 @@ def summary(rows: Sequence[Row]) -> None:
         compare("best reward at as many trained students", *pairs)
         compare("test reward of the chosen", *(column(arm, "test_reward", both) for arm in ("policy", "random")))
         compare("its test accuracy", *(column(arm, "accuracy", both) for arm in ("policy", "random")))
+    if len(both) > 1:
         others = [elsewhere(by, s) for s in both]
         learnt = [expected(by["policy", s]["sampled"], found) for s, found in zip(both, others, strict=True)]
         compare("reward in other seeds of what it samples", learnt, [statistics.fmean(f.values()) for f in others])
