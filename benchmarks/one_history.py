@@ -39,6 +39,7 @@ from fednas_core.experiment import conduct
 from fednas_core.export.bundle import Exported, ExportInput
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import METHODS
+from fednas_core.runs import clock
 from fednas_core.runs.folder import RunFolder
 from fednas_core.settings import Scalar, read
 from fednas_core.spaces.registry import load, names
@@ -121,6 +122,8 @@ def digest(run: RunFolder) -> str:
     """Return the first 12 hexadecimal digits of a SHA-256 digest of all that is in a run's folder but clocks."""
     found = hashlib.sha256()
     for path in sorted(run.path.rglob("*")):
+        if path.name == clock.FILE:
+            continue
         if path.suffix in (".json", ".jsonl"):
             for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
                 found.update(json.dumps(timeless(json.loads(line)), sort_keys=True).encode())
