@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +67,29 @@ def run(arm: str, seed: int) -> dict[str, Any]:
 def summary(rows: list[dict[str, Any]]) -> str:
     """Return the result as Markdown: the arms, and what each gains on the default settings over the seeds of both."""
     by = {(row["arm"], row["seed"]): row for row in rows}
-    lines = ["test accuracy in %, mean ± SD over seeds", "", "| arm | seeds | | against the default |"]
-    lines.append("|---|---|---|---|")
+    lines = ["accuracy in %, mean ± SD over seeds; arms are chosen by validation, on seeds that are not reported", ""]
+    lines += ["| arm | seeds | validation | test | against the default, validation | test |", "|---" * 6 + "|"]
     for arm in dict.fromkeys(row["arm"] for row in rows):
         seeds = [seed for name, seed in by if name == arm and ("deepfednas", seed) in by]
+        mine, theirs = ([by[name, seed] for seed in seeds] for name in (arm, "deepfednas"))
         for device in (*DEVICES, "largest"):
-            found = [by[arm, seed]["accuracy"].get(device) for seed in seeds]
-            if seeds and None not in found:
-                default = [by["deepfednas", seed]["accuracy"][device] for seed in seeds]
-                gains = [mine - theirs for mine, theirs in zip(found, default, strict=True)]
-                lines.append(f"| {arm}, {device} | {len(seeds)} | {spread(found)} | {spread(gains)} |")
-        seconds = [by[arm, seed]["seconds"] for seed in seeds]
-        if seconds:
-            lines.append(f"| {arm}, CPU-seconds of training | {len(seeds)} | {spread(seconds)} | |")
+            cells = [told(mine, theirs, kind, device) for kind in ("validation", "accuracy")]
+            if seeds and any(cells[1]):
+                values, gains = zip(*cells, strict=True)
+                lines.append(f"| {arm}, {device} | {len(seeds)} | {' | '.join((*values, *gains))} |")
+        if seeds:
+            seconds = spread([row["seconds"] for row in mine])
+            lines.append(f"| {arm}, CPU-seconds of training | {len(seeds)} | {seconds} | | | |")
     return "\n".join(lines)
+
+
+def told(mine: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], kind: str, device: str) -> tuple[str, str]:
+    """Return an arm's accuracies of one kind and its paired gains on the default's; '' where it has none."""
+    found = [row[kind].get(device) for row in mine]
+    if None in found:
+        return "", ""
+    gains = [value - row[kind][device] for value, row in zip(found, theirs, strict=True)]
+    return spread(found), spread(gains)
 
 
 def spread(values: list[float]) -> str:

@@ -9,7 +9,7 @@ processes, whose memory malloc (glibc) fills with different values before it han
 wrote tells another story. The digest of a run covers its events, candidates, choices, weights and accuracies:
 everything but clocks, what is measured by them, and the run's name.
 
-Exit status 1 if a combination has more than one digest.
+Exit status 1 if a combination has more than one digest or was not run in both processes, or if a process failed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def main() -> int:
     jobs = [(space, fill) for space in options.spaces for fill in FILLS]
     with ThreadPoolExecutor(2) as pool:
         codes = list(pool.map(lambda job: process(options, *job), jobs))
-    return max(show(stored(options.out)), *codes)
+    wrong = show(stored(options.out)) or any(codes)
+    return int(wrong)
 
 
 def process(options: argparse.Namespace, space: str, fill: int) -> int:
@@ -148,16 +149,18 @@ def timeless(value: Any) -> Any:
 
 
 def show(rows: Sequence[dict[str, Any]]) -> int:
-    """Print a line for each combination; return 1 if any has more than one digest."""
+    """Print a line for each combination; return 1 if any has more than one digest, or misses one of its processes."""
     together = defaultdict[tuple[str, str, int], list[dict[str, Any]]](list)
     for row in rows:
         together[row["space"], row["method"], row["size"]].append(row)
     several = 0
     for (space, method, size), found in sorted(together.items()):
         counts = {text: list(every(found)).count(text) for text in sorted(set(every(found)))}
-        several |= len(counts) > 1
+        missing = len(found) < len(FILLS)
+        several |= len(counts) > 1 or missing
         words = ", ".join(f"{text} × {count}" for text, count in counts.items())
-        print(f"{space:18} {method:12} {size}×{size}  {'SEVERAL: ' if len(counts) > 1 else ''}{words}")
+        note = "HALF: " if missing else "SEVERAL: " if len(counts) > 1 else ""
+        print(f"{space:18} {method:12} {size}×{size}  {note}{words}")
     return several
 
 
