@@ -27,6 +27,7 @@ from torch import Tensor
 from fednas_core.aggregation.norms import ENOUGH, check_norm, clip_share, usual_norm
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError, ReplyError
+from fednas_core.methods.fedavg import mean_of
 from fednas_core.protocol import ClientId, ClientInfo, Failure, Fleet, Method, RoundSummary, TrainOrder, TrainReport
 from fednas_core.rounds import NO_ANSWER, NO_ROOM, Event, checked_norm, event_of, everyone_of, longest_first, why
 from fednas_core.seeding import derive, stream
@@ -188,12 +189,10 @@ class _Desk:
         """Return the event of the round."""
         rows = [row for _, row in self._merged]
         summaries = [summary for summary, _ in self._merged]
-        examples = [row["examples"] for row in rows]
-        total = sum(examples) or 1
         summary = RoundSummary(
             round=self._round,
-            loss=sum(n * s.loss for n, s in zip(examples, summaries, strict=True)) / total,
-            accuracy=sum(n * s.accuracy for n, s in zip(examples, summaries, strict=True)) / total,
+            loss=mean_of(rows, "loss"),
+            accuracy=mean_of(rows, "accuracy"),
             bytes_up=sum(s.bytes_up for s in summaries),
             bytes_down=sum(s.bytes_down for s in summaries),
             client_macs=sum(s.client_macs for s in summaries),

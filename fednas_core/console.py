@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fednas_core.config import RunConfig
-from fednas_core.export.units import MISSING, few
+from fednas_core.export.units import cross_entropy, few, share
 from fednas_core.methods import ddc, fednas
 from fednas_core.methods.registry import METHODS, Search
 from fednas_core.report.search import going_on
@@ -96,8 +96,8 @@ def line(config: RunConfig, event: Mapping[str, Any]) -> str:
     """Return one round in one line; how many there will be is unknown where networks compete."""
     now = going_on(event)
     text = (
-        f"round {event['round']:>3}{'' if now else f'/{config.rounds}'}  training loss {event['loss']:.3f} "
-        f"accuracy {event['accuracy']:6.1%}  up {event['bytes_up'] / 1e6:.1f} MB  {event['seconds']:.1f} s"
+        f"round {event['round']:>3}{'' if now else f'/{config.rounds}'}  training loss {cross_entropy(event['loss'])} "
+        f"accuracy {share(event['accuracy']):>6}  up {event['bytes_up'] / 1e6:.1f} MB  {event['seconds']:.1f} s"
     )
     text += "".join(f"  {told}" for told in (*brief(event["evaluation"] or ()), now) if told)
     if event["failures"]:
@@ -177,11 +177,6 @@ def _where(row: Mapping[str, Any]) -> str:
     if not row["tested"]:
         return "no image to spare for a test"
     return "on held-out images" if row["held_out"] else "on its training images"
-
-
-def share(value: float | None) -> str:
-    """Return an accuracy from 0 to 1 in per cent; a dash for one that nobody knows."""
-    return MISSING if value is None else f"{value:.1%}"
 
 
 def ending(result: Mapping[str, Any]) -> str:

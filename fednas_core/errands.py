@@ -72,14 +72,14 @@ def run_errands(
         if not queue:
             continue
         errand = queue.popleft()
-        found[errand] = _credible(answer, infos[answer.client], errand, round)
+        found[errand] = credible(answer, infos[answer.client], errand, round)
         if queue:
             more.append(order(answer.client))
     answers = [found.get(errand) or Failure(errand.client, NO_ANSWER) for errand in errands]
     return [a for a in answers if isinstance(a, TrainReport)], [a for a in answers if isinstance(a, Failure)]
 
 
-def _credible(answer: TrainReport | Failure, client: ClientInfo, errand: Errand, round: int) -> TrainReport | Failure:
+def credible(answer: TrainReport | Failure, client: ClientInfo, errand: Errand, round: int) -> TrainReport | Failure:
     """Return an answer, or why it is none that a client can have given."""
     if isinstance(answer, TrainReport):
         try:

@@ -112,6 +112,8 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print, began: 
             followed = {"leader": method.networks[0]} if method.networks else references
             clock.enter("evaluation")
             event["evaluation"] = _evaluate(config, judge, jury, followed, done)
+            event["failures"] += [{"client": one.client, "reason": one.reason} for one in jury.failures]
+            jury.failures.clear()
             clock.enter("training")
         run.append_event(event)
         if config.tensorboard:

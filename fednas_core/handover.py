@@ -11,7 +11,7 @@ from fednas_core.calibration import settle_statistics
 from fednas_core.config import RunConfig
 from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance
-from fednas_core.errands import order_of, run_errands
+from fednas_core.errands import credible, order_of, run_errands
 from fednas_core.protocol import ClientId, ClientInfo, Errand, Failure, TrainReport
 from fednas_core.rounds import NO_ANSWER
 from fednas_core.selection import Judge, Judged, preference
@@ -57,8 +57,9 @@ def hand_over(
             if answer.client not in awaited:
                 continue
             awaited.discard(answer.client)
-            chosen = choices[answer.client][0]
-            rows[answer.client] = _row(clients[answer.client], chosen, answer)
+            client, chosen = clients[answer.client], choices[answer.client][0]
+            answer = credible(answer, client, Errand(client.name, "install", chosen.arch), config.rounds)
+            rows[client.name] = _row(client, chosen, answer)
             if isinstance(answer, TrainReport) and not answer.figures.get("fits"):
                 choices[answer.client] = [row for row in choices[answer.client] if row.macs < chosen.macs]
                 waiting += [answer.client] if choices[answer.client] else []

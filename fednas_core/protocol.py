@@ -174,11 +174,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class RoundSummary:
-    """What became of one round. Means are weighted by examples; `clients` lists what each client trained and cost."""
+    """What became of one round. `clients` lists what each client trained and cost.
+
+    `loss` and `accuracy` are means over the clients, weighted by examples; None where nobody trained.
+    """
 
     round: int
-    loss: float
-    accuracy: float
+    loss: float | None
+    accuracy: float | None
     bytes_up: int
     bytes_down: int
     client_macs: int

@@ -16,7 +16,7 @@ from fednas_core.crew import Crew
 from fednas_core.errands import run_errands
 from fednas_core.errors import RunError
 from fednas_core.methods.fedavg import Assignment
-from fednas_core.protocol import ClientId, ClientInfo, Errand, TrainReport
+from fednas_core.protocol import ClientId, ClientInfo, Errand, Failure, TrainReport
 from fednas_core.report.tested import by_tier, spread_of
 from fednas_core.seeding import stream
 from fednas_core.selection import Judge
@@ -49,6 +49,8 @@ class Jury:
     ) -> None:
         self._config, self._crew, self._judge, self._run, self._own = config, crew, judge, run, own
         self._tiers: dict[ClientId, str] = {}
+        self.failures: list[Failure] = []
+        """Clients that were asked in vain, and why."""
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Learn from a round's event for which tier its clients trained, which is theirs unless tiers go round."""
@@ -72,7 +74,8 @@ class Jury:
             archs |= dict.fromkeys(others, arch)
         infos = {client.name: client for client in self._asked(round) if _may(client, archs)}
         errands = [Errand(name, "trial", archs[name]) for name in sorted(infos)]
-        answers, _ = run_errands(self._config, self._crew, self._judge, errands, round, self._run)
+        answers, failures = run_errands(self._config, self._crew, self._judge, errands, round, self._run)
+        self.failures += failures
         return [self._tested(answer, infos[answer.client]) for answer in answers if answer.figures.get("tested")]
 
     def _asked(self, round: int) -> Sequence[ClientInfo]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fednas_core.export.units import cross_entropy, share
 from fednas_core.report.search import going_on
 from fednas_core.report.tested import brief
 
@@ -82,8 +83,8 @@ def cells(event: Event) -> list[str]:
     """Return the cells of a round, in the order of `COLUMNS`."""
     return [
         str(event["round"]),
-        f"{event['loss']:.3f}",
-        f"{event['accuracy']:.1%}",
+        cross_entropy(event["loss"]),
+        share(event["accuracy"]),
         f"{event['bytes_up'] / 1e6:.1f} MB",
         f"{event['seconds']:.1f}",
         ", ".join(brief(event["evaluation"] or ())),

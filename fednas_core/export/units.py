@@ -34,6 +34,16 @@ def percent(share: float | None) -> str:
     return MISSING if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
 
 
+def share(value: float | None) -> str:
+    """Return an accuracy from 0 to 1 in per cent for the terminal, e.g. ``97.3%``; a dash for one that nobody knows."""
+    return MISSING if value is None else f"{value:.1%}"
+
+
+def cross_entropy(value: float | None) -> str:
+    """Return a loss with three decimals; a dash for one that nobody knows."""
+    return MISSING if value is None else f"{value:.3f}"
+
+
 def milliseconds(value: float | None) -> str:
     """Return a time given in milliseconds, e.g. ``0.62 ms``."""
     return MISSING if value is None or not math.isfinite(value) else f"{_three(value)} ms"

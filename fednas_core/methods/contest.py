@@ -201,8 +201,9 @@ class Contest:
         results = self._sides.results(reports, {entrant.arch: entrant.label for entrant in cheapest_first})
         if not any(results.values()):
             raise RunError(
-                "no testing client gave a usable answer, so that nobody knows which network is better: start clients, "
-                "then resume the run"
+                "no testing client gave a usable answer, so that nobody knows which network is better: start clients "
+                "that test and hold images of the run's classes, then resume the run; with data.only, begin a run that "
+                "names classes which they hold"
             )
         results |= {label: {} for label in self._field if label not in self._trained}
         verdict = keep(results, 0.0 if final else self._rules.drop, self._rules.margin)

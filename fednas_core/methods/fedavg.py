@@ -247,16 +247,21 @@ class SupernetAveraging:
 def summary_of(round: int, clients: list[dict[str, Any]]) -> RoundSummary:
     """Return what became of a round from the rows of its clients."""
     clients.sort(key=lambda row: str(row["client"]))
-    examples = sum(row["examples"] for row in clients) or 1
     return RoundSummary(
         round=round,
-        loss=sum(row["loss"] * row["examples"] for row in clients) / examples,
-        accuracy=sum(row["accuracy"] * row["examples"] for row in clients) / examples,
+        loss=mean_of(clients, "loss"),
+        accuracy=mean_of(clients, "accuracy"),
         bytes_up=sum(row["bytes_up"] for row in clients),
         bytes_down=sum(row["bytes_down"] for row in clients),
         client_macs=sum(row["client_macs"] for row in clients),
         clients=tuple(clients),
     )
+
+
+def mean_of(clients: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """Return the mean of one figure over the rows of a round's clients, weighted by examples; None without any."""
+    examples = sum(row["examples"] for row in clients)
+    return float(sum(row[key] * row["examples"] for row in clients)) / examples if examples else None
 
 
 def row_of(report: TrainReport, assignment: Assignment, space: SearchSpace) -> dict[str, Any]:

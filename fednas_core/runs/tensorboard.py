@@ -29,7 +29,8 @@ def write_scalars(run: Path, event: Mapping[str, Any]) -> None:
         raise MissingExtraError("tensorboard", "tensorboard", "setting 'tensorboard'") from error
     writer = SummaryWriter(str(run / "tensorboard"))
     for key, name in SCALARS.items():
-        writer.add_scalar(name, event[key], event["round"])
+        if event[key] is not None:
+            writer.add_scalar(name, event[key], event["round"])
     writer.add_scalar("round/failures", len(event["failures"]), event["round"])
     for row in event["evaluation"] or []:
         writer.add_scalar(f"validation/{row['name']}", row["accuracy"], event["round"])

@@ -61,6 +61,8 @@ SEARCH: dict[str, Any] = {
 
 def test_a_round_of_a_search_has_no_total(config: RunConfig) -> None:
     assert line(config, EVENT).startswith(f"round   3/{config.rounds}  training loss 1.250 accuracy  50.0%")
+    nobody = line(config, {**EVENT, "loss": None, "accuracy": None})
+    assert nobody.startswith(f"round   3/{config.rounds}  training loss – accuracy      –")
     event = {**EVENT, "search": SEARCH, "clients": [{"network": "2.1"}, {"network": "2.2"}]}
     told = line(config, event)
     assert told == (

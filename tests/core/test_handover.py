@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -70,6 +71,28 @@ def test_everybody_is_offered_the_best_that_fits(config: RunConfig) -> None:
     for order in fleet.orders:
         assert (order.task, order.returns, order.run) == ("install", "figures", "run-7")
         assert order.budget == ("30%" if order.client in ("client-00", "client-02") else "max")
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ({"accuracy": 7.0}, "accuracy: found 7.0"),
+        ({"accuracy": math.nan}, "accuracy: found nan"),
+        ({"figures": {"fits": 1.0, "latency_ms": 2.0, "tested": math.nan}}, "tested: found nan images"),
+        ({"figures": {"fits": 1.0, "latency_ms": 2.0, "tested": -1.0}}, "tested: found -1 images"),
+        ({"examples": 10**9}, "examples: found 1000000000"),
+        ({"round": 77}, "answered for another architecture or round"),
+    ],
+)
+def test_an_answer_that_no_client_can_have_found_is_a_reason(
+    config: RunConfig, lie: dict[str, Any], reason: str
+) -> None:
+    def answering(order: TrainOrder) -> list[Reply]:
+        return [replace(says(order), **(lie if order.client == "client-01" else {}))]
+
+    liar, *others = sorted(offered(config, answering)[0], key=lambda row: row["client"] != "client-01")
+    assert reason in liar["reason"] and "arch" not in liar
+    assert all(row["reason"] == "" and row["accuracy"] == 0.75 for row in others)
 
 
 def test_of_equally_accurate_networks_everybody_is_offered_the_cheapest(config: RunConfig) -> None:

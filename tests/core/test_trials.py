@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,26 @@ def test_events_hold_the_clients_beside_the_server(pairs: dict[str, Any]) -> Non
         assert 0 <= row["accuracy"] <= 1 and row["clients"]["clients"] == count and row["clients"]["held_out"]
         assert len(row["clients"]["each"]) == count
     assert set(rows[0]["clients"]["tiers"]) == {"30%", "max"}
+
+
+class Lying(Around):
+    """Of the clients that test, the second claims an accuracy that there is not."""
+
+    def train(
+        self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None
+    ) -> Iterator[TrainReport | Failure]:
+        for told in super().train(orders, more):
+            lies = isinstance(told, TrainReport) and told.client == "client-01" and "tested" in told.figures
+            yield replace(told, accuracy=7.0) if lies else told
+
+
+def test_a_trial_that_is_refused_is_among_the_rounds_failures(pairs: dict[str, Any]) -> None:
+    config = settle(read(pairs))
+    events = conduct(config, Lying(LocalFleet(config)), lambda text: None).events()
+    for event in events:
+        assert {failure["client"] for failure in event["failures"]} == {"client-01"}
+        assert "accuracy: found 7.0" in event["failures"][0]["reason"]
+        assert event["evaluation"][0]["clients"]["clients"] == 3
 
 
 @pytest.mark.parametrize(
