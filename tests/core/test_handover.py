@@ -45,7 +45,7 @@ class Scripted(LocalFleet):
 
 def says(order: TrainOrder, **figures: float) -> TrainReport:
     told = {"fits": 1.0, "latency_ms": 2.0, "tested": 9.0, "held_out": 1.0, "stored": 1.0} | figures
-    return answer(order, {}, accuracy=0.75, figures=told)
+    return answer(order, {}, accuracy=0.75, examples=9, figures=told)
 
 
 def offered(config: RunConfig, answering: Answering, gain: float = 0.1) -> tuple[list[dict[str, Any]], Scripted]:

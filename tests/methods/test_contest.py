@@ -441,7 +441,9 @@ def test_a_client_alone_trains_and_tests() -> None:
 
 def test_nobody_who_tests_ends_the_run_with_the_reason() -> None:
     method, clients = contest(2), crowd(10)
-    with pytest.raises(RunError, match="no testing client gave a usable answer.*start clients, then resume"):
+    with pytest.raises(
+        RunError, match="no testing client gave a usable answer.*start clients that test .* then resume"
+    ):
         Round(method, 0, clients, missing=["client-004", "client-009"])
 
 
