@@ -1,26 +1,25 @@
 """Does bf16 cost accuracy? The same runs in bf16 and in float32: equal rounds, equal seeds, paired differences.
 
-    python benchmarks/precision_accuracy.py [--quick] [--data cifar10] [--seeds 8] [--rounds 30] [--processes 2]
+    python benchmarks/precision_accuracy.py [--quick] [--data cifar10] [--seeds 8] [--rounds 30] [--out rows.jsonl]
 
 Each run trains the small space with `superfednas` over 8 clients (Dirichlet α = 1): CIFAR-10 averaged down to 16 × 16
 pixels, 4,000 images, or the digits. Seeds share data, initial weights, cohorts, architectures and batches; only the
-arithmetic of training differs. At the end the smallest, two middle and the largest subnet are judged on the test set in
-float32. Prints one line of JSON: mean accuracy of both, and mean, standard deviation and 95 % interval of the paired
-difference (bf16 − float32, percentage points).
+arithmetic of training differs. At the end the smallest, two random and the largest subnet are judged on the test set in
+float32. Prints, after a line for each run, one line of JSON: mean accuracy of both, and mean, standard deviation and
+95 % interval of the paired difference (bf16 − float32, percentage points).
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from common import npz, options, show
+from common import collect, npz, options, show, stored
 from scipy.stats import t as student
 
 from fednas_core.local import LocalFleet
@@ -36,11 +35,14 @@ from fednas_core.tasks.images import prepared
 from fednas_core.training.evaluate import evaluate
 
 TEST_IMAGES = 2000
+PRECISIONS = ("bf16", "fp32")
 
 
-def accuracy(job: tuple[dict[str, str | int | float], int, str]) -> float:
+Row = dict[str, Any]
+
+
+def run(pairs: dict[str, Any], seed: int, precision: str) -> Row:
     """Return the mean test accuracy, in percent, of four subnets after one run."""
-    pairs, seed, precision = job
     torch.set_num_threads(1)
     config = read({**pairs, "seed": seed, "train.precision": precision})
     space = space_of(config)
@@ -52,7 +54,9 @@ def accuracy(job: tuple[dict[str, str | int | float], int, str]) -> float:
     rng = np.random.default_rng(0)
     archs = (space.smallest, space.sample(rng), space.sample(rng), space.largest)
     batches = prepared(dataset_of(config).test, preprocessing_of(config), TEST_IMAGES)
-    return 100 * statistics.fmean(evaluate(subnet(space, arch, supernet), batches).accuracy for arch in archs)
+    found = [100 * evaluate(subnet(space, arch, supernet), batches).accuracy for arch in archs]
+    row = {"data": config.data.source, "rounds": config.rounds, "seed": seed, "precision": precision}
+    return row | {"accuracy": statistics.fmean(found), "each": found}
 
 
 def main() -> None:
@@ -62,6 +66,7 @@ def main() -> None:
         seeds={"type": int, "default": 8},
         rounds={"type": int, "default": 30},
         processes={"type": int, "default": 2},
+        out={"type": Path, "help": "JSON lines, one per seed and precision, to go on from"},
     )
     seeds, rounds = (4, 5) if chosen.quick else (chosen.seeds, chosen.rounds)
     pairs = {
@@ -75,14 +80,18 @@ def main() -> None:
         "train.augment": "none" if chosen.data == "digits" else "crop-flip",
     }
     with tempfile.TemporaryDirectory() as folder:
-        source = chosen.data
+        source, kind = chosen.data, "digits"
         if source == "cifar10":
             path, source = npz(Path(folder))
-            pairs |= {"data.source": "npz", "data.path": str(path), "data.examples": 4000, "data.image-size": 16}
-        jobs = [(pairs, seed, precision) for seed in range(1, seeds + 1) for precision in ("bf16", "fp32")]
-        with ProcessPoolExecutor(chosen.processes, multiprocessing.get_context("spawn")) as pool:
-            found = list(pool.map(accuracy, jobs))
-    low, full = found[::2], found[1::2]
+            kind = "npz"
+            pairs |= {"data.source": kind, "data.path": str(path), "data.examples": 4000, "data.image-size": 16}
+        out = chosen.out or Path(folder) / "rows.jsonl"
+        by = {(row["data"], row["rounds"], row["seed"], row["precision"]): row["accuracy"] for row in stored(out)}
+        wanted = [(seed, precision) for seed in range(1, seeds + 1) for precision in PRECISIONS]
+        jobs = [(pairs, *one) for one in wanted if (kind, rounds, *one) not in by]
+        for row in collect(run, jobs, out, chosen.processes):
+            by[kind, rounds, row["seed"], row["precision"]] = row["accuracy"]
+    low, full = ([by[kind, rounds, seed, precision] for seed in range(1, seeds + 1)] for precision in PRECISIONS)
     differences = [a - b for a, b in zip(low, full, strict=True)]
     mean, spread = statistics.fmean(differences), statistics.stdev(differences)
     half = float(student.ppf(0.975, seeds - 1)) * spread / seeds**0.5
