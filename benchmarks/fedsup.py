@@ -42,19 +42,20 @@ from fednas_core.values import Arch
 Row = dict[str, Any]
 
 SPACE = Path(__file__).parent / "spaces" / "mobile.toml"
-WIDE = "min,0%-30%,30%-70%,max"
+NARROW = "min,30%,70%,max"
+"""From three quarters of these shares up to them, about as published."""
 SHRINK = {"method": "fedsup", "sample.shrink": "k,d,e,w"}
 ARMS: dict[str, Row] = {
     "fedsup": {"method": "fedsup"},
     "random": {"method": "fedsup", "sample.inner": 4, "sample.sandwich": False},
-    "efedsup, bound": {"method": "efedsup", "sample.tiers": "min,30%,70%,max", "sample.deal": "fixed"},
-    "efedsup, rotating": {"method": "efedsup", "sample.tiers": "min,30%,70%,max"},
-    "efedsup, rotating, wide": {"method": "efedsup", "sample.tiers": WIDE},
+    "efedsup, bound": {"method": "efedsup", "sample.tiers": NARROW, "sample.deal": "fixed"},
+    "efedsup, rotating": {"method": "efedsup", "sample.tiers": NARROW},
+    "efedsup, rotating, wide": {"method": "efedsup"},
     "fedsup, shrinking": SHRINK,
     "fedavg, largest": {"method": "fedavg"},
     "fedavg, smallest": {"method": "fedavg"},
     "fedavg, middle": {"method": "fedavg"},
-    "efedsup, bound, wide": {"method": "efedsup", "sample.tiers": WIDE, "sample.deal": "fixed"},
+    "efedsup, bound, wide": {"method": "efedsup", "sample.deal": "fixed"},
     "fedsup, labels": {"method": "fedsup", "sample.distill": False},
     "fedsup, batch norm": {"method": "fedsup", "space.norm": "batch"},
     "fedsup, parametric norm": {"method": "fedsup", "space.norm": "parametric"},

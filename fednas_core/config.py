@@ -133,7 +133,7 @@ class SampleConfig:
     )
     distill: bool = _setting(True, "fedsup: the largest network teaches the others in each step")
     tiers: str = _setting(
-        "min,30%,70%,max",
+        "min,0%-30%,30%-70%,max",
         "efedsup: parameters of each tier's networks, as a share of the supernet's or a range of shares, e.g. 10%-30%",
     )
     deal: str = _setting(

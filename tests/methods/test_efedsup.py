@@ -27,7 +27,7 @@ TEXT = "min,30%,70%,max"
 
 
 def method_of(space: Any, damped: bool = False) -> SupernetAveraging:
-    sampler, weighting = efedsup(read({"method": "efedsup"}), space, ())
+    sampler, weighting = efedsup(read({"method": "efedsup", "sample.tiers": TEXT}), space, ())
     supernet = supernet_of(space)
     schedule = Schedule(6, lambda round: TrainSettings(), 7)
     merge = DampedMerge(supernet) if damped else None
@@ -55,9 +55,9 @@ def share(arch: Any) -> float:
 @pytest.mark.parametrize("count", [4, 7, 10])
 def test_tiers_go_round_where_nothing_binds_a_client_to_one(count: int) -> None:
     """In every cohort each tier is there, as often as any other, and over the rounds each client trains them all."""
-    sampler, names, trained = tiers_of(rotate=True), TEXT.split(","), Counter[str]()
+    sampler, names, trained = tiers_of(space=TOY, rotate=True), TEXT.split(","), Counter[str]()
     met: dict[str, set[str]] = {}
-    for round in range(120):
+    for round in range(100):
         everyone = np.random.default_rng(round).permutation(clients(12))[:count]
         cohort = sorted(everyone, key=lambda client: client.name)
         chosen = sampler.assign(round, cohort, np.random.default_rng(round))
@@ -234,7 +234,7 @@ def test_a_range_reaches_networks_that_lie_between_two_shares() -> None:
     ],
 )
 def test_a_tier_that_few_clients_train_is_told_of(count: int, deal: str, told: dict[str, int]) -> None:
-    config = read({"method": "efedsup", "sample.deal": deal})
+    config = read({"method": "efedsup", "sample.tiers": TEXT, "sample.deal": deal})
     texts = {0: "no client trains", 1: "one client trains"}
     said = cautions(config, SPACE, clients(count))
     assert len(said) == len(told)
