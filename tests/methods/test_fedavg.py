@@ -109,7 +109,7 @@ def test_an_empty_round_has_a_summary(round: int) -> None:
     method = averaging()
     plan(method, round)
     summary = method.absorb(round, [])
-    assert (summary.round, summary.loss, summary.accuracy) == (round, 0.0, 0.0)
+    assert (summary.round, summary.loss, summary.accuracy) == (round, None, None)
 
 
 @pytest.mark.parametrize(
