@@ -63,7 +63,7 @@ def keep(results: Mapping[str, Tests], share: float, margin: float) -> Verdict:
     Accuracies are means over images, of the clients that tested every candidate; where there is none, of all that
     tested the one. A claimed number of images counts as far as it is `credible`. All but the best `remaining` go; with
     a `margin` c > 0, of those only the ones whose gap to the best is more than c standard errors. Of equal candidates
-    the earlier one wins. If nobody tested any, all stay.
+    the earlier one wins, and a tested one is before those that nobody tested. If nobody tested any, all stay.
     """
     ranking = _ranking(results)
     best = ranking[0]
@@ -84,7 +84,7 @@ def _ranking(results: Mapping[str, Tests]) -> tuple[Standing, ...]:
     common = [client for client in (tested[0] if tested else ()) if all(client in tests for tests in tested)]
     used = {label: {c: tests[c] for c in common if c in tests} if common else tests for label, tests in results.items()}
     accuracies = {label: _mean(tests) for label, tests in used.items()}
-    best = max(results, key=lambda label: accuracies[label])
+    best = max(results, key=lambda label: (bool(results[label]), accuracies[label]))
     standings = [
         Standing(
             label,
@@ -95,7 +95,7 @@ def _ranking(results: Mapping[str, Tests]) -> tuple[Standing, ...]:
         )
         for label, tests in used.items()
     ]
-    return tuple(sorted(standings, key=lambda one: -one.accuracy))
+    return tuple(sorted(standings, key=lambda one: (not one.images, -one.accuracy)))
 
 
 def _weights(tests: Tests) -> dict[ClientId, float]:

@@ -106,6 +106,11 @@ def test_a_claimed_number_of_images_does_not_decide_alone() -> None:
     assert keep(results, 0.5, 0.0).kept == ("good",)
 
 
+def test_a_candidate_that_is_always_wrong_is_before_one_that_nobody_tested() -> None:
+    found = keep({"untested": {}, "wrong": {"u": (1, 0.0), "v": (1, 0.0)}}, 0.5, 0.0)
+    assert found.kept == ("wrong",) and [one.label for one in found.ranking] == ["wrong", "untested"]
+
+
 @given(results=RESULTS, share=st.floats(0, 1), margin=st.floats(0, 3))
 def test_the_best_stays_and_a_margin_never_drops_more(
     results: dict[str, dict[str, tuple[int, float]]], share: float, margin: float
