@@ -47,6 +47,16 @@ CLIENTS = 20
 Work = Callable[[], Any]
 
 
+def deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation of a sample; nan of a single value, whose spread nobody knows."""
+    return statistics.stdev(values) if len(values) > 1 else float("nan")
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of a sample's mean; nan of a single value."""
+    return deviation(values) / len(values) ** 0.5
+
+
 def options(doc: str | None, **extra: Mapping[str, Any]) -> argparse.Namespace:
     """Return the command line's options: ``--quick`` and those in `extra`, by name."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

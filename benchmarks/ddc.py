@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import collect, medians, searched, stored
+from common import collect, deviation, medians, searched, standard_error, stored
 
 from fednas_core.methods.host import HOST
 from fednas_core.protocol import State
@@ -235,8 +235,7 @@ PARTS = (slice(0, ENDS), slice(-ENDS, None))
 
 def mean(values: Sequence[float]) -> str:
     """Return mean and standard deviation as text."""
-    spread = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.4g}{spread}"
+    return f"{statistics.fmean(values):.4g} ± {deviation(values):.3g}"
 
 
 def column_text(values: Iterable[int]) -> str:
@@ -247,7 +246,7 @@ def column_text(values: Iterable[int]) -> str:
 def compare(what: str, one: Sequence[float], two: Sequence[float]) -> None:
     """Print two arms' figures, and the paired difference of the first from the second with its standard error."""
     gaps = [a - b for a, b in zip(one, two, strict=True)]
-    error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
+    error = standard_error(gaps)
     more, less = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
     print(
         f"  {what}: {mean(one)} and {mean(two)}; difference {statistics.fmean(gaps):+.3f} ± {error:.3f}, "

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import collect, stored
+from common import collect, deviation, stored
 
 from fednas_core.cli.settings import gather
 from fednas_core.devices.budgets import Allowance, parse_budgets
@@ -94,8 +94,7 @@ def told(mine: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], kind:
 
 def spread(values: list[float]) -> str:
     """Return mean, standard deviation and the lowest of some numbers."""
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.2f} ± {deviation:.2f} (lowest {min(values):.2f})"
+    return f"{statistics.mean(values):.2f} ± {deviation(values):.2f} (lowest {min(values):.2f})"
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import CIFAR10, collect, searched, stored
+from common import CIFAR10, collect, searched, standard_error, stored
 
 from fednas_core.config import RunConfig
 from fednas_core.local import LocalFleet
@@ -283,7 +283,7 @@ def saved(mine: Mapping[int, dict[str, Any]], theirs: Mapping[int, dict[str, Any
 
 def gap(gaps: Sequence[float]) -> str:
     """Return a paired difference of accuracies in points: mean, standard error, least and most."""
-    error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
+    error = standard_error(gaps)
     return f"{statistics.fmean(gaps):+.1f} ± {error:.1f} points ({min(gaps):+.1f} to {max(gaps):+.1f})"
 
 

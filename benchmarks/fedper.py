@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import CIFAR10, collect, stored
+from common import CIFAR10, collect, standard_error, stored
 
 from fednas_core.experiment import conduct
 from fednas_core.local import LocalFleet
@@ -88,7 +88,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> None:
         for key in ("mean", "worst_decile"):
             one, two = ([by[method, classes, s][key] for s in seeds] for method in METHODS)
             gains = [b - a for a, b in zip(one, two, strict=True)]
-            error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+            error = standard_error(gains)
             cells.append(
                 f"{key}: FedAvg {statistics.fmean(one):.1f} FedPer {statistics.fmean(two):.1f} "
                 f"gain {statistics.fmean(gains):+.1f} ± {error:.1f} ({min(gains):+.1f} to {max(gains):+.1f})"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import collect, stored
+from common import collect, standard_error, stored
 
 from fednas_core.config import RunConfig
 from fednas_core.local import LocalFleet
@@ -192,9 +192,9 @@ def paired(ones: Sequence[Row], others: Sequence[Row], name: str) -> str:
     """Return the mean paired difference in points, its standard error, and its range over seeds."""
     by_seed = {row["seed"]: row["test"] for row in others}
     gains = [row["test"][name] - by_seed[row["seed"]][name] for row in ones if name in by_seed.get(row["seed"], ())]
-    if len(gains) < 2:
+    if not gains:
         return "–"
-    error = statistics.stdev(gains) / len(gains) ** 0.5
+    error = standard_error(gains)
     return f"{statistics.fmean(gains):+.1f} ± {error:.1f} ({min(gains):+.1f} to {max(gains):+.1f}, {len(gains)} seeds)"
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import CIFAR10, collect, stored
+from common import CIFAR10, collect, deviation, stored
 from scipy.stats import kendalltau, spearmanr, ttest_1samp
 from torch import Tensor
 
@@ -360,7 +360,7 @@ def correlations(by: By, seeds: Sequence[int]) -> list[str]:
 
 def spread(values: Sequence[float]) -> str:
     """Return mean ± standard deviation."""
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    return f"{statistics.mean(values):.2f} ± {deviation(values):.2f}"
 
 
 def tested(values: Sequence[float]) -> str:

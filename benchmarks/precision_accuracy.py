@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import collect, npz, options, show, stored
+from common import collect, deviation, npz, options, show, stored
 from scipy.stats import t as student
 
 from fednas_core.local import LocalFleet
@@ -93,7 +93,7 @@ def main() -> None:
             by[kind, rounds, row["seed"], row["precision"]] = row["accuracy"]
     low, full = ([by[kind, rounds, seed, precision] for seed in range(1, seeds + 1)] for precision in PRECISIONS)
     differences = [a - b for a, b in zip(low, full, strict=True)]
-    mean, spread = statistics.fmean(differences), statistics.stdev(differences)
+    mean, spread = statistics.fmean(differences), deviation(differences)
     half = float(student.ppf(0.975, seeds - 1)) * spread / seeds**0.5
     show(
         {

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import CIFAR10, collect, stored, three_sizes
+from common import CIFAR10, collect, deviation, stored, three_sizes
 from torch import Tensor
 
 from fednas_core.calibration import recalibrated
@@ -174,7 +174,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
         for size in SIZES:
             values = [row["accuracy"][size][arm] for row in rows]
             more = [v - row["accuracy"][size][SERVER[MANY]] for v, row in zip(values, rows, strict=True)]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            spread = deviation(values)
             cells.append(f"{statistics.fmean(values):.1f} ± {spread:.1f} ({min(more):+.1f} to {max(more):+.1f})")
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     taken = {size: sorted({row["passes"][size] for row in rows}) for size in SIZES}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import collect, medians, show, stored
+from common import collect, deviation, medians, show, stored
 
 from fednas_core.compression import codec, count
 from fednas_core.local import LocalFleet
@@ -80,7 +80,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
         return statistics.mean(by[arm, seed]["accuracy"].values())
 
     def spread(values: list[float]) -> str:
-        return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+        return f"{statistics.mean(values):.2f} ± {deviation(values):.2f}"
 
     lines = [
         f"{rows[0]['rounds']} rounds of 10 clients; test accuracy in %, mean ± SD over seeds; the difference is that "

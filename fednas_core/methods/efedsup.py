@@ -105,14 +105,16 @@ def tiers_of(config: RunConfig, space: SearchSpace) -> Tiers:
 
 def cautions(config: RunConfig, space: SearchSpace, clients: Sequence[ClientInfo]) -> list[str]:
     """Return a warning for each tier that fewer than `FEW` of the clients train, if others do not train it."""
-    tiers = tiers_of(config, space).trainers(clients)
-    return [sparse(name, n) for name, n in tiers.items() if n < min(FEW, len(clients))]
+    tiers = tiers_of(config, space)
+    found = tiers.trainers(clients).items()
+    return [sparse(name, n, tiers.rotate) for name, n in found if n < min(FEW, len(clients))]
 
 
-def sparse(tier: str, trainers: int) -> str:
-    """Return the warning that few clients train a tier."""
+def sparse(tier: str, trainers: int, rotate: bool) -> str:
+    """Return the warning that few clients train a tier, and what helps besides letting tiers `rotate`."""
     who = {0: "no client trains", 1: "one client trains"}.get(trainers, f"{trainers} clients train")
+    help = "Name" if rotate else "Let tiers go round (sample.deal = rotate), name"
     return (
         f"tier '{tier}': {who} its networks: what these do not share with those of other tiers learns from no other "
-        f"images. Let tiers go round (sample.deal = rotate), name fewer (sample.tiers) or raise budgets, until {FEW} do"
+        f"images. {help} fewer (sample.tiers) or raise budgets, until {FEW} do"
     )
