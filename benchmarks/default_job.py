@@ -108,7 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = stored(options.out)
     done = {(row["arm"], row["seed"]) for row in rows}
-    arms = ["deepfednas", *options.arm] if options.arm else ARMS
+    arms = tuple(dict.fromkeys(("deepfednas", *options.arm))) if options.arm else ARMS
     seeds = range(options.first, options.first + options.seeds)
     missing = [(arm, seed) for seed in seeds for arm in arms if (arm, seed) not in done]
     if not options.summary and missing:
