@@ -38,7 +38,7 @@ from fednas_core.errors import FednasError
 from fednas_core.experiment import conduct
 from fednas_core.export.bundle import Exported, ExportInput
 from fednas_core.local import LocalFleet
-from fednas_core.methods.registry import METHODS
+from fednas_core.methods.catalogue import METHODS
 from fednas_core.runs import clock
 from fednas_core.runs.folder import RunFolder
 from fednas_core.settings import Scalar, read

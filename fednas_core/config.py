@@ -13,7 +13,11 @@ from fednas_core.values import NormKind
 
 
 def _setting(default: Any, help: str, **rule: Any) -> Any:
-    """Return a field with its help text and its rule: ``choices=…`` or ``low=…``, ``high=…`` (both inclusive)."""
+    """Return a field with its help text and its rule: ``choices=…`` or ``low=…``, ``high=…`` (both inclusive).
+
+    ``later=True`` says that it may change when a run is resumed: it decides how rounds are carried out, or what becomes
+    of the networks after training, and no round that is done would have been another.
+    """
     return field(default=default, metadata={"help": help, **rule})
 
 
@@ -24,8 +28,8 @@ class DataConfig:
     source: str = _setting(
         "digits", "data set", choices=("digits", "cifar10", "cifar100", "fashion-mnist", "folder", "npz")
     )
-    path: str = _setting("", "folder or file of the data set ('' : the cache folder ~/.cache/fednas)")
-    download: bool = _setting(True, "whether a missing torchvision data set may be downloaded")
+    path: str = _setting("", "folder or file of the data set ('' : the cache folder ~/.cache/fednas)", later=True)
+    download: bool = _setting(True, "whether a missing torchvision data set may be downloaded", later=True)
     image_size: int = _setting(0, "side of the images in pixels; larger ones are averaged down (0: as they are)", low=0)
     examples: int = _setting(0, "training examples to use, drawn evenly from each class (0: all)", low=0)
     partition: str = _setting(
@@ -166,11 +170,14 @@ class SearchConfig:
         "DeepFedNAS, in other spaces a ladder of proportions; auto: the method's own (superfednas: accuracy, others: "
         "fitness)",
         choices=("auto", "fitness", "accuracy"),
+        later=True,
     )
-    population: int = _setting(16, "for search by accuracy: networks in a generation", low=4, high=100_000)
-    generations: int = _setting(4, "for search by accuracy: generations after the first", low=1, high=100_000)
+    population: int = _setting(16, "for search by accuracy: networks in a generation", low=4, high=100_000, later=True)
+    generations: int = _setting(
+        4, "for search by accuracy: generations after the first", low=1, high=100_000, later=True
+    )
     images: int = _setting(
-        256, "for search by accuracy: validation images that each network is measured on (0: all)", low=0
+        256, "for search by accuracy: validation images that each network is measured on (0: all)", low=0, later=True
     )
 
 
@@ -242,7 +249,7 @@ class ContestConfig:
         "what the best does (false: the best on the server's)",
     )
     loss: float = _setting(
-        0.01, "with contest.own: accuracy that a smaller network may cost a client", low=0.0, high=1.0
+        0.01, "with contest.own: accuracy that a smaller network may cost a client", low=0.0, high=1.0, later=True
     )
     finish: int = _setting(6, "rounds in which all clients train each network that is delivered", low=0)
 
@@ -351,7 +358,11 @@ class RunConfig:
         choices=("fedavg", "superfednas", "deepfednas", "fedsup", "efedsup", "fedper", "fednas", "ddc"),
     )
     rounds: int = _setting(
-        40, "rounds of training (fednas, ddc: of the network that the search starts from)", low=1, high=1_000_000
+        40,
+        "rounds of training (fednas, ddc: of the network that the search starts from)",
+        low=1,
+        high=1_000_000,
+        later=True,
     )
     cohort: int = _setting(0, "clients a round (0: all)", low=0)
     seed: int = _setting(1, "seed of every random stream", low=0)
@@ -366,28 +377,31 @@ class RunConfig:
         "('' : no limit)",
     )
     loop: str = _setting("sync", "sync: rounds; async: each reply is absorbed as it arrives", choices=("sync", "async"))
-    install: bool = _setting(True, "whether every client gets a model within its own budget after training")
+    install: bool = _setting(True, "whether every client gets a model within its own budget after training", later=True)
     calibrate: str = _setting(
         "server",
         "whose images set a delivered model's batch statistics (norm 'batch'); federated: those of all clients",
         choices=("server", "client", "federated"),
     )
     calibration_passes: int = _setting(
-        2, "for calibrate 'federated': passes over the clients' images (0: one a norm layer, which is exact)", low=0
+        2,
+        "for calibrate 'federated': passes over the clients' images (0: one a norm layer, which is exact)",
+        low=0,
+        later=True,
     )
-    evaluate_every: int = _setting(5, "rounds between evaluations of the networks that are followed", low=1)
+    evaluate_every: int = _setting(5, "rounds between evaluations of the networks that are followed", low=1, later=True)
     evaluate_clients: int = _setting(
         0,
         "clients that test networks on their own images at each evaluation (0: none, but 100 if layers are personal)",
         low=0,
     )
-    deadline: float = _setting(600.0, "seconds a client may take for one round", low=0.1, high=1e6)
-    device: str = _setting("auto", "where networks run", choices=("auto", "cpu", "cuda"))
+    deadline: float = _setting(600.0, "seconds a client may take for one round", low=0.1, high=1e6, later=True)
+    device: str = _setting("auto", "where networks run", choices=("auto", "cpu", "cuda"), later=True)
     workers: int = _setting(
-        0, "processes of the in-process backend (0: one a core; 1: in this process)", low=0, high=1024
+        0, "processes of the in-process backend (0: one a core; 1: in this process)", low=0, high=1024, later=True
     )
-    output: str = _setting("", "folder that receives the runs ('' : runs/ in the project)")
-    tensorboard: bool = _setting(False, "also write the events for TensorBoard (extra 'tensorboard')")
+    output: str = _setting("", "folder that receives the runs ('' : runs/ in the project)", later=True)
+    tensorboard: bool = _setting(False, "also write the events for TensorBoard (extra 'tensorboard')", later=True)
     resume: str = _setting("", "id of a run to continue")
     space: SpaceConfig = field(default_factory=SpaceConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -13,18 +13,21 @@ from typing import Any
 from fednas_core import asynchronous, rounds
 from fednas_core.calibration import settle_statistics
 from fednas_core.config import RunConfig
-from fednas_core.console import ending, greeting, line, searching
+from fednas_core.console import greeting, line, searching
 from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.errands import run_errands
 from fednas_core.errors import InfeasibleError, RunError
 from fednas_core.handover import hand_over, smallest_without_loss
 from fednas_core.methods.fedavg import Assignment
-from fednas_core.methods.registry import METHODS, make, path_of, searched_by
+from fednas_core.methods.registry import cautions, make, path_of, searched_by
 from fednas_core.methods.setup import Setup
 from fednas_core.protocol import ClientId, Fleet, Method
+from fednas_core.report.ending import ending
 from fednas_core.report.search import tree
 from fednas_core.report.write import write as write_report
+from fednas_core.resuming import settle as settle
+from fednas_core.resuming import told
 from fednas_core.rounds import Event
 from fednas_core.runs.clock import Clock
 from fednas_core.runs.folder import RunFolder, create, find, output_folder, versions
@@ -50,14 +53,6 @@ Announce = Callable[[str], None]
 
 LOOPS = {"sync": rounds.rounds, "async": asynchronous.rounds}
 """How a run goes from event to event."""
-
-
-def settle(config: RunConfig) -> RunConfig:
-    """Return the settings that will really run: those of the stored run when one is to be resumed."""
-    if not config.resume:
-        return config
-    stored = find(output_folder(config), config.resume)
-    return replace(stored.config(), resume=stored.id, output=str(stored.path.parent))
 
 
 def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print, began: float | None = None) -> RunFolder:
@@ -87,15 +82,18 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print, began: 
         run = create(config)
         run.note_images(digest_of(config))
     else:
+        if run.images() not in ("", digest_of(config)):
+            raise RunError(f"run '{run.id}' has trained on other images: give it those that it was started with")
         done, state = run.load_checkpoint()
         method.restore(state)
         run.forget_events_after(done)
         clock.resume(run)
     crew.aboard(run)
     announce(greeting(config, run, done))
-    if cautions := METHODS[config.method].cautions:
-        for caution in cautions(config, space, crew.clients()):
-            announce(caution)
+    if changes := run.revise(config, done) if config.resume else {}:
+        announce(told(changes, done))
+    for caution in cautions(config, space, crew.clients()):
+        announce(caution)
     jury = Jury(config, crew, judge, run.id, method.own)
     if done:
         run_errands(config, crew, judge, method.remind(crew.clients()) if method.networks else (), done - 1, run.id)

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from fednas_core.values import Arch
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 ClientId = str

@@ -17,8 +17,8 @@ from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.devices.latency import measure
 from fednas_core.errors import InfeasibleError
 from fednas_core.export.bundle import ExportInput, Facts, export
+from fednas_core.methods.catalogue import METHODS
 from fednas_core.methods.fedavg import fixed_arch
-from fednas_core.methods.registry import METHODS
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.fittest import fitness_of, fittest
 from fednas_core.search.measured import Worth, most_accurate

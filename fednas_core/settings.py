@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from fednas_core.config import COMPETING, RunConfig
@@ -75,19 +75,48 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:
     return pairs
 
 
-def describe() -> list[tuple[str, Scalar, str]]:
-    """Return (key, default, help) of every setting, in order: what documentation and the command line show."""
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting; `choices` are empty and `low` and `high` None where there is no such rule.
+
+    `later` says that it may change when a run is resumed.
+    """
+
+    key: str
+    default: Scalar
+    help: str
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    later: bool = False
+
+    @property
+    def type(self) -> str:
+        """The name of its type: text, int, float or bool."""
+        return "text" if isinstance(self.default, str) else type(self.default).__name__
+
+    @property
+    def allowed(self) -> str:
+        """The values that it can have, for people."""
+        if self.choices:
+            return " | ".join(self.choices)
+        if isinstance(self.default, bool):
+            return "true | false"
+        if self.low is None:
+            return self.type
+        return f"{self.type} ≥ {self.low:g}" if self.high is None else f"{self.type} {self.low:g} … {self.high:g}"
+
+
+def describe() -> list[Setting]:
+    """Return every setting, in order: what documentation and the command line show."""
     return _described(RunConfig(), "")
 
 
-def _described(config: Any, prefix: str) -> list[tuple[str, Scalar, str]]:
-    rows: list[tuple[str, Scalar, str]] = []
+def _described(config: Any, prefix: str) -> list[Setting]:
+    rows: list[Setting] = []
     for item in fields(config):
         value, key = getattr(config, item.name), prefix + item.name.replace("_", "-")
-        if is_dataclass(value):
-            rows += _described(value, key + ".")
-        else:
-            rows.append((key, value, item.metadata["help"]))
+        rows += _described(value, key + ".") if is_dataclass(value) else [Setting(key, value, **item.metadata)]
     return rows
 
 

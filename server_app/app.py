@@ -36,7 +36,7 @@ def main(grid: Grid, context: Context) -> None:
     logger = logging.getLogger("flwr")
     if not any(isinstance(item, PlainErrors) for item in logger.filters):
         logger.addFilter(PlainErrors())
-    config = settle(with_output(read(context.run_config)))
+    config = settle(with_output(read(context.run_config)), grid.run.override_config)
     fleet = open_fleet(grid, config, announce)
     try:
         conduct(config, fleet, announce, began)

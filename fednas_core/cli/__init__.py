@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -10,7 +11,6 @@ from fednas_core.cli import catalogue, deploy, history, profiling, running, scor
 
 app = typer.Typer(
     name="fednas",
-    help="Search, train and export neural networks across devices that keep their data.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,6 +25,24 @@ for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
 app.add_typer(deploy.app, rich_help_panel="Train")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from fednas_core.runs.folder import versions
+
+        for package, version in versions().items():
+            print(f"{package} {version}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say what is installed, and leave.")
+    ] = False,
+) -> None:
+    """Search, train and export neural networks across devices that keep their data."""
 
 
 def main() -> None:

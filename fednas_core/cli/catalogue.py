@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from fednas_core.cli.settings import deviations
 from fednas_core.cli.settings import presets as all_presets
 from fednas_core.cli.show import Json, guard, millions, print_json, print_table
+from fednas_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fednas_core.settings import Setting
 
 
 @guard
 def methods(as_json: Json = False) -> None:
     """List the methods: published systems that train a network."""
-    from fednas_core.methods.registry import METHODS
+    from fednas_core.methods.catalogue import METHODS
 
     rows = [(name, entry.title, entry.source) for name, entry in METHODS.items()]
     if as_json:
@@ -69,12 +76,28 @@ def presets(as_json: Json = False) -> None:
 
 
 @guard
-def settings(as_json: Json = False) -> None:
-    """List every setting with its default and meaning."""
+def settings(
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="A section such as data, a setting, or a word of either.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the settings with their types or choices, defaults and meanings."""
     from fednas_core.settings import describe
 
     rows = describe()
+    if text is not None:
+        rows = _named(rows, text.lower())
+        if not rows:
+            raise ConfigError(f"no setting has {text!r} in its name or meaning; fednas settings lists them all")
     if as_json:
-        print_json([{"key": key, "default": default, "help": help} for key, default, help in rows])
-    else:
-        print_table(("setting", "default", "meaning"), [(k, json.dumps(d, ensure_ascii=False), h) for k, d, h in rows])
+        print_json([{**asdict(row), "type": row.type} for row in rows])
+        return
+    head = ("setting", "allowed", "default", "meaning")
+    print_table(head, [(s.key, s.allowed, json.dumps(s.default, ensure_ascii=False), s.help) for s in rows])
+
+
+def _named(rows: Sequence[Setting], text: str) -> list[Setting]:
+    """Return the settings of a section, or else those that have a text in their name, or else in their meaning."""
+    section = [row for row in rows if row.key.startswith(f"{text}.")]
+    return section or [row for row in rows if text in row.key] or [row for row in rows if text in row.help.lower()]

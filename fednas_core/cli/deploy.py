@@ -174,10 +174,14 @@ def run(
     if not insecure:
         server_folder(root)
     known = public_keys(root)
-    settings = read(({"data.clients": len(known)} if known else {}) | gather(config, pairs))
+    given = gather(config, pairs)
+    if known and not given.get("resume"):
+        given = {"data.clients": len(known)} | given
+    settings = read(given)
+    values = {key: value for key, value in flatten(settings).items() if key in given}
     output = output_folder(settings)
     link = connect(root, server, insecure)
-    command = flwr_run(link, project_folder(), flatten(settings) | {"output": str(output)})
+    command = flwr_run(link, project_folder(), values | {"output": str(output)})
     say(command, link)
     stream = Stream(command, link)
     watch = Watch(stream, link)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from fednas_core.cli.runs import Output, RunId, run_folder, run_folders, runs_folder
 from fednas_core.cli.show import Json, guard, note, print_json, print_table
 from fednas_core.errors import ArchError, ConfigError, InfeasibleError, RunError
+from fednas_core.methods.catalogue import METHODS
 
 if TYPE_CHECKING:
     from fednas_core.config import RunConfig
@@ -23,35 +25,60 @@ if TYPE_CHECKING:
 
 SHOWN = ("start", "training")
 """Phases whose seconds have a column of their own."""
-TIMES = ("seconds", *SHOWN, "rest")
 
 
 @guard
-def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
+def runs(
+    output: Output = Path("runs"),
+    method: Annotated[str | None, typer.Option(help="Only those of one method.")] = None,
+    state: Annotated[
+        Literal["finished", "unfinished", "damaged"] | None, typer.Option(help="Only those in this state.")
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"], help="Only those started since then.")
+    ] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Only the last so many of them.")] = None,
+    as_json: Json = False,
+) -> None:
     """List the runs, oldest first."""
     root = runs_folder(output)
-    rows = [_summary(path) for path in run_folders(root)]
+    if method is not None and method not in METHODS:
+        raise ConfigError(f"--method {method}: allowed are {', '.join(METHODS)}")
+    there = [path for path in run_folders(root) if since is None or _started(path) >= since]
+    rows = [row for row in map(_summary, there) if method in (None, row["method"]) and state in (None, row["state"])]
+    rows = rows[-last:] if last else rows
     if as_json:
         print_json(rows)
     elif not rows:
-        note(f"no runs in {root}: start one with  fednas run")
+        kind = "such runs" if method or state or since else "runs"
+        note(f"no {kind} in {root}: start one with  fednas run")
     else:
-        print_table(
-            ("run", "method", "rounds", "state", "best accuracy", "tested by", "worst tenth", *TIMES),
-            [
-                (
-                    row["id"],
-                    row["method"] or "-",
-                    f"{row['rounds_done']}" + (f"/{row['rounds']}" if row["rounds"] else ""),
-                    row["state"],
-                    _share(row["best_accuracy"]),
-                    row["tested_by"] or "-",
-                    _share(row["worst_decile"]),
-                    *(f"{value:.1f}" for value in _times(row["seconds"], row["phases"])),
-                )
-                for row in rows
-            ],
-        )
+        head = ("run", "rounds", "state", "accuracy", "seconds", "tested by", "worst tenth", *SHOWN, "rest", "method")
+        print_table(head, [_cells(row) for row in rows], whole=True)
+
+
+def _started(path: Path) -> datetime:
+    """Return when a run was started: its id says so, or else the age of its settings."""
+    try:
+        return datetime.strptime(path.name[:15], "%Y%m%d-%H%M%S")
+    except ValueError:
+        return datetime.fromtimestamp((path / "config.toml").stat().st_mtime)
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of one run, the most telling ones first."""
+    whole, *phases = _times(row["seconds"], row["phases"])
+    return (
+        row["id"],
+        f"{row['rounds_done']}" + (f"/{row['rounds']}" if row["rounds"] else ""),
+        row["state"],
+        _share(row["best_accuracy"]),
+        f"{whole:.1f}",
+        row["tested_by"] or "-",
+        _share(row["worst_decile"]),
+        *(f"{value:.1f}" for value in phases),
+        row["method"] or "-",
+    )
 
 
 def _times(whole: float, phases: Mapping[str, float]) -> list[float]:
@@ -110,9 +137,10 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a run's report anew: report.html and report.md in its folder."""
+    folder = run_folder(output, run_id)
     from fednas_core.report.write import write
 
-    page = write(run_folder(output, run_id))
+    page = write(folder)
     if as_json:
         print_json({"html": str(page), "markdown": str(page.with_suffix(".md"))})
     else:
@@ -141,17 +169,18 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Extract a network from a run's checkpoint, test it and export it as a verified model."""
-    from fednas_core.console import kept, table
-    from fednas_core.devices.budgets import Budget
+    if budget is not None and arch is not None:
+        raise ConfigError("give --budget or --arch, not both")
     from fednas_core.runs.folder import RunFolder
+
+    run = RunFolder(run_folder(output, run_id))
+    config = run.config()
+    from fednas_core.devices.budgets import Budget
+    from fednas_core.report.ending import kept, table
     from fednas_core.selection import Judge, deliver
     from fednas_core.starts import trained
     from fednas_core.tasks.bench import space_of
 
-    if budget is not None and arch is not None:
-        raise ConfigError("give --budget or --arch, not both")
-    run = RunFolder(run_folder(output, run_id))
-    config = run.config()
     if parts := space_of(config).personal:
         raise RunError(f"run '{run.id}' cannot be exported: {kept(parts)}")
     done, method = trained(run)

@@ -35,18 +35,20 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Measure this device: cores, memory, throughput, and the latency of a space's networks, which a model predicts."""
-    from fednas_core.devices import profile as devices
-    from fednas_core.devices.budgets import parse_budget
-    from fednas_core.devices.latency_model import LatencyModel
-    from fednas_core.settings import read
-    from fednas_core.spaces.registry import load
-    from fednas_core.tasks.bench import device_of
-
-    chosen, where = load(space), device_of(read({"device": device}))
     if threads > available_cores():
         raise ConfigError(f"--threads {threads}: allowed are 1 to {available_cores()}, the cores there are")
+    from fednas_core.devices.budgets import parse_budget
+    from fednas_core.settings import read
+    from fednas_core.spaces.registry import load
+
+    chosen = load(space)
     if budget is not None:
         parse_budget(budget, chosen.cost(chosen.largest).macs)
+    from fednas_core.devices import profile as devices
+    from fednas_core.devices.latency_model import LatencyModel
+    from fednas_core.tasks.bench import device_of
+
+    where = device_of(read({"device": device}))
     found = devices.profile(chosen, where, threads)
     model = LatencyModel.fit(chosen, found.probes)
     row = None if budget is None else _best_within(chosen, model, budget, where, threads)

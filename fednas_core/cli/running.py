@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from fednas_core.cli.runs import Output, newest, runs_folder
 from fednas_core.cli.settings import Config, Pairs, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json
-from fednas_core.errors import FednasError
+from fednas_core.errors import ConfigError, FednasError
 
 if TYPE_CHECKING:
     from fednas_core.config import RunConfig
@@ -24,29 +25,43 @@ def run(config: Config = None, pairs: Pairs = None, as_json: Json = False) -> No
     """Train, search and export in this process: the same run as `flwr run`, without Flower."""
     from fednas_core.settings import read
 
-    conduct_here(read(gather(config, pairs)), as_json)
+    given = gather(config, pairs)
+    conduct_here(read(given), given, as_json)
 
 
 @guard
 def resume(
     run_id: Annotated[str, typer.Argument(metavar="ID", help="A run of `fednas runs`, or latest.")],
     output: Output = Path("runs"),
+    pairs: Pairs = None,
     as_json: Json = False,
 ) -> None:
-    """Continue a run after its last complete round; the rounds to come are those it would have had."""
-    from fednas_core.config import RunConfig
+    """Continue a run after its last complete round; the rounds to come are those it would have had.
 
-    conduct_here(RunConfig(resume=run_id, output=str(runs_folder(output))), as_json)
+    Settings that leave the rounds done as they are may change: --set rounds=60 adds some, also to a finished run.
+    """
+    from fednas_core.settings import read
+
+    given = gather(None, pairs)
+    for key, instead in (("resume", "the argument ID"), ("output", "--output")):
+        if key in given:
+            raise ConfigError(f"setting '{key}' = {given[key]!r}: {instead} says that here")
+    conduct_here(read({**given, "resume": run_id, "output": str(runs_folder(output))}), given, as_json)
 
 
-def conduct_here(config: RunConfig, as_json: bool) -> None:
-    """Conduct a run with the in-process backend; on Ctrl-C say how to resume and leave with code 130."""
+def conduct_here(config: RunConfig, given: Collection[str], as_json: bool) -> None:
+    """Conduct a run with the in-process backend; on Ctrl-C say how to resume and leave with code 130.
+
+    `given` are the settings that were given, defaults too: see `fednas_core.resuming.settle`.
+    """
     began = time.monotonic()  # importing torch is part of the start
-    from fednas_core.experiment import conduct, settle
-    from fednas_core.local import LocalFleet
+    from fednas_core.resuming import settle
     from fednas_core.runs.folder import output_folder
 
-    config = settle(config)
+    config = settle(config, given)  # before torch is imported: what cannot run is refused at once
+    from fednas_core.experiment import conduct
+    from fednas_core.local import LocalFleet
+
     announce = note if as_json else partial(print, flush=True)
     root = output_folder(config)
     known = newest(root)

@@ -109,7 +109,7 @@ def _pair(text: str) -> tuple[str, Any]:
         parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return key, value
-    wants_text = any(name == key and isinstance(default, str) for name, default, _ in describe())
+    wants_text = any(setting.key == key and setting.type == "text" for setting in describe())
     if set(parsed) != {"value"} or (wants_text and not isinstance(parsed["value"], str)):
         return key, value
     return key, parsed["value"]

@@ -7,11 +7,15 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Annotated, Any, ParamSpec
+from itertools import accumulate
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
 from fednas_core.errors import FednasError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Arguments = ParamSpec("Arguments")
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -21,6 +25,8 @@ REFUSED, INTERRUPTED = 2, 130
 NUMBER = re.compile(r"[\d.,/]+(e[+-]?\d+)?( ?[A-Za-z%]{1,2})?|-?")
 PLAIN_WIDTH = 200
 """Columns of a table that goes to a file or pipe."""
+GAP = 3
+"""Columns that a cell takes besides its text, at most."""
 
 
 def guard(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
@@ -63,20 +69,39 @@ def print_json(value: object) -> None:
         print(text(value))
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; a column whose cells are all numbers, with or without a unit, is set flush right."""
-    from rich.box import SIMPLE_HEAD
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], whole: bool = False) -> None:
+    """Print a table; a column whose cells are all numbers, with or without a unit, is set flush right.
+
+    If it is `whole` no cell is broken: where the terminal is too narrow for all columns, the last ones are left out,
+    and a note says which.
+    """
     from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    shown = len(head)
+    if whole:
+        widths = [max(map(len, column)) + GAP for column in zip(head, *rows, strict=True)]
+        shown = max(1, sum(end <= console.width for end in accumulate(widths)))
+    console.print(_table(head[:shown], rows, whole), crop=False)
+    if shown < len(head):
+        note(f"no room here for: {', '.join(head[shown:])} (a wider terminal and --json show them)")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], whole: bool) -> Table:
+    """Return the columns that the head names, the first of each row."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(head):
-        numeric = bool(rows) and all(NUMBER.fullmatch(row[i]) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        cells = [row[i] for row in rows]
+        numeric = bool(rows) and all(map(NUMBER.fullmatch, cells))
+        least = max(map(len, [name, *cells])) if whole else None
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", min_width=least)
     for row in rows:
-        table.add_row(*map(Text, row))
-    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
+        table.add_row(*map(Text, row[: len(head)]))
+    return table
 
 
 def millions(number: float) -> str:

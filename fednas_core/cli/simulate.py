@@ -39,16 +39,17 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Train through Flower's simulation, as `flwr run` does, on a SuperLink of its own."""
+    from fednas_core.resuming import settle
     from fednas_core.runs.folder import output_folder
     from fednas_core.settings import flatten, read, rounds_known
 
     began = time.monotonic()
     given = gather(config, pairs) | ({"data.clients": clients} if clients else {})
-    settings = read(given)
+    settings = settle(read(given), given)
     root = output_folder(settings)
     project = project_folder()
+    values = {key: value for key, value in flatten(settings).items() if key in given} | {"output": str(root)}
     with superlink(keep_superlink) as link:
-        values = flatten(settings) | {"output": str(root)}
         stream = Stream(flwr_run(link, project, values) + played_by(nodes or nodes_for(settings.data.clients)), link)
         try:
             follow(stream, stream.running, root, rounds_known(settings), as_json)
@@ -69,8 +70,8 @@ def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool, w
 
     Of the command's `wall_s` seconds, those outside the run are Flower's own: its processes start and end.
     """
-    from fednas_core.console import ending
     from fednas_core.export.units import duration
+    from fednas_core.report.ending import ending
 
     status, details = told
     if status != "finished:completed" or stream.run_name is None:

@@ -22,16 +22,13 @@ from fednas_core.devices.limits import number_of
 from fednas_core.methods.fedavg import Assignment, Forgetful
 from fednas_core.methods.fedsup import role_of
 from fednas_core.methods.setup import averaging
-from fednas_core.methods.tiers import Tier, parse_tiers
+from fednas_core.methods.tiers import FEW, Tier, parse_tiers
 from fednas_core.protocol import ClientId, ClientInfo, Limit
 from fednas_core.search.path import PathRow
 from fednas_core.search.sized import sized
 from fednas_core.search.within import within
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch
-
-FEW = 5
-"""Of fewer clients a tier's networks learn little beyond what they share with those of other tiers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ Server, in each round: send the base W_B; receive W_B,j; ``W_B ← Σ_j γ_j·W_
 algorithm "server"). That is federated averaging of a plan minus private names, which the search space leaves out where
 `personal` names them; what a client does with its own layers W_P,j is in `fednas_core.tasks.personal`.
 
-Any other method has personal layers too, by the setting ``personal.layers``; here they are the head by default.
+Any other method has personal layers too, by the setting ``personal.layers``; here they are the head by default,
+that is K_P = 0 blocks and the classifier; setting ``personal.blocks`` adds the last K_P ones.
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ from fednas_core.methods.fedavg import Everyone, fixed_arch
 from fednas_core.methods.setup import averaging
 from fednas_core.search.path import PathRow
 from fednas_core.spaces.space import SearchSpace
-
-PERSONAL = "head"
-"""K_P = 0 blocks and the classifier; setting ``personal.blocks`` adds the last K_P ones."""
 
 
 def fedper(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Everyone, Weighting]:

@@ -23,8 +23,6 @@ from fednas_core.search.within import within
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch
 
-TASK = "sandwich"
-
 
 @dataclass(frozen=True, slots=True)
 class Broadcast(Forgetful):

@@ -1,23 +1,18 @@
-"""Methods by name: each entry composes a method from its parts and says where it was published."""
+"""Methods by name: each is composed from the parts that its entry in the catalogue names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from pkgutil import resolve_name
 
 from fednas_core.aggregation.weightings import MaxNet, Weighting
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
+from fednas_core.methods.catalogue import METHODS, Search
 from fednas_core.methods.contest import Contest
-from fednas_core.methods.ddc import ddc
 from fednas_core.methods.deepfednas import curriculum
-from fednas_core.methods.efedsup import cautions, efedsup
 from fednas_core.methods.fedavg import ArchSampler, Everyone, Schedule, SupernetAveraging, fixed_arch
-from fednas_core.methods.fednas import fednas
-from fednas_core.methods.fedper import PERSONAL, fedper
-from fednas_core.methods.fedsup import TASK, fedsup
 from fednas_core.methods.setup import Setup, averaging, growing, merging, scheduled
 from fednas_core.methods.shrinking import Shrinking
 from fednas_core.methods.superfednas import TrackingSandwich
@@ -29,43 +24,23 @@ from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
 
 Parts = tuple[ArchSampler, Weighting]
-Search = Literal["fitness", "accuracy"]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A published system: its title and source, and how it is made, of `parts` over a supernet or as a `contest`.
-
-    `task` is what its clients do, `personal` names the layers that stay on them unless the settings say otherwise, and
-    `space` is the search space likewise; `fixed` methods train one architecture only, that of setting ``sample.arch``.
-    `search` is what the networks of a trained supernet are searched by.
-    `cautions` says what a run's clients and settings make of a method that its user should know.
-    """
-
-    title: str
-    source: str
-    parts: Callable[[RunConfig, SearchSpace, Sequence[PathRow]], Parts] | None = None
-    contest: Callable[[Setup], Contest] | None = None
-    task: str = "subnet"
-    personal: str = ""
-    space: str = "small"
-    fixed: bool = False
-    search: Search = "fitness"
-    cautions: Callable[[RunConfig, SearchSpace, Sequence[ClientInfo]], Sequence[str]] | None = None
-
-
-def _fedavg(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
+def fedavg(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
+    """Return the parts of federated averaging."""
     return Everyone(fixed_arch(config, space)), averaging(config)
 
 
-def _superfednas(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
+def superfednas(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
+    """Return the parts of SuperFedNAS, or of a control that samples otherwise."""
     if config.sample.between not in ("auto", "uniform"):
         return curriculum(space, path, config.sample), max_net(config)
     narrow = partial(within, space)
     return TrackingSandwich(space.largest, lambda rng: space.smallest, space.sample, narrow), max_net(config)
 
 
-def _deepfednas(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
+def deepfednas(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
+    """Return the parts of DeepFedNAS."""
     return curriculum(space, path, config.sample), max_net(config)
 
 
@@ -74,28 +49,6 @@ def max_net(config: RunConfig) -> MaxNet:
     sample = config.sample
     decay = max(1, round(sample.beta_decay * config.rounds))
     return MaxNet(sample.beta_start, sample.beta_end, decay, sample.weigh == "examples")
-
-
-METHODS: dict[str, Entry] = {
-    "fedavg": Entry("Federated averaging of one network", "McMahan et al., AISTATS 2017", _fedavg, fixed=True),
-    "superfednas": Entry(
-        "Tracking sandwich, MaxNet weights", "Khare et al., ECCV 2024", _superfednas, search="accuracy"
-    ),
-    "fedsup": Entry("Sandwich rule on every client", "Kim and Yun, arXiv 2206.01366", fedsup, task=TASK),
-    "efedsup": Entry("A subnet for each tier of devices", "Kim and Yun, arXiv 2206.01366", efedsup, cautions=cautions),
-    "fedper": Entry(
-        "Personal layers on a shared base",
-        "Arivazhagan et al., arXiv 1912.00818",
-        fedper,
-        personal=PERSONAL,
-        fixed=True,
-    ),
-    "fednas": Entry("Candidates compete on the devices", "Yuan et al., arXiv 2002.06352", contest=fednas),
-    "ddc": Entry(
-        "A policy removes layers, devices distil", "Pahwa et al., arXiv 1911.12740", contest=ddc, space="cnn8"
-    ),
-    "deepfednas": Entry("Pareto path as curriculum", "Khan and Daneshtalab, arXiv 2601.15127", _deepfednas),
-}
 
 
 def path_of(config: RunConfig, space: SearchSpace, poorest: int) -> tuple[PathRow, ...]:
@@ -121,7 +74,7 @@ def searched_by(config: RunConfig, space: SearchSpace) -> Search | None:
     """
     entry, by = METHODS[config.method], config.search.by
     reasons = {
-        "its networks compete while they train": entry.contest is not None,
+        "its networks compete while they train": bool(entry.contest),
         "it trains one network only": entry.fixed,
         "each client keeps to a network of its own": config.personal.arch,
     }
@@ -143,11 +96,18 @@ def make(setup: Setup) -> SupernetAveraging | Contest:
     """Return the method that the settings name; its weights are trained in place."""
     entry = METHODS[setup.config.method]
     searched_by(setup.config, setup.space)
-    if entry.contest is not None:
+    if entry.contest:
         _refuse_what_no_contest_can_do(setup)
-        return entry.contest(setup)
-    assert entry.parts is not None
-    return _averaging(setup, entry.task, *entry.parts(setup.config, setup.space, setup.path))
+        contest: Callable[[Setup], Contest] = resolve_name(entry.contest)
+        return contest(setup)
+    parts: Callable[[RunConfig, SearchSpace, Sequence[PathRow]], Parts] = resolve_name(entry.parts)
+    return _averaging(setup, entry.task, *parts(setup.config, setup.space, setup.path))
+
+
+def cautions(config: RunConfig, space: SearchSpace, clients: Sequence[ClientInfo]) -> Sequence[str]:
+    """Return what a run's clients and settings make of its method that its user should know."""
+    told = METHODS[config.method].cautions
+    return resolve_name(told)(config, space, clients) if told else ()
 
 
 def _averaging(setup: Setup, task: str, sampler: ArchSampler, weighting: Weighting) -> SupernetAveraging:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fednas_core.errors import ConfigError
-from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch
+
+if TYPE_CHECKING:
+    from fednas_core.spaces.space import SearchSpace
 
 BREADTH = 0.75
 """Share of a tier's largest size that its devices have room for; of a tier named by one share also the least size."""
+FEW = 5
+"""Of fewer clients a tier's networks learn little beyond what they share with those of other tiers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fednas_core.errors import RunError
-from fednas_core.methods.efedsup import FEW
+from fednas_core.methods.tiers import FEW
 from fednas_core.report.tested import in_order
 from fednas_core.runs.clock import FILE
 

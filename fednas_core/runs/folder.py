@@ -20,12 +20,11 @@ from typing import Any
 
 import tomli_w
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from fednas_core.config import RunConfig
 from fednas_core.errors import RunError
 from fednas_core.protocol import State
-from fednas_core.settings import flatten, read
+from fednas_core.settings import Scalar, flatten, read
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 IMAGES = "images.json"
@@ -52,6 +51,25 @@ class RunFolder:
             return read(table["settings"])
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
             raise RunError(f"run '{self.id}': its settings cannot be read from {path} ({error})") from error
+
+    def revise(self, config: RunConfig, done: int) -> dict[str, tuple[Scalar, Scalar]]:
+        """Note the settings that change after `done` rounds; return the value before and the new one of each.
+
+        Table ``settings`` holds what is true from now on; an entry of ``changed`` keeps what was true until then.
+        Raises `RunError` if they cannot be written.
+        """
+        old, new = flatten(self.config()), flatten(config)
+        changed = {key: (old[key], new[key]) for key in new if key not in ("resume", "output") and old[key] != new[key]}
+        if changed:
+            path = self.path / "config.toml"
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            before = {key: pair[0] for key, pair in changed.items()}
+            after = {key: pair[1] for key, pair in changed.items()}
+            table["settings"] |= after
+            table.setdefault("changed", []).append({"after-round": done, "before": before, "after": after})
+            with self._writing():
+                write_atomically(path, tomli_w.dumps(table))
+        return changed
 
     # -- events ----------------------------------------------------------------------------------------------------
 
@@ -89,6 +107,8 @@ class RunFolder:
 
         Raises `RunError` if it cannot be written.
         """
+        from safetensors.torch import save_file  # with torch, which whoever only looks at runs does without
+
         folder = self.path / "checkpoint"
         tensors = folder / f"supernet-{round:06d}.safetensors"
         content = {"round": round, "tensors": tensors.name, "data": state.data}
@@ -106,6 +126,8 @@ class RunFolder:
 
         Raises `RunError`, naming the file, if there is none or it is damaged.
         """
+        from safetensors.torch import load_file
+
         path = self.path / "checkpoint" / "state.json"
         if not path.is_file():
             raise RunError(f"run '{self.id}' has no checkpoint to continue from ({path} is missing): start it anew")

@@ -21,7 +21,7 @@ from fednas_core.data.partitions import Indices, Split, split
 from fednas_core.data.sources import Dataset, Facts, Images, draw, facts, load
 from fednas_core.devices.profile import native_bf16
 from fednas_core.errors import ConfigError
-from fednas_core.methods.registry import METHODS
+from fednas_core.methods.catalogue import METHODS
 from fednas_core.protocol import ClientId
 from fednas_core.seeding import derive, stream
 from fednas_core.spaces.layers import Conv, Depthwise

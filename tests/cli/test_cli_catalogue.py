@@ -15,7 +15,7 @@ from fednas_core.cli import app
 from fednas_core.cli.settings import PRESETS, flat, gather, presets
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
-from fednas_core.methods.registry import METHODS
+from fednas_core.methods.catalogue import METHODS
 from fednas_core.settings import describe, read
 from fednas_core.spaces.registry import load, names
 
@@ -42,8 +42,29 @@ def test_spaces_state_their_bounds_and_size() -> None:
 
 def test_settings_are_all_there() -> None:
     rows = json.loads(fednas("settings", "--json").stdout)
-    assert [(row["key"], row["default"], row["help"]) for row in rows] == describe()
-    assert "train.weight-decay" in fednas("settings").stdout
+    assert [(row["key"], row["default"]) for row in rows] == [(row.key, row.default) for row in describe()]
+    assert all(row["help"] for row in rows) and "train.weight-decay" in fednas("settings").stdout
+
+
+def test_settings_say_what_they_allow() -> None:
+    rows = {row["key"]: row for row in json.loads(fednas("settings", "--json").stdout)}
+    told = {key: [rows[key][part] for part in ("type", "choices", "low", "high")] for key in rows}
+    assert told["train.schedule"] == ["text", ["constant", "cosine"], None, None]
+    assert told["rounds"] == ["int", [], 1, 1_000_000] and told["train.clip"] == ["float", [], 0.0, None]
+    assert told["install"] == ["bool", [], None, None]
+    shown = fednas("settings").stdout
+    assert "constant | cosine" in shown and "int 1 … 1e+06" in shown and "float ≥ 0" in shown
+
+
+def test_settings_of_a_section_of_a_name_and_of_a_meaning() -> None:
+    def keys(text: str) -> list[str]:
+        return [row["key"] for row in json.loads(fednas("settings", text, "--json").stdout)]
+
+    assert keys("wire") == ["wire.down", "wire.up", "wire.keep"]
+    assert keys("DEADLINE") == ["deadline"]
+    assert keys("MaxNet") == ["sample.beta-start", "sample.beta-end", "sample.beta-decay"]
+    refused = fednas("settings", "no such thing")
+    assert refused.exit_code == 2 and "fednas settings lists them all" in refused.stderr
 
 
 def test_presets_are_listed_with_their_first_comment() -> None:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import shutil
+import subprocess
+import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +88,66 @@ def test_runs_shows_unfinished_and_damaged_ones(finished: tuple[Path, dict[str, 
     states = {row["id"]: row["state"] for row in json.loads(fednas("runs", "-o", str(tmp_path), "--json").stdout)}
     assert states == {"a-run": "unfinished", "b-run": "damaged"}
     assert [path.name for path in run_folders(tmp_path)] == ["a-run", "b-run"] and newest(tmp_path) == "b-run"
+
+
+def made(root: Path, run_id: str, method: str, finished: bool) -> None:
+    """Write what a listing reads of a run."""
+    folder = root / run_id
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(f'[settings]\nmethod = "{method}"\nrounds = 1000\n')
+    (folder / "events.jsonl").write_text("")
+    if finished:
+        (folder / "result.json").write_text('{"models": [], "clients": []}')
+
+
+IDS = ("20261126-191500-superfednas-0a1b2c", "20261127-091500-deepfednas-3fa9c1", "20261127-191500-fedavg-77d0e4")
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    for run_id, finished in zip(IDS, (True, False, True), strict=True):
+        made(tmp_path / "runs", run_id, run_id.split("-")[2], finished)
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_the_ids_of_runs_can_be_copied_in_a_narrow_terminal(three: Path, columns: int) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm"}
+    environment.pop("COLUMNS", None)
+    program = "from fednas_core.cli import main; main()"
+    command = [sys.executable, "-c", program, "runs", "--output", str(three)]
+    subprocess.run(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment, check=True, timeout=120)
+    os.close(theirs)
+    lines = re.sub(r"\x1b\[[\d;]*m", "", os.read(ours, 100_000).decode()).splitlines()
+    os.close(ours)
+    words = [word for line in lines for word in line.split()]
+    assert set(IDS) <= set(words) and all(len(line) <= columns for line in lines)
+    assert columns == 40 or {"state", "accuracy", "unfinished", "0/1000"} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ((), IDS),
+        (("--method", "fedavg"), IDS[2:]),
+        (("--state", "unfinished"), IDS[1:2]),
+        (("--state", "finished", "--last", "1"), IDS[2:]),
+        (("--since", "2026-11-27"), IDS[1:]),
+        (("--since", "2026-11-27T12:00"), IDS[2:]),
+        (("--last", "2"), IDS[1:]),
+    ],
+)
+def test_runs_can_be_filtered(three: Path, options: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    shown = fednas("runs", "-o", str(three), *options, "--json")
+    assert tuple(row["id"] for row in json.loads(shown.stdout)) == wanted
+
+
+def test_a_method_that_does_not_exist_is_refused_and_one_without_runs_is_said(three: Path) -> None:
+    refused = fednas("runs", "-o", str(three), "--method", "fedavq")
+    assert refused.exit_code == 2 and "allowed are fedavg" in refused.stderr
+    assert "no such runs" in fednas("runs", "-o", str(three), "--method", "ddc").stderr
 
 
 def test_report_is_written_anew(

@@ -51,8 +51,8 @@ def test_the_settings_that_travel_with_an_order() -> None:
 
 def test_every_setting_is_described() -> None:
     rows = describe()
-    assert {key: default for key, default, _ in rows} == DEFAULTS
-    assert len(rows) == len(DEFAULTS) and all(text for _, _, text in rows)
+    assert {row.key: row.default for row in rows} == DEFAULTS
+    assert len(rows) == len(DEFAULTS) and all(row.help for row in rows)
 
 
 @pytest.mark.parametrize("key", sorted(DEFAULTS))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fednas_core.config import PersonalConfig, RunConfig
-from fednas_core.console import clients_table, ending, greeting, kept, line
+from fednas_core.console import greeting, line
+from fednas_core.report.ending import clients_table, ending, kept
 from fednas_core.report.tested import spread_of
 from fednas_core.runs.folder import RunFolder
 from fednas_core.settings import read

@@ -14,12 +14,12 @@ from contracts import fleets
 from contracts.fleets import Around, Hostile, Shuffled, Stopping
 
 from fednas_core.config import DataConfig, RunConfig
-from fednas_core.console import table
 from fednas_core.data.sources import load
 from fednas_core.errors import FednasError, InfeasibleError, RunError
 from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import ClientInfo, Fleet
+from fednas_core.report.ending import table
 from fednas_core.runs.folder import RunFolder
 from fednas_core.settings import read
 from fednas_core.spaces.registry import from_table
@@ -331,14 +331,6 @@ def test_a_kill_between_the_writes_loses_nothing(
         with pytest.raises(KeyboardInterrupt):
             run(pairs)
     same_run(reference, run({"output": pairs["output"], "resume": "latest"}))
-
-
-def test_resuming_ignores_other_settings(pairs: dict[str, Any], reference: RunFolder) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(pairs, Stopping(LocalFleet(read(pairs)), 2))
-    run_id = next(path.name for path in Path(pairs["output"]).iterdir() if not path.is_symlink())
-    resumed = run({"output": pairs["output"], "resume": run_id, "rounds": 9, "method": "fedavg", "seed": 8})
-    same_run(reference, resumed)
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 from contracts.samples import answer
 
 from fednas_core.config import RunConfig
-from fednas_core.console import clients_table, table
 from fednas_core.crew import Crew
 from fednas_core.handover import ATTEMPTS, hand_over, smallest_without_loss
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import Failure, TrainOrder, TrainReport
+from fednas_core.report.ending import clients_table, table
 from fednas_core.selection import Judge, Judged
 from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights

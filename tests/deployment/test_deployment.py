@@ -11,7 +11,7 @@ import pytest
 from contracts.samples import TINY
 from deployment.harness import Proxy, Site, make_certificates, make_node_key, rehearse, same_history, site, wait_for
 
-from fednas_core.methods.registry import METHODS
+from fednas_core.methods.catalogue import METHODS
 
 pytestmark = pytest.mark.deployment
 PAIRS: dict[str, Any] = {**TINY, "data.clients": 3}

@@ -12,9 +12,9 @@ from contracts.samples import supernet_of, toy_space
 from fednas_core.cli.settings import gather
 from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.errors import ConfigError
-from fednas_core.methods.efedsup import FEW, Tiers, cautions, efedsup
+from fednas_core.methods.efedsup import Tiers, cautions, efedsup
 from fednas_core.methods.fedavg import Schedule, SupernetAveraging
-from fednas_core.methods.tiers import BREADTH, Tier, parse_tiers
+from fednas_core.methods.tiers import BREADTH, FEW, Tier, parse_tiers
 from fednas_core.protocol import ClientInfo, TrainSettings
 from fednas_core.settings import read
 from fednas_core.spaces.registry import load

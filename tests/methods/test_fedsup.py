@@ -14,7 +14,7 @@ from fednas_core.aggregation.weightings import ByExamples
 from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.errors import ConfigError
 from fednas_core.methods.fedavg import Assignment, Schedule, SupernetAveraging
-from fednas_core.methods.fedsup import TASK, Broadcast, fedsup, role_of
+from fednas_core.methods.fedsup import Broadcast, fedsup, role_of
 from fednas_core.protocol import ClientInfo, TrainSettings
 from fednas_core.search.within import within
 from fednas_core.settings import read
@@ -27,7 +27,7 @@ def method_of(space: Any = SPACE, rule: str = "overlap") -> SupernetAveraging:
     sampler, weighting = fedsup(read({"method": "fedsup"}), space, ())
     supernet = supernet_of(space)
     merge: Merging | None = DampedMerge(supernet) if rule == "damped" else None
-    schedule = Schedule(6, lambda round: TrainSettings(), 7, TASK)
+    schedule = Schedule(6, lambda round: TrainSettings(), 7, "sandwich")
     return SupernetAveraging(space, supernet, sampler, weighting, schedule, merge)
 
 

@@ -9,8 +9,9 @@ from contracts.samples import supernet_of, toy_space
 from fednas_core.aggregation.weightings import ByExamples, MaxNet, Uniform
 from fednas_core.config import RunConfig, TrainConfig
 from fednas_core.errors import ArchError, ConfigError
+from fednas_core.methods.catalogue import METHODS
 from fednas_core.methods.fedavg import SupernetAveraging, fixed_arch
-from fednas_core.methods.registry import METHODS, make, max_net, path_of, searched_by
+from fednas_core.methods.registry import make, max_net, path_of, searched_by
 from fednas_core.methods.setup import Setup, scheduled
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.settings import read

@@ -13,7 +13,8 @@ import torch
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
 from fednas_core.export.bundle import load_bundle
-from fednas_core.methods.fedper import PERSONAL, fedper
+from fednas_core.methods.catalogue import METHODS
+from fednas_core.methods.fedper import fedper
 from fednas_core.protocol import TrainOrder, TrainSettings
 from fednas_core.seeding import derive
 from fednas_core.settings import read
@@ -147,7 +148,7 @@ def test_any_method_can_have_personal_layers(tiny_pairs: dict[str, Any], method:
 
 def test_the_server_averages_one_network_by_examples(config: RunConfig) -> None:
     everyone, weighting = fedper(config, space_of(config), ())
-    assert (PERSONAL, everyone.arch) == ("head", space_of(config).largest)
+    assert (METHODS["fedper"].personal, everyone.arch) == ("head", space_of(config).largest)
     assert weighting.weights(0, {"a": 10, "b": 30}, None) == {"a": 0.25, "b": 0.75}
 
 

@@ -1,0 +1,85 @@
+"""The methods by name: what each is, where it was published, and which code makes it.
+
+That code is imported when a method is made: whoever only lists methods needs no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Search = Literal["fitness", "accuracy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A published system: its title and source, and how it is made, of `parts` over a supernet or as a `contest`.
+
+    `parts`, `contest` and `cautions` name functions as ``module:function``, as entry points do; '' : it has none.
+    `task` is what its clients do, `personal` names the layers that stay on them unless the settings say otherwise, and
+    `space` is the search space likewise; `fixed` methods train one architecture only, that of setting ``sample.arch``.
+    `search` is what the networks of a trained supernet are searched by.
+    `cautions` says what a run's clients and settings make of a method that its user should know.
+    """
+
+    title: str
+    source: str
+    parts: str = ""
+    contest: str = ""
+    task: str = "subnet"
+    personal: str = ""
+    space: str = "small"
+    fixed: bool = False
+    search: Search = "fitness"
+    cautions: str = ""
+
+
+METHODS: dict[str, Entry] = {
+    "fedavg": Entry(
+        "Federated averaging of one network",
+        "McMahan et al., AISTATS 2017",
+        "fednas_core.methods.registry:fedavg",
+        fixed=True,
+    ),
+    "superfednas": Entry(
+        "Tracking sandwich, MaxNet weights",
+        "Khare et al., ECCV 2024",
+        "fednas_core.methods.registry:superfednas",
+        search="accuracy",
+    ),
+    "fedsup": Entry(
+        "Sandwich rule on every client",
+        "Kim and Yun, arXiv 2206.01366",
+        "fednas_core.methods.fedsup:fedsup",
+        task="sandwich",
+    ),
+    "efedsup": Entry(
+        "A subnet for each tier of devices",
+        "Kim and Yun, arXiv 2206.01366",
+        "fednas_core.methods.efedsup:efedsup",
+        cautions="fednas_core.methods.efedsup:cautions",
+    ),
+    "fedper": Entry(
+        "Personal layers on a shared base",
+        "Arivazhagan et al., arXiv 1912.00818",
+        "fednas_core.methods.fedper:fedper",
+        personal="head",
+        fixed=True,
+    ),
+    "fednas": Entry(
+        "Candidates compete on the devices",
+        "Yuan et al., arXiv 2002.06352",
+        contest="fednas_core.methods.fednas:fednas",
+    ),
+    "ddc": Entry(
+        "A policy removes layers, devices distil",
+        "Pahwa et al., arXiv 1911.12740",
+        contest="fednas_core.methods.ddc:ddc",
+        space="cnn8",
+    ),
+    "deepfednas": Entry(
+        "Pareto path as curriculum",
+        "Khan and Daneshtalab, arXiv 2601.15127",
+        "fednas_core.methods.registry:deepfednas",
+    ),
+}

@@ -1,0 +1,77 @@
+"""Settings beside `resume`: a run goes on with those that it has, but for what leaves its past as it is."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from fednas_core.config import COMPETING, RunConfig
+from fednas_core.errors import ConfigError
+from fednas_core.runs.folder import RunFolder, find, output_folder
+from fednas_core.settings import Scalar, describe, flatten, read
+
+Changes = Mapping[str, tuple[Scalar, Scalar]]
+"""The value before and the new one of each setting that a run has anew."""
+
+
+def settle(config: RunConfig, given: Collection[str] | None = None) -> RunConfig:
+    """Return the settings that will really run.
+
+    Those of a new run are its `config`. A run to be resumed has those of its folder, but for the keys that were `given`
+    beside `resume` (None: those of `config` that differ from the defaults). A value ``auto`` asks for nothing else than
+    what the run came to. `output` names the folder that the run lies in.
+
+    Raises `ConfigError`, naming them, for settings with which rounds that are done would have been others.
+    """
+    if not config.resume:
+        return config
+    run = find(output_folder(config), config.resume)
+    stored, asked, default = flatten(run.config()), flatten(config), flatten(RunConfig())
+    keys = {key for key in asked if asked[key] != default[key]} if given is None else {*given}
+    changes = {
+        key: (stored[key], asked[key])
+        for key in asked
+        if key in keys - {"resume", "output"} and asked[key] not in (stored[key], "auto")
+    }
+    _refuse_another_past(run, changes)
+    new = {key: value for key, (_, value) in changes.items()}
+    return replace(read({**stored, **new}), resume=run.id, output=str(run.path.parent))
+
+
+def told(changes: Changes, done: int) -> str:
+    """Return what to say of settings that hold from now on, after `done` rounds."""
+    text = ", ".join(f"{key} {_shown(before)} → {_shown(after)}" for key, (before, after) in changes.items())
+    text = f"from round {done + 1} on: {text}"
+    if "rounds" in changes:
+        text += " (what follows a schedule over all rounds follows the new one; rounds that are done stay as they are)"
+    return text
+
+
+def _refuse_another_past(run: RunFolder, changes: Changes) -> None:
+    stored = run.config()
+    later = {setting.key for setting in describe() if setting.later}
+    if stored.method in COMPETING or stored.sample.shrink:
+        later -= {"rounds"}  # candidates are made of the trained start; opened genes would close again
+    past = [key for key in changes if key not in later]
+    if past:
+        differ = ", ".join(f"{key} = {_shown(changes[key][1])} instead of {_shown(changes[key][0])}" for key in past)
+        anew = " ".join(f"--set {shlex.quote(f'{key}={_shown(changes[key][1])}')}" for key in past)
+        raise ConfigError(
+            f"run '{run.id}' would have another past with {differ}: leave that out to go on with the run's own, or "
+            f"start a new one with  fednas run --config {shlex.quote(str(run.path / 'config.toml'))} {anew}"
+        )
+    if "rounds" in changes and int(changes["rounds"][1]) < (done := _done(run)):
+        raise ConfigError(
+            f"setting 'rounds' = {changes['rounds'][1]}: run '{run.id}' has done {done}; allowed are more"
+        )
+
+
+def _done(run: RunFolder) -> int:
+    """Return the number of rounds that a run's checkpoint holds, 0 if it has none."""
+    state = "checkpoint/state.json"
+    return int(run.read_json(state)["round"]) if (run.path / state).is_file() else 0
+
+
+def _shown(value: Scalar) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

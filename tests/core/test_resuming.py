@@ -1,0 +1,171 @@
+"""Settings beside `resume`: obeyed if no round that is done would have been another, else refused by name."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tomllib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from contracts.fleets import Stopping
+
+from fednas_core.errors import ConfigError, RunError
+from fednas_core.experiment import conduct
+from fednas_core.local import LocalFleet
+from fednas_core.resuming import settle
+from fednas_core.runs.folder import RunFolder
+from fednas_core.settings import describe, flatten, read
+
+LATER = {setting.key for setting in describe() if setting.later}
+
+
+def run(
+    pairs: dict[str, Any], stopped: int | None = None, given: Collection[str] | None = None
+) -> tuple[RunFolder, list[str]]:
+    """Conduct a run to its end or until it is stopped after so many rounds; return its folder and what it said."""
+    config = settle(read(pairs), given)
+    said: list[str] = []
+    fleet = LocalFleet(config)
+    if stopped is None:
+        return conduct(config, fleet, said.append), said
+    with pytest.raises(KeyboardInterrupt):
+        conduct(config, Stopping(fleet, stopped), said.append)
+    return RunFolder((Path(config.output) / "latest").resolve()), said
+
+
+def losses(folder: RunFolder) -> list[float]:
+    return [event["loss"] for event in folder.events()]
+
+
+@pytest.fixture
+def begun(tiny_pairs: dict[str, Any], light: None) -> dict[str, Any]:
+    """What resumes a run of four rounds that was stopped after two."""
+    run({**tiny_pairs, "rounds": 4}, stopped=2)
+    return {"output": tiny_pairs["output"], "resume": "latest"}
+
+
+def test_more_rounds_are_trained_and_those_done_stay_as_they_are(
+    begun: dict[str, Any], tiny_pairs: dict[str, Any]
+) -> None:
+    folder = RunFolder((Path(begun["output"]) / "latest").resolve())
+    before = losses(folder)
+    assert len(before) == 2
+    resumed, said = run({**begun, "rounds": 6})
+    assert resumed.path == folder.path and losses(resumed)[:2] == before and len(losses(resumed)) == 6
+    assert "from round 3 on: rounds 4 → 6" in "\n".join(said) and "rounds that are done stay as they are" in said[1]
+
+
+def test_a_finished_run_goes_on_with_more_rounds(begun: dict[str, Any]) -> None:
+    finished, _ = run(begun)
+    assert len(losses(finished)) == finished.read_json("result.json")["rounds"] == 4
+    longer, _ = run({**begun, "rounds": 5})
+    assert longer.path == finished.path and longer.read_json("result.json")["rounds"] == 5
+
+
+def test_what_changes_is_noted_beside_what_was(begun: dict[str, Any]) -> None:
+    folder, _ = run({**begun, "rounds": 5, "evaluate-every": 2, "deadline": 50.0}, stopped=3)
+    run({**begun, "rounds": 3})
+    table = tomllib.loads((folder.path / "config.toml").read_text())
+    assert [table["settings"][key] for key in ("rounds", "evaluate-every", "deadline")] == [3, 2, 50.0]
+    assert table["changed"] == [
+        {
+            "after-round": 2,
+            "before": {"rounds": 4, "evaluate-every": 1, "deadline": 600.0},
+            "after": {"rounds": 5, "evaluate-every": 2, "deadline": 50.0},
+        },
+        {"after-round": 3, "before": {"rounds": 5}, "after": {"rounds": 3}},
+    ]
+    assert table["versions"] and len(folder.events()) == 3
+
+
+def test_a_run_resumed_without_settings_keeps_its_file(begun: dict[str, Any]) -> None:
+    path = Path(begun["output"]) / "latest" / "config.toml"
+    before = path.read_bytes()
+    run(begun)
+    assert path.read_bytes() == before
+
+
+def another(key: str) -> tuple[Any, Any]:
+    """Two values that a setting may have."""
+    setting = next(setting for setting in describe() if setting.key == key)
+    if setting.choices:
+        return setting.choices[0], setting.choices[-1]
+    if isinstance(setting.default, str):
+        return setting.default, "x"
+    if isinstance(setting.default, bool):
+        return setting.default, not setting.default
+    between = (setting.low or 0) + 1 if setting.high is None else setting.high
+    return setting.low, type(setting.default)(between)
+
+
+@pytest.mark.parametrize("key", [key for key in flatten(read({})) if key not in LATER | {"resume"}])
+def test_what_would_have_made_another_past_is_refused_by_name(key: str, tmp_path: Path) -> None:
+    before, after = another(key)
+    folder = tmp_path / "a-run"
+    folder.mkdir()
+    (folder / "config.toml").write_text(tomli_w.dumps({"settings": {key: before}}))
+    given = {"output": str(tmp_path), "resume": "a-run", key: after, "deadline": 50.0}
+    with pytest.raises(ConfigError) as refused:
+        settle(read(given), given)
+    told = str(refused.value)
+    assert re.search(rf"{re.escape(key)} = \S+ instead of", told) and "deadline" not in told
+    assert f"fednas run --config {folder / 'config.toml'} --set" in told
+
+
+@pytest.mark.parametrize("key", sorted(LATER - {"rounds", "output"}))
+def test_what_leaves_the_past_as_it_is_may_change(key: str, tmp_path: Path) -> None:
+    before, after = another(key)
+    (tmp_path / "a-run").mkdir()
+    (tmp_path / "a-run" / "config.toml").write_text(tomli_w.dumps({"settings": {key: before}}))
+    given = {"output": str(tmp_path), "resume": "a-run", key: after}
+    assert flatten(settle(read(given), given))[key] == after != before
+
+
+def test_the_same_value_again_and_auto_are_no_change(begun: dict[str, Any], tiny_pairs: dict[str, Any]) -> None:
+    again = settle(read({**begun, "train.epochs": tiny_pairs["train.epochs"], "space.name": "auto"}), ["space.name"])
+    assert again.rounds == 4 and again.space.name == tiny_pairs["space.name"]
+
+
+def test_a_default_that_was_given_is_obeyed_and_one_that_was_not_is_none(begun: dict[str, Any]) -> None:
+    assert settle(read(begun)).evaluate_every == 1
+    assert settle(read({**begun, "evaluate-every": 5}), ["resume", "evaluate-every"]).evaluate_every == 5
+    with pytest.raises(ConfigError, match=r"train\.epochs = 5 instead of 1"):
+        settle(read({**begun, "train.epochs": 5}), ["resume", "train.epochs"])
+
+
+def test_fewer_rounds_than_are_done_are_refused(begun: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"'rounds' = 1: run '.*' has done 2"):
+        settle(read({**begun, "rounds": 1}))
+    assert settle(read({**begun, "rounds": 2})).rounds == 2
+
+
+@pytest.mark.parametrize("more", [{"method": "ddc"}, {"sample.shrink": "d"}])
+def test_rounds_are_refused_where_later_rounds_build_on_their_number(tmp_path: Path, more: dict[str, str]) -> None:
+    (tmp_path / "a-run").mkdir()
+    lines = "".join(f'"{key}" = "{value}"\n' for key, value in more.items())
+    (tmp_path / "a-run" / "config.toml").write_text("[settings]\n" + lines)
+    with pytest.raises(ConfigError, match="rounds = 50 instead of 40"):
+        settle(read({"output": str(tmp_path), "resume": "a-run", "rounds": 50}))
+
+
+def test_images_may_move_but_not_change(tiny_pairs: dict[str, Any], light: None, tmp_path: Path) -> None:
+    import numpy as np
+
+    def images(seed: int) -> dict[str, Any]:
+        rng = np.random.default_rng(seed)
+        x, y = rng.integers(0, 255, (200, 8, 8, 1), dtype=np.uint8), np.arange(200) % 10
+        return {"x_train": x, "y_train": y, "x_test": x[:20], "y_test": y[:20]}
+
+    for name, seed in (("here", 1), ("there", 1), ("other", 2)):
+        np.savez(tmp_path / f"{name}.npz", **images(seed))
+    pairs = {**tiny_pairs, "data.source": "npz", "data.path": str(tmp_path / "here.npz")}
+    run(pairs, stopped=1)
+    shutil.move(tmp_path / "here.npz", tmp_path / "gone.npz")
+    again = {"output": pairs["output"], "resume": "latest"}
+    with pytest.raises(RunError, match="has trained on other images"):
+        run({**again, "data.path": str(tmp_path / "other.npz")})
+    assert len(run({**again, "data.path": str(tmp_path / "there.npz")})[0].events()) == 2
