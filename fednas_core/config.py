@@ -17,8 +17,19 @@ def _setting(default: Any, help: str, **rule: Any) -> Any:
 
     ``later=True`` says that it may change when a run is resumed: it decides how rounds are carried out, or what becomes
     of the networks after training, and no round that is done would have been another.
+    ``only=…`` names the cases in which anything reads it, each by the values that other settings have there; no values
+    stand for all but the default.
     """
     return field(default=default, metadata={"help": help, **rule})
+
+
+COMPETING = ("fednas", "ddc")
+"""Methods whose networks compete."""
+SUPERNETS = ("superfednas", "deepfednas", "fedsup", "efedsup")
+"""Methods that train any network of a space."""
+MAX_NET = ("superfednas", "deepfednas")
+MEASURED = ({"search.by": ("accuracy",)}, {"search.by": ("auto",), "method": ("superfednas",)})
+"""When networks are searched by what was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +46,19 @@ class DataConfig:
     partition: str = _setting(
         "dirichlet", "how classes spread over clients", choices=("iid", "dirichlet", "classes", "column")
     )
-    alpha: float = _setting(1.0, "Dirichlet concentration: small is non-IID, 100 is nearly IID", low=1e-3, high=1e6)
-    classes_per_client: int = _setting(2, "for partition 'classes'", low=1)
-    column: str = _setting("", "for partition 'column': the array of an npz file whose values name the client")
+    alpha: float = _setting(
+        1.0,
+        "Dirichlet concentration: small is non-IID, 100 is nearly IID",
+        low=1e-3,
+        high=1e6,
+        only=({"data.partition": ("dirichlet",)},),
+    )
+    classes_per_client: int = _setting(2, "for partition 'classes'", low=1, only=({"data.partition": ("classes",)},))
+    column: str = _setting(
+        "",
+        "for partition 'column': the array of an npz file whose values name the client",
+        only=({"data.partition": ("column",)},),
+    )
     only: str = _setting(
         "",
         "classes to which the run is restricted, by name or number, e.g. cat,dog ('' : all); clients hold what they do "
@@ -47,6 +68,7 @@ class DataConfig:
         False,
         "fednas, ddc: whether clients tell how many images of each class they have, so that groups can be alike; a "
         "device refuses with disclose=false in its node configuration",
+        only=({"method": COMPETING},),
     )
     clients: int = _setting(10, "number of partitions, one for each simulated client", low=1, high=100_000)
     validation: float = _setting(0.1, "share of the training examples the server keeps to validate", low=0.01, high=0.5)
@@ -107,22 +129,46 @@ class SampleConfig:
         "auto",
         "what clients train that hold neither the largest nor the smallest network; auto: the method's own",
         choices=("auto", "path", "uniform", "range-matched", "mac-matched"),
+        only=({"method": MAX_NET},),
     )
-    arch: str = _setting("", 'fedavg: the architecture as JSON, {"d":[…],"e":[…],"w":[…]} (empty: the largest)')
+    arch: str = _setting(
+        "",
+        'fedavg: the architecture as JSON, {"d":[…],"e":[…],"w":[…]} (empty: the largest)',
+        only=({"method": ("fedavg", "fedper")},),
+    )
     path: Literal["exact", "evolved"] = _setting(
         "exact",
         "how the path is found (evolved: by the published genetic algorithm, needs the extra 'search')",
         choices=("exact", "evolved"),
+        only=({"method": SUPERNETS},),
     )
     budgets: int = _setting(60, "architectures on the path, one for each MAC budget", low=2, high=1000)
-    population: int = _setting(128, "for path 'evolved': networks in a generation", low=2, high=100_000)
-    generations: int = _setting(100, "for path 'evolved': generations", low=1, high=100_000)
-    stratify: bool = _setting(False, "ours: spread the path over depths instead of full depth only")
-    range_share: float = _setting(0.0, "ours: share of clients that train range-matched networks", low=0.0, high=1.0)
+    population: int = _setting(
+        128, "for path 'evolved': networks in a generation", low=2, high=100_000, only=({"sample.path": ("evolved",)},)
+    )
+    generations: int = _setting(
+        100, "for path 'evolved': generations", low=1, high=100_000, only=({"sample.path": ("evolved",)},)
+    )
+    stratify: bool = _setting(
+        False, "ours: spread the path over depths instead of full depth only", only=({"method": SUPERNETS},)
+    )
+    range_share: float = _setting(
+        0.0, "ours: share of clients that train range-matched networks", low=0.0, high=1.0, only=({"method": MAX_NET},)
+    )
     fitness_lambda: float = _setting(1000.0, "λ of the fitness: weight of effectiveness", low=0.0)
-    beta_start: float = _setting(0.2, "MaxNet: weight of the largest network in the first round", low=0.0, high=1.0)
-    beta_end: float = _setting(0.0, "MaxNet: its weight in the end (0: one over the cohort's size)", low=0.0, high=1.0)
-    beta_decay: float = _setting(0.8, "MaxNet: share of the rounds over which it falls", low=0.01, high=1.0)
+    beta_start: float = _setting(
+        0.2, "MaxNet: weight of the largest network in the first round", low=0.0, high=1.0, only=({"method": MAX_NET},)
+    )
+    beta_end: float = _setting(
+        0.0,
+        "MaxNet: its weight in the end (0: one over the cohort's size)",
+        low=0.0,
+        high=1.0,
+        only=({"method": MAX_NET},),
+    )
+    beta_decay: float = _setting(
+        0.8, "MaxNet: share of the rounds over which it falls", low=0.01, high=1.0, only=({"method": MAX_NET},)
+    )
     weigh: str = _setting(
         "auto",
         "how much replies count; examples: by the client's number of examples; uniform: all the same; auto: the "
@@ -130,25 +176,35 @@ class SampleConfig:
         choices=("auto", "examples", "uniform"),
     )
     inner: int = _setting(
-        2, "fedsup: random networks that a client trains in each step besides the largest and the smallest", low=0
+        2,
+        "fedsup: random networks that a client trains in each step besides the largest and the smallest",
+        low=0,
+        only=({"method": ("fedsup",)},),
     )
     sandwich: bool = _setting(
-        True, "fedsup: whether each step trains the largest and the smallest network (false: random ones only)"
+        True,
+        "fedsup: whether each step trains the largest and the smallest network (false: random ones only)",
+        only=({"method": ("fedsup",)},),
     )
-    distill: bool = _setting(True, "fedsup: the largest network teaches the others in each step")
+    distill: bool = _setting(
+        True, "fedsup: the largest network teaches the others in each step", only=({"method": ("fedsup",)},)
+    )
     tiers: str = _setting(
         "min,0%-30%,30%-70%,max",
         "efedsup: parameters of each tier's networks, as a share of the supernet's or a range of shares, e.g. 10%-30%",
+        only=({"method": ("efedsup",)},),
     )
     deal: str = _setting(
         "rotate",
         "efedsup: tiers of clients without a budget; rotate: dealt anew in each round; fixed: bound to clients, by "
         "their numbers, as published",
         choices=("rotate", "fixed"),
+        only=({"method": ("efedsup",)},),
     )
     shrink: str = _setting(
         "",
         "progressive shrinking: genes in the order in which they become elastic, e.g. k,d,e ('' : all from the start)",
+        only=({"method": SUPERNETS},),
     )
     shrink_until: float = _setting(
         0.5,
@@ -156,8 +212,11 @@ class SampleConfig:
         "next to nothing",
         low=0.05,
         high=0.6,
+        only=({"sample.shrink": ()},),
     )
-    sort: bool = _setting(False, "with shrink: sort channels by importance whenever a gene becomes elastic")
+    sort: bool = _setting(
+        False, "with shrink: sort channels by importance whenever a gene becomes elastic", only=({"sample.shrink": ()},)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +231,18 @@ class SearchConfig:
         choices=("auto", "fitness", "accuracy"),
         later=True,
     )
-    population: int = _setting(16, "for search by accuracy: networks in a generation", low=4, high=100_000, later=True)
+    population: int = _setting(
+        16, "for search by accuracy: networks in a generation", low=4, high=100_000, later=True, only=MEASURED
+    )
     generations: int = _setting(
-        4, "for search by accuracy: generations after the first", low=1, high=100_000, later=True
+        4, "for search by accuracy: generations after the first", low=1, high=100_000, later=True, only=MEASURED
     )
     images: int = _setting(
-        256, "for search by accuracy: validation images that each network is measured on (0: all)", low=0, later=True
+        256,
+        "for search by accuracy: validation images that each network is measured on (0: all)",
+        low=0,
+        later=True,
+        only=MEASURED,
     )
 
 
@@ -192,7 +257,11 @@ class MergeConfig:
         choices=("overlap", "damped", "trimmed"),
     )
     trim: float = _setting(
-        0.25, "for rule 'trimmed': share of values left out at each end of a coordinate", low=0.0, high=0.49
+        0.25,
+        "for rule 'trimmed': share of values left out at each end of a coordinate",
+        low=0.0,
+        high=0.49,
+        only=({"merge.rule": ("trimmed",)},),
     )
     clip: float = _setting(
         0.0, "norm clipping: updates are shortened to this many times the cohort's median norm (0: not)", low=0.0
@@ -218,7 +287,12 @@ class PersonalConfig:
     )
     blocks: int = _setting(0, "last blocks of the network that stay as well", low=0)
     arch: bool = _setting(False, "whether each client keeps to one architecture of its own")
-    epochs: int = _setting(5, "local epochs in which a client that never trained fits its own part", low=0)
+    epochs: int = _setting(
+        5,
+        "local epochs in which a client that never trained fits its own part",
+        low=0,
+        only=({"method": ("fedper",)}, {"personal.layers": ()}, {"personal.blocks": ()}),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +323,12 @@ class ContestConfig:
         "what the best does (false: the best on the server's)",
     )
     loss: float = _setting(
-        0.01, "with contest.own: accuracy that a smaller network may cost a client", low=0.0, high=1.0, later=True
+        0.01,
+        "with contest.own: accuracy that a smaller network may cost a client",
+        low=0.0,
+        high=1.0,
+        later=True,
+        only=({"contest.own": (True,)},),
     )
     finish: int = _setting(6, "rounds in which all clients train each network that is delivered", low=0)
 
@@ -279,7 +358,13 @@ class FedNasConfig:
         low=0.0,
         high=1.0,
     )
-    exponent: float = _setting(-0.07, "evolution: w of the score accuracy·(resource/target)^w", low=-10.0, high=0.0)
+    exponent: float = _setting(
+        -0.07,
+        "evolution: w of the score accuracy·(resource/target)^w",
+        low=-10.0,
+        high=0.0,
+        only=({"fednas.search": ("evolution",)},),
+    )
     rounds_min: int = _setting(2, "rounds that the candidates of the first iteration train", low=1)
     rounds_max: int = _setting(4, "rounds that those of the last iteration train", low=1)
     drop_every: int = _setting(1, "rounds between tests of the candidates", low=1)
@@ -331,7 +416,9 @@ class WireConfig:
         "what clients send back; fp32: weights, all others: the change of the weights (topk: its largest entries)",
         choices=("fp32", "fp16", "bf16", "int8", "topk"),
     )
-    keep: float = _setting(0.1, "for up 'topk': share of the entries that is sent", low=1e-4, high=1.0)
+    keep: float = _setting(
+        0.1, "for up 'topk': share of the entries that is sent", low=1e-4, high=1.0, only=({"wire.up": ("topk",)},)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,10 +429,6 @@ class StaleConfig:
     rate: float = _setting(0.5, "share of the way that one fresh reply moves the weights it covers", low=1e-3, high=1.0)
     limit: int = _setting(0, "replies overtaken by more than this many others are dropped (0: none)", low=0)
     batch: int = _setting(0, "idle clients that get new orders together (0: a quarter of the cohort)", low=0)
-
-
-COMPETING = ("fednas", "ddc")
-"""Methods whose networks compete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,12 +465,14 @@ class RunConfig:
         "server",
         "whose images set a delivered model's batch statistics (norm 'batch'); federated: those of all clients",
         choices=("server", "client", "federated"),
+        only=({"space.norm": ("batch",)},),
     )
     calibration_passes: int = _setting(
         2,
         "for calibrate 'federated': passes over the clients' images (0: one a norm layer, which is exact)",
         low=0,
         later=True,
+        only=({"calibrate": ("federated",)},),
     )
     evaluate_every: int = _setting(5, "rounds between evaluations of the networks that are followed", low=1, later=True)
     evaluate_clients: int = _setting(
@@ -410,8 +495,8 @@ class RunConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
     personal: PersonalConfig = field(default_factory=PersonalConfig)
-    contest: ContestConfig = field(default_factory=ContestConfig)
-    fednas: FedNasConfig = field(default_factory=FedNasConfig)
-    ddc: DdcConfig = field(default_factory=DdcConfig)
+    contest: ContestConfig = field(default_factory=ContestConfig, metadata={"only": ({"method": COMPETING},)})
+    fednas: FedNasConfig = field(default_factory=FedNasConfig, metadata={"only": ({"method": ("fednas",)},)})
+    ddc: DdcConfig = field(default_factory=DdcConfig, metadata={"only": ({"method": ("ddc",)},)})
     wire: WireConfig = field(default_factory=WireConfig)
-    stale: StaleConfig = field(default_factory=StaleConfig)
+    stale: StaleConfig = field(default_factory=StaleConfig, metadata={"only": ({"loop": ("async",)},)})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from fednas_core.config import COMPETING, RunConfig
 from fednas_core.errors import ConfigError
 
 Scalar = str | int | float | bool
+Cases = tuple[Mapping[str, tuple[Scalar, ...]], ...]
+"""In each case some settings have one of these values; no values stand for all but the default."""
 
 
 def read(pairs: Mapping[str, Scalar]) -> RunConfig:
@@ -79,7 +81,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:
 class Setting:
     """One setting; `choices` are empty and `low` and `high` None where there is no such rule.
 
-    `later` says that it may change when a run is resumed.
+    `later` says that it may change when a run is resumed. `only` are the cases in which it is read, none: always.
     """
 
     key: str
@@ -89,6 +91,7 @@ class Setting:
     low: float | None = None
     high: float | None = None
     later: bool = False
+    only: Cases = ()
 
     @property
     def type(self) -> str:
@@ -109,15 +112,52 @@ class Setting:
 
 def describe() -> list[Setting]:
     """Return every setting, in order: what documentation and the command line show."""
-    return _described(RunConfig(), "")
+    return _described(RunConfig(), "", ())
 
 
-def _described(config: Any, prefix: str) -> list[Setting]:
+def _described(config: Any, prefix: str, section: Cases) -> list[Setting]:
     rows: list[Setting] = []
     for item in fields(config):
         value, key = getattr(config, item.name), prefix + item.name.replace("_", "-")
-        rows += _described(value, key + ".") if is_dataclass(value) else [Setting(key, value, **item.metadata)]
+        only = item.metadata.get("only", ())
+        if is_dataclass(value):
+            rows += _described(value, key + ".", only)
+        else:
+            both = tuple({**outer, **inner} for outer in section for inner in only) or section or only
+            rows.append(Setting(key, value, **{**item.metadata, "only": both}))
     return rows
+
+
+def refuse_idle(config: RunConfig, given: Collection[str]) -> None:
+    """Raise `ConfigError`, naming them, for settings among the `given` ones that nothing reads beside the others.
+
+    One that has its default is not worth a word.
+    """
+    values, default = flatten(config), flatten(RunConfig())
+
+    def holds(case: Mapping[str, tuple[Scalar, ...]]) -> bool:
+        return all(values[key] in wanted if wanted else values[key] != default[key] for key, wanted in case.items())
+
+    told = [
+        f"{setting.key} = {values[setting.key]!r} is read only {' or '.join(map(_case, setting.only))}"
+        for setting in describe()
+        if setting.key in given and values[setting.key] != setting.default
+        if setting.only and not any(map(holds, setting.only))
+    ]
+    if told:
+        raise ConfigError(f"nothing would come of these settings: {'; '.join(told)}. Leave them out, or set that too")
+
+
+def flower_leaves(config: RunConfig, given: Collection[str]) -> str:
+    """Return what to say of the settings that Flower does not need, '' if none was given: files serve both backends."""
+    told = "setting 'workers' counts the processes of  fednas run : here Flower's nodes do the work"
+    return told if "workers" in given and config.workers else ""
+
+
+def _case(case: Mapping[str, tuple[Scalar, ...]]) -> str:
+    """Return a case of `Setting.only` for people."""
+    parts = [f"{key} = {'|'.join(map(str, wanted)).lower()}" if wanted else key for key, wanted in case.items()]
+    return "with " + " and ".join(parts)
 
 
 def rounds_known(config: RunConfig) -> int | None:

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fednas_core.errors import FednasError
 from fednas_core.experiment import conduct, settle
-from fednas_core.settings import read
+from fednas_core.settings import flower_leaves, read, refuse_idle
 from server_app.folders import with_output
 from server_app.rounds import open_fleet
 
@@ -36,7 +36,11 @@ def main(grid: Grid, context: Context) -> None:
     logger = logging.getLogger("flwr")
     if not any(isinstance(item, PlainErrors) for item in logger.filters):
         logger.addFilter(PlainErrors())
-    config = settle(with_output(read(context.run_config)), grid.run.override_config)
+    given = grid.run.override_config
+    config = settle(with_output(read(context.run_config)), given)
+    refuse_idle(config, given)
+    if told := flower_leaves(config, given):
+        announce(told)
     fleet = open_fleet(grid, config, announce)
     try:
         conduct(config, fleet, announce, began)

@@ -168,7 +168,7 @@ def run(
     from fednas_core.cli.operate import Watch, connect, say
     from fednas_core.cli.simulate import Stream, conclude, flwr_run, follow
     from fednas_core.runs.folder import output_folder
-    from fednas_core.settings import flatten, read, rounds_known
+    from fednas_core.settings import flatten, flower_leaves, read, refuse_idle, rounds_known
 
     root = folder.expanduser().resolve()
     if not insecure:
@@ -178,6 +178,10 @@ def run(
     if known and not given.get("resume"):
         given = {"data.clients": len(known)} | given
     settings = read(given)
+    if not settings.resume:
+        refuse_idle(settings, given)
+    if told := flower_leaves(settings, given):
+        note(told)
     values = {key: value for key, value in flatten(settings).items() if key in given}
     output = output_folder(settings)
     link = connect(root, server, insecure)

@@ -57,8 +57,10 @@ def conduct_here(config: RunConfig, given: Collection[str], as_json: bool) -> No
     began = time.monotonic()  # importing torch is part of the start
     from fednas_core.resuming import settle
     from fednas_core.runs.folder import output_folder
+    from fednas_core.settings import refuse_idle
 
     config = settle(config, given)  # before torch is imported: what cannot run is refused at once
+    refuse_idle(config, given)
     from fednas_core.experiment import conduct
     from fednas_core.local import LocalFleet
 

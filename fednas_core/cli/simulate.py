@@ -41,11 +41,14 @@ def simulate(
     """Train through Flower's simulation, as `flwr run` does, on a SuperLink of its own."""
     from fednas_core.resuming import settle
     from fednas_core.runs.folder import output_folder
-    from fednas_core.settings import flatten, read, rounds_known
+    from fednas_core.settings import flatten, flower_leaves, read, refuse_idle, rounds_known
 
     began = time.monotonic()
     given = gather(config, pairs) | ({"data.clients": clients} if clients else {})
     settings = settle(read(given), given)
+    refuse_idle(settings, given)
+    if told := flower_leaves(settings, given):
+        note(told)
     root = output_folder(settings)
     project = project_folder()
     values = {key: value for key, value in flatten(settings).items() if key in given} | {"output": str(root)}

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fednas_core.cli.settings import gather, presets
 from fednas_core.config import RunConfig
 from fednas_core.errors import ConfigError
 from fednas_core.protocol import TrainSettings
-from fednas_core.settings import describe, flatten, read
+from fednas_core.settings import describe, flatten, flower_leaves, read, refuse_idle
 
 DEFAULTS = flatten(RunConfig())
 
@@ -74,3 +75,69 @@ def test_an_unknown_setting_names_its_neighbour(key: str, near: str) -> None:
 def test_a_setting_like_no_other_lists_them_all() -> None:
     with pytest.raises(ConfigError, match="unknown setting 'qqqq'; allowed: budgets, calibrate, .*workers"):
         read({"qqqq": 1})
+
+
+# -- settings that nothing reads -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        {"data.partition": "iid", "data.alpha": 0.1},
+        {"data.classes-per-client": 3},
+        {"data.column": "who"},
+        {"method": "fedavg", "ddc.rounds": 3},
+        {"method": "ddc", "fednas.drop": 0.1},
+        {"method": "fednas", "sample.tiers": "min,max"},
+        {"method": "deepfednas", "sample.arch": "{}"},
+        {"method": "ddc", "contest.loss": 0.1},
+        {"sample.population": 9},
+        {"sample.sort": True},
+        {"search.population": 9},
+        {"method": "superfednas", "search.by": "fitness", "search.images": 9},
+        {"stale.rate": 0.1},
+        {"wire.up": "int8", "wire.keep": 0.5},
+        {"calibrate": "federated"},
+        {"space.norm": "batch", "calibration-passes": 1},
+        {"merge.trim": 0.1},
+        {"personal.epochs": 1},
+    ],
+    ids=lambda pairs: "-".join(pairs),
+)
+def test_a_setting_that_nothing_reads_is_refused_by_name(pairs: dict[str, Any]) -> None:
+    key = list(pairs)[-1]
+    with pytest.raises(ConfigError, match=rf"{key} = .* is read only with .*"):
+        refuse_idle(read(pairs), pairs)
+    refuse_idle(read(pairs), {other: pairs[other] for other in pairs if other != key})
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        {"data.partition": "iid", "data.alpha": 1.0},
+        {"data.alpha": 0.1},
+        {"method": "superfednas", "search.population": 9},
+        {"search.by": "accuracy", "search.population": 9},
+        {"method": "ddc", "contest.own": True, "contest.loss": 0.1},
+        {"sample.shrink": "d", "sample.sort": True},
+        {"method": "fedper", "personal.epochs": 1},
+        {"personal.blocks": 1, "personal.epochs": 1},
+        {"space.norm": "batch", "calibrate": "federated", "calibration-passes": 1},
+        *(gather(name, None) for name, _ in presets()),
+    ],
+)
+def test_a_setting_that_is_read_is_not(pairs: dict[str, Any]) -> None:
+    refuse_idle(read(pairs), pairs)
+
+
+def test_processes_of_another_backend_are_said_to_be_none_of_flowers() -> None:
+    refuse_idle(read({"workers": 2}), ["workers"])
+    assert "'workers'" in flower_leaves(read({"workers": 2}), ["workers"])
+    assert not flower_leaves(read({"workers": 2}), []) and not flower_leaves(read({}), ["workers"])
+
+
+def test_what_a_setting_needs_are_values_that_others_can_have() -> None:
+    rows = {row.key: row for row in describe()}
+    for row in rows.values():
+        for key, wanted in ((key, wanted) for case in row.only for key, wanted in case.items()):
+            assert all(read({key: value}) for value in wanted) and key in rows, row.key
