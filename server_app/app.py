@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -12,10 +11,10 @@ from flwr.serverapp import Grid, ServerApp
 from fednas_core.errors import FednasError
 from fednas_core.experiment import conduct, settle
 from fednas_core.settings import flower_leaves, read, refuse_idle
+from fednas_core.terminal import lenient, say
 from server_app.folders import with_output
 from server_app.rounds import open_fleet
 
-announce = partial(print, flush=True)
 app = ServerApp()
 
 
@@ -33,6 +32,7 @@ class PlainErrors(logging.Filter):
 def main(grid: Grid, context: Context) -> None:
     """Run everything. An error ends Flower's run as failed, with its text as the run's status details."""
     began = time.monotonic()
+    lenient()
     logger = logging.getLogger("flwr")
     if not any(isinstance(item, PlainErrors) for item in logger.filters):
         logger.addFilter(PlainErrors())
@@ -40,9 +40,9 @@ def main(grid: Grid, context: Context) -> None:
     config = settle(with_output(read(context.run_config)), given)
     refuse_idle(config, given)
     if told := flower_leaves(config, given):
-        announce(told)
-    fleet = open_fleet(grid, config, announce)
+        say(told)
+    fleet = open_fleet(grid, config, say)
     try:
-        conduct(config, fleet, announce, began)
+        conduct(config, fleet, say, began)
     finally:
         fleet.close()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from fednas_core.cli import catalogue, deploy, history, profiling, running, scoring, simulate
+from fednas_core.cli.show import REFUSED, note
+from fednas_core.terminal import lenient, silence
 
 app = typer.Typer(
     name="fednas",
@@ -47,4 +50,15 @@ def options(
 
 def main() -> None:
     """Run the command line: the entry point of the script `fednas`."""
-    app()
+    lenient()
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        silence(sys.stdout)
+        note(f"error: what was to be printed cannot be written ({error.strerror})")
+        sys.exit(REFUSED)

@@ -57,7 +57,15 @@ def flwr(link: Connection, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Show a command of `flwr` and run it to its end."""
     command = link.command(*arguments)
     say(command, link)
-    return subprocess.run(command, env=link.environment, cwd=link.home, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command,
+        env=link.environment,
+        cwd=link.home,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
 
 
 def say(command: list[str], link: Connection) -> None:

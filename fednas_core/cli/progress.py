@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fednas_core.export.units import cross_entropy, share
 from fednas_core.report.search import going_on
 from fednas_core.report.tested import brief
+from fednas_core.terminal import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +44,7 @@ def display(rounds: int | None, to_stderr: bool = False) -> Iterator[Callable[[E
 
     console = Console(stderr=to_stderr, soft_wrap=True)
     if not console.is_terminal:
-        yield lambda event: console.print("  ".join(filter(None, line(event))), highlight=False)
+        yield lambda event: say("  ".join(filter(None, line(event))), to_stderr)
         return
     text = TextColumn("{task.description}")
     bar = Progress(SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ from fednas_core.cli.runs import Output, newest, runs_folder
 from fednas_core.cli.settings import Config, Pairs, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json
 from fednas_core.errors import ConfigError, FednasError
+from fednas_core.terminal import say
 
 if TYPE_CHECKING:
     from fednas_core.config import RunConfig
@@ -64,7 +64,7 @@ def conduct_here(config: RunConfig, given: Collection[str], as_json: bool) -> No
     from fednas_core.experiment import conduct
     from fednas_core.local import LocalFleet
 
-    announce = note if as_json else partial(print, flush=True)
+    announce = note if as_json else say
     root = output_folder(config)
     known = newest(root)
     try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from fednas_core.errors import FednasError
+from fednas_core.terminal import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,7 +53,7 @@ def refuse(message: str, as_json: bool, **more: Any) -> None:
 
 def note(message: str) -> None:
     """Print a message that is not a result."""
-    print(message, file=sys.stderr, flush=True)
+    say(message, to_stderr=True)
 
 
 def print_json(value: object) -> None:

@@ -30,6 +30,8 @@ from fednas_core.errors import RunError
 STARTUP_S, ENDING_S = 60.0, 10.0
 """How long the SuperLink may take to come up, and its processes to end after a request."""
 CONNECTION = "fednas"
+UTF_8 = {"PYTHONIOENCODING": "utf-8"}
+"""What Flower's programs say is read as UTF-8, whatever the terminal of this one takes."""
 QUIET = {"FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_TELEMETRY_ENABLED": "0"}
 """What keeps Flower from asking the network for anything but the run."""
 
@@ -52,7 +54,8 @@ class Connection:
             env=self.environment,
             cwd=self.home,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
         try:
@@ -80,7 +83,7 @@ def connection(home: Path, table: str) -> Connection:
 def environment(home: Path) -> dict[str, str]:
     """Return the environment of Flower's processes that keep their files in `home`."""
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, **ENVIRONMENT, **QUIET, "FLWR_HOME": str(home), "PATH": path}
+    return {**os.environ, **ENVIRONMENT, **QUIET, **UTF_8, "FLWR_HOME": str(home), "PATH": path}
 
 
 @contextmanager
