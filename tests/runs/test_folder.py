@@ -193,7 +193,7 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(
 
     with monkeypatch.context() as patch:
         if killed_at == "tensors":
-            patch.setattr(module, "save_file", torn)
+            patch.setattr("safetensors.torch.save_file", torn)
         elif killed_at == "state":
             patch.setattr(module.json, "dumps", killed)
         else:
