@@ -22,6 +22,7 @@ from fednas_core.handover import hand_over, smallest_without_loss
 from fednas_core.methods.fedavg import Assignment
 from fednas_core.methods.registry import cautions, make, path_of, searched_by
 from fednas_core.methods.setup import Setup
+from fednas_core.progress import Progress, left
 from fednas_core.protocol import ClientId, Fleet, Method
 from fednas_core.report.ending import ending
 from fednas_core.report.search import tree
@@ -44,6 +45,7 @@ from fednas_core.selection import (
     measured,
     trained_archs,
 )
+from fednas_core.settings import rounds_known
 from fednas_core.starts import starting
 from fednas_core.tasks.bench import digest_of, is_personal, refuse_batches_of_one, space_of, testers
 from fednas_core.trials import Jury, mean, spread
@@ -118,7 +120,8 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print, began: 
             write_scalars(run.path, event)
         run.save_checkpoint(done, method.state())
         clock.note(run)
-        announce(line(config, event))
+        spent = clock.spent("training", "evaluation")
+        announce(line(config, event) + left(spent, done, rounds_known(config)))
     finished = replace(config, rounds=done)
     return _finish(_Finished(finished, run, crew, judge, jury, method.own, method.networks, clock), path, announce)
 
@@ -212,15 +215,17 @@ def _finish(done: _Finished, path: Sequence[PathRow], announce: Announce) -> Run
     clock.enter("hand-over")
     if config.install:
         announce("handing each client a model of its own")
+        progress = Progress(announce, "hand-over", "clients", len(crew.clients()))
         own = {name: mine.arch for name, mine in done.own.items()}
         if config.contest.own and done.networks:
             own = smallest_without_loss(config, crew, done.judge, done.networks, run.id)
-        clients = hand_over(config, crew, done.judge, judged, run.id, own)
+        clients = hand_over(config, crew, done.judge, judged, run.id, own, progress.step)
     if candidates := tree(run.events()):
         run.write_json("search.json", candidates)
     result = _result(config, run, models, clients)
     run.write_json("result.json", result | {"seconds": _whole(clock.note(run))})
     clock.enter("report")
+    announce("report: writing it")
     write_report(run.path)
     result |= {"seconds": _whole(clock.note(run))}
     run.write_json("result.json", result)
@@ -242,17 +247,30 @@ def _search(done: _Finished, path: Sequence[PathRow], announce: Announce) -> tup
         limits = [*allowances, *own.values()]
         by = searched_by(config, space) or "fitness"
         announce(searching(config, by))
-        archs = measured(config, done.judge, limits) if by == "accuracy" else candidates(config, limits, path)
+        if by == "accuracy":
+            kinds, each = (
+                len({limit.kind for limit in limits}),
+                config.search.population * (config.search.generations + 1),
+            )
+            measuring = Progress(announce, "search", "networks measured at most", kinds * each)
+            archs = measured(config, done.judge, limits, measuring.step)
+        else:
+            archs = candidates(config, limits, path)
     whose = "clients' own images" if is_personal(config) else "the validation images"
     announce(f"judging candidates on {whose}")
-    return judge_all(config, done.jury if is_personal(config) else done.judge, archs)
+    judging = Progress(announce, "search", "networks judged", len(archs))
+    return judge_all(config, done.jury if is_personal(config) else done.judge, archs, judging.step)
 
 
 def _deliver(done: _Finished, judged: Sequence[Judged], announce: Announce) -> list[dict[str, Any]]:
     """Choose and export the model of each kind of device that the run's budgets name."""
     config, space, models = done.config, space_of(done.config), []
-    for allowance in done.crew.allowances(parse_budgets(config.budgets, space.cost(space.largest).macs)):
+    allowances = done.crew.allowances(parse_budgets(config.budgets, space.cost(space.largest).macs))
+    before = done.clock.spent("export")
+    for number, allowance in enumerate(allowances):
+        rest = left(done.clock.spent("export") - before, number, len(allowances))
         budget, chosen = allowance.budget, best_within(judged, allowance.allows)
+        announce(f"export: device {number + 1} of {len(allowances)}, {budget.device}{rest}")
         if chosen is None:
             cheapest = min(judged, key=lambda row: row.macs)
             announce(f"{budget.device}: no trained network keeps {budget}; the cheapest takes {cheapest.macs:,} MACs")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -29,12 +29,14 @@ def hand_over(
     judged: Sequence[Judged],
     run_id: str,
     own: Mapping[ClientId, Arch] | None = None,
+    settled: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Give each client the best judged network that its limit allows (`preference`); return a row for each, by name.
 
     A client that is in `own` gets the network named there if it can.
     A device that measures more milliseconds than its budget allows keeps nothing and is offered the best of the
-    cheaper ones. ``reason`` says why a client has no model, '' if it has one.
+    cheaper ones. ``reason`` says why a client has no model, '' if it has one. `settled` is called for each client to
+    which nothing more is offered.
     """
     clients = {client.name: client for client in crew.clients()}
     ranked = {_kind(client): _ranked(judged, client) for client in clients.values()}
@@ -63,6 +65,8 @@ def hand_over(
             if isinstance(answer, TrainReport) and not answer.figures.get("fits"):
                 choices[answer.client] = [row for row in choices[answer.client] if row.macs < chosen.macs]
                 waiting += [answer.client] if choices[answer.client] else []
+            if answer.client not in waiting:
+                settled()
         for name in awaited:
             rows[name] = _without(clients[name], NO_ANSWER)
     return [rows[name] for name in sorted(rows)]

@@ -143,11 +143,14 @@ def _fittest(config: RunConfig, space: SearchSpace, allowance: Allowance) -> Arc
     return next((arch for arch in reversed(found) if allowance.allows(arch)), fitting)
 
 
-def measured(config: RunConfig, judge: Judge, allowances: Sequence[Allowance]) -> tuple[Arch, ...]:
+def measured(
+    config: RunConfig, judge: Judge, allowances: Sequence[Allowance], step: Callable[[], None] = lambda: None
+) -> tuple[Arch, ...]:
     """Return the architectures worth judging that evolution on measured accuracy finds: the best few of each device.
 
     Devices that allow the same networks share a search, and searches what they measured. Of equally accurate networks
-    that of least loss is the better one. Raises `InfeasibleError` naming the device that nothing fits.
+    that of least loss is the better one. `step` is called after each measurement. Raises `InfeasibleError` naming the
+    device that nothing fits.
     """
     space, given = space_of(config), config.search
     known: dict[Arch, Worth] = {}
@@ -156,6 +159,7 @@ def measured(config: RunConfig, judge: Judge, allowances: Sequence[Allowance]) -
         if arch not in known:
             found = judge.validate(arch, given.images or None)
             known[arch] = (found.accuracy, -found.loss)
+            step()
         return known[arch]
 
     chosen: dict[Arch, None] = {}
@@ -176,8 +180,10 @@ def _nothing_fits(space: SearchSpace, allowance: Allowance) -> InfeasibleError:
     )
 
 
-def judge_all(config: RunConfig, judge: Validator, archs: Sequence[Arch]) -> tuple[Judged, ...]:
-    """Let every architecture be judged."""
+def judge_all(
+    config: RunConfig, judge: Validator, archs: Sequence[Arch], step: Callable[[], None] = lambda: None
+) -> tuple[Judged, ...]:
+    """Let every architecture be judged; `step` is called after each."""
     space = space_of(config)
     fitness = fitness_of(space, archs, Fitness(lam=config.sample.fitness_lambda))
     judged = []
@@ -185,6 +191,7 @@ def judge_all(config: RunConfig, judge: Validator, archs: Sequence[Arch]) -> tup
         cost = space.cost(arch)
         found = judge.validate(arch)
         judged.append(Judged(arch, cost.macs, cost.params, cost.bytes, value, found.accuracy, found.loss))
+        step()
     return tuple(judged)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fednas_core.export.units import cross_entropy, share
+from fednas_core.progress import LEFT, SAID
 from fednas_core.report.search import going_on
 from fednas_core.report.tested import brief
 from fednas_core.terminal import say
@@ -32,9 +34,29 @@ COLUMNS = (
 SEARCH = COLUMNS.index("search")
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What shows a run: call it with the event of each finished round, and `now` with what goes on (see `going_by`)."""
+
+    event: Callable[[Event], None]
+    now: Callable[[str], None]
+
+    def __call__(self, event: Event) -> None:
+        """Show a round."""
+        self.event(event)
+
+
+def going_by(line: str) -> str:
+    """Return what a line that a run said tells of the time to come: how far a phase is, or how long training takes."""
+    if said := SAID.match(line):
+        return said[0]
+    found = LEFT.search(line)
+    return f"training, {found[0]}" if found else ""
+
+
 @contextmanager
-def display(rounds: int | None, to_stderr: bool = False) -> Iterator[Callable[[Event], None]]:
-    """Show progress over `rounds` rounds; call what is yielded with the event of each finished round.
+def display(rounds: int | None, to_stderr: bool = False) -> Iterator[View]:
+    """Show progress over `rounds` rounds; the view that is yielded is to be told of it.
 
     Where networks compete nobody knows how many rounds it will take: None, or an event that tells so, shows no total.
     """
@@ -44,7 +66,10 @@ def display(rounds: int | None, to_stderr: bool = False) -> Iterator[Callable[[E
 
     console = Console(stderr=to_stderr, soft_wrap=True)
     if not console.is_terminal:
-        yield lambda event: say("  ".join(filter(None, line(event))), to_stderr)
+        yield View(
+            lambda event: say("  ".join(filter(None, line(event))), to_stderr),
+            lambda text: None if text.startswith("training") else say(text, to_stderr),
+        )
         return
     text = TextColumn("{task.description}")
     bar = Progress(SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
@@ -60,7 +85,7 @@ def display(rounds: int | None, to_stderr: bool = False) -> Iterator[Callable[[E
             bar.update(task, completed=event["round"], description="choosing models" if done else "training")
             live.update(Group(_table(latest), bar))
 
-        yield show
+        yield View(show, lambda text: bar.update(task, description=text))
 
 
 def _table(events: deque[Event]) -> Table:

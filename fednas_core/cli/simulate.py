@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fednas_core.cli.progress import display
+from fednas_core.cli.progress import display, going_by
 from fednas_core.cli.running import stopped
 from fednas_core.cli.settings import Config, Pairs, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json, refuse
@@ -123,12 +124,16 @@ def played_by(nodes: int) -> list[str]:
 
 
 class Stream:
-    """A `flwr run --stream`: its process, the lines it has said, and the names of the run that they told."""
+    """A `flwr run --stream`: its process, the lines it has said, the names of the run that they told.
+
+    `now` holds what they say of the time to come, until somebody takes it.
+    """
 
     def __init__(self, command: list[str], link: Connection) -> None:
         self.lines: list[str] = []
         self.flower_id: str | None = None
         self.run_name: str | None = None
+        self.now: deque[str] = deque()
         self.process = subprocess.Popen(
             command,
             cwd=link.home,
@@ -153,6 +158,8 @@ class Stream:
                 self.flower_id = found[1]
             elif self.run_name is None and (found := NAMED.match(line)):
                 self.run_name = found[1]
+            elif now := going_by(line):
+                self.now.append(now)
 
 
 def follow(stream: Stream, running: Callable[[], bool], root: Path, rounds: int | None, quiet: bool) -> None:
@@ -165,6 +172,8 @@ def follow(stream: Stream, running: Callable[[], bool], root: Path, rounds: int 
                 events, offset = read_events(root / stream.run_name / "events.jsonl", offset)
                 for event in events:
                     show(event)
+            while stream.now:
+                show.now(stream.now.popleft())
             if ended:
                 return
             time.sleep(POLL_S)

@@ -38,6 +38,11 @@ class Clock:
         self._seconds[self._phase] += now - self._since
         self._phase, self._since = phase, now
 
+    def spent(self, *phases: str) -> float:
+        """Return the seconds of some phases so far, in all processes that worked on the run."""
+        self.enter(self._phase)
+        return sum(self._seconds[phase] for phase in phases)
+
     def note(self, run: RunFolder) -> Mapping[str, float]:
         """Write the seconds of each phase so far into the folder of `run`, and return them."""
         self.enter(self._phase)
