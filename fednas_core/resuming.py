@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from fednas_core.config import COMPETING, RunConfig
-from fednas_core.errors import ConfigError
+from fednas_core.errors import ConfigError, RunError
 from fednas_core.runs.folder import RunFolder, find, output_folder
 from fednas_core.settings import Scalar, describe, flatten, read
 
@@ -26,7 +26,13 @@ def settle(config: RunConfig, given: Collection[str] | None = None) -> RunConfig
     """
     if not config.resume:
         return config
-    run = find(output_folder(config), config.resume)
+    try:
+        run = find(output_folder(config), config.resume)
+    except RunError as error:
+        where = (
+            "'output' beside 'resume' names the folder that the run lies in; to go on elsewhere, move its folder first"
+        )
+        raise RunError(f"{error}. {where}" if config.output else str(error)) from error
     stored, asked, default = flatten(run.config()), flatten(config), flatten(RunConfig())
     keys = {key for key in asked if asked[key] != default[key]} if given is None else {*given}
     changes = {

@@ -114,13 +114,14 @@ def _summary(path: Path) -> dict[str, Any]:
     server += [model["validation_accuracy"] for model in data.models]
     clients = [row["accuracy"] for row in rows if by_clients(row)]
     held_out = all(row["clients"].get("held_out", True) for row in rows if row.get("clients"))
+    whole = bool(data.result) and data.result.get("rounds", len(data.rounds)) == len(data.rounds)
     by = "clients" if held_out else f"clients {TRAINED_ON}"
     return {
         "id": path.name,
         "method": data.settings.get("method"),
         "rounds_done": len(data.rounds),
         "rounds": None if data.settings.get("method") in COMPETING else data.settings.get("rounds", 0),
-        "state": "finished" if data.result else "unfinished",
+        "state": "finished" if whole else "unfinished",
         "best_accuracy": max(server or clients, default=None),
         "tested_by": "server" if server else by if clients else None,
         "worst_decile": max((row["clients"]["worst_decile"] for row in rows if row.get("clients")), default=None),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fednas_core.cli.runs import Output, newest, runs_folder
-from fednas_core.cli.settings import Config, Pairs, gather
+from fednas_core.cli.settings import Config, Pairs, check_space, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json
 from fednas_core.errors import ConfigError, FednasError
 from fednas_core.terminal import say
@@ -61,6 +61,7 @@ def conduct_here(config: RunConfig, given: Collection[str], as_json: bool) -> No
 
     config = settle(config, given)  # before torch is imported: what cannot run is refused at once
     refuse_idle(config, given)
+    check_space(config)
     from fednas_core.experiment import conduct
     from fednas_core.local import LocalFleet
 

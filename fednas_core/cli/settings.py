@@ -7,11 +7,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fednas_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fednas_core.config import RunConfig
 
 PRESETS = Path(__file__).parents[1] / "methods" / "presets"
 
@@ -82,6 +85,14 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in table.items():
         pairs.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
     return pairs
+
+
+def check_space(config: RunConfig) -> None:
+    """Raise `ConfigError` if the search space that is named does not exist: before anything is started for it."""
+    from fednas_core.spaces.registry import load
+
+    if config.space.name != "auto":
+        load(config.space.name)
 
 
 def _from_file(config: str) -> dict[str, Any]:

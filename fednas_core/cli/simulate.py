@@ -16,7 +16,7 @@ import typer
 
 from fednas_core.cli.progress import display, going_by
 from fednas_core.cli.running import stopped
-from fednas_core.cli.settings import Config, Pairs, gather
+from fednas_core.cli.settings import Config, Pairs, check_space, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json, refuse
 from fednas_core.cli.superlink import CONNECTION, Connection, end_tree, project_folder, superlink
 from fednas_core.devices.containers import available_cores
@@ -48,6 +48,7 @@ def simulate(
     given = gather(config, pairs) | ({"data.clients": clients} if clients else {})
     settings = settle(read(given), given)
     refuse_idle(settings, given)
+    check_space(settings)
     if told := flower_leaves(settings, given):
         note(told)
     root = output_folder(settings)

@@ -85,9 +85,14 @@ def test_runs_shows_unfinished_and_damaged_ones(finished: tuple[Path, dict[str, 
     (tmp_path / "a-run" / "result.json").unlink()
     shutil.copytree(tmp_path / "a-run", tmp_path / "b-run")
     (tmp_path / "b-run" / "config.toml").write_text("= broken")
+    shutil.copytree(root / result["run"], tmp_path / "c-run")
+    longer = (tmp_path / "c-run" / "events.jsonl").read_text().splitlines()[-1].replace('"round": 2', '"round": 3')
+    with (tmp_path / "c-run" / "events.jsonl").open("a") as file:
+        file.write(longer + "\n")  # goes on after its result
     states = {row["id"]: row["state"] for row in json.loads(fednas("runs", "-o", str(tmp_path), "--json").stdout)}
-    assert states == {"a-run": "unfinished", "b-run": "damaged"}
-    assert [path.name for path in run_folders(tmp_path)] == ["a-run", "b-run"] and newest(tmp_path) == "b-run"
+    assert states == {"a-run": "unfinished", "b-run": "damaged", "c-run": "unfinished"}
+    assert [path.name for path in run_folders(tmp_path)] == ["a-run", "b-run", "c-run"]
+    assert newest(tmp_path) == "c-run"
 
 
 def made(root: Path, run_id: str, method: str, finished: bool) -> None:
@@ -191,6 +196,21 @@ def test_resume_gives_the_rounds_of_an_uninterrupted_run(
     whole, parts = RunFolder(root / result["run"]).events(), RunFolder(folder).events()
     for key in ("round", "loss", "accuracy", "evaluation"):
         assert [event[key] for event in parts] == [event[key] for event in whole]
+
+
+def test_resume_takes_settings_and_refuses_by_name(
+    finished: tuple[Path, dict[str, Any], Result], tmp_path: Path
+) -> None:
+    root, result, _ = finished
+    shutil.copytree(root / result["run"], tmp_path / result["run"])
+    where = (result["run"], "--output", str(tmp_path))
+    refused = fednas("resume", *where, "--set", "rounds=3", "--set", "train.lr=0.001")
+    assert refused.exit_code == 2 and "train.lr = 0.001 instead of 0.03" in refused.stderr
+    for pair in ("output=/elsewhere", "resume=another"):
+        assert fednas("resume", *where, "--set", pair).exit_code == 2
+    longer = fednas("resume", *where, "--set", "rounds=3", "--json")
+    assert longer.exit_code == 0, longer.output
+    assert json.loads(longer.stdout)["rounds"] == 3 and "rounds 2 → 3" in longer.stderr
 
 
 def test_a_run_that_fails_later_says_how_to_continue(

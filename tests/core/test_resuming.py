@@ -169,3 +169,14 @@ def test_images_may_move_but_not_change(tiny_pairs: dict[str, Any], light: None,
     with pytest.raises(RunError, match="has trained on other images"):
         run({**again, "data.path": str(tmp_path / "other.npz")})
     assert len(run({**again, "data.path": str(tmp_path / "there.npz")})[0].events()) == 2
+
+
+def test_a_run_that_was_moved_goes_on_where_it_lies(begun: dict[str, Any], tmp_path: Path) -> None:
+    folder = (Path(begun["output"]) / "latest").resolve()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with pytest.raises(RunError, match="'output' beside 'resume' names the folder that the run lies in"):
+        settle(read({"output": str(elsewhere), "resume": folder.name}))
+    shutil.move(folder, elsewhere)
+    resumed, _ = run({"output": str(elsewhere), "resume": folder.name})
+    assert resumed.path == elsewhere / folder.name and len(resumed.events()) == 4
