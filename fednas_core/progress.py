@@ -10,7 +10,7 @@ from fednas_core.export.units import duration
 
 EVERY_S, SHARE = 5.0, 0.1
 """Two lines of one phase are at least these seconds apart, and this share of the time that it has taken."""
-SAID = re.compile(r"^(?:search|export|hand-over|report): .+")
+SAID = re.compile(r"^(?:search|export|hand-over|report): \S.*")
 """A line on a phase after training."""
 LEFT = re.compile(r"about [^,]+ left$")
 """The end of a line that knows how long the rest takes."""

@@ -53,6 +53,7 @@ def test_what_a_run_says_is_found_in_its_lines() -> None:
     assert going_by("export: device 2 of 3, tablet, about 4 s left") == "export: device 2 of 3, tablet, about 4 s left"
     assert going_by("round   3/40  training loss 1.2 …, about 2 min 05 s left") == "training, about 2 min 05 s left"
     assert going_by("round  40/40  training loss 1.2") == going_by("INFO : starting") == ""
+    assert going_by("report:     /runs/x/report.html") == "", "where the report is tells nothing of the time to come"
 
 
 def test_a_run_says_how_long_it_takes_in_every_phase(
