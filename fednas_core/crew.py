@@ -19,6 +19,7 @@ from fednas_core.errors import RunError
 from fednas_core.export.units import few
 from fednas_core.protocol import ClientId, ClientInfo, Failure, Fleet, Limit, Profile, TrainOrder, TrainReport
 from fednas_core.runs.folder import RunFolder
+from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.bench import device_of, space_of
 from fednas_core.values import Arch
 
@@ -46,11 +47,9 @@ class Crew:
         self._named = budget_texts(config.budgets)
         self._known: dict[ClientId, ClientInfo] = {}
         self._run: RunFolder | None = None
-        noted = resumed is not None and (resumed.path / DEVICES).is_file()
         self._models: list[LatencyModel] = []
         self._trains: Callable[[ClientId], bool] = lambda client: True
-        empty: dict[str, Any] = {"devices": {}, "profiles": {}}
-        self._noted = resumed.read_json(DEVICES) if resumed and noted else empty
+        self._noted = _noted(resumed, space_of(config))
 
     def aboard(self, run: RunFolder) -> None:
         """From now on note devices in the folder of `run`."""
@@ -174,6 +173,27 @@ class Crew:
         for budget, names in out.items():
             take, whose = ("takes", "its") if len(names) == 1 else ("take", "their")
             self._announce(f"{few(names)} {take} no part: no network is small enough for {whose} budget of {budget}")
+
+
+def _noted(run: RunFolder | None, space: SearchSpace) -> dict[str, Any]:
+    """Return what a run noted of its devices; raise `RunError`, naming the file, unless it fits together."""
+    if run is None or not (run.path / DEVICES).is_file():
+        return {"devices": {}, "profiles": {}}
+    told: dict[str, Any] = run.read_json(DEVICES)
+    try:
+        for found in told["profiles"].values():
+            from_json(space, found)
+        named = {"timed": told.get("timed", []), **{name: [row["profile"]] for name, row in told["devices"].items()}}
+        for name, keys in named.items():
+            for key in filter(None, keys):
+                if key not in told["profiles"]:
+                    raise ValueError(f"'{name}' names the profile '{key}', which is not there")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"run '{run.id}': {run.path / DEVICES} does not fit together ({error!r}): restore it from a copy, or "
+            "delete it: devices are then measured anew, and a budget in milliseconds may come to mean another network"
+        ) from error
+    return told
 
 
 def _allowance(limit: Limit | None) -> Allowance | None:

@@ -42,5 +42,9 @@ class MissingExtraError(FednasError):
         super().__init__(f"{purpose} needs the package '{package}': install it with  pip install 'fednas[{extra}]'")
 
 
+class TaskError(FednasError):
+    """A client's work that cannot be done there, for its data, its machine or a library: names the kind of error."""
+
+
 class DeadlineError(FednasError):
     """A client's work that did not end within its deadline."""

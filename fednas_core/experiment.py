@@ -7,6 +7,7 @@ same run. After each round the event is written and the state saved: a run kille
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from fednas_core.report.write import write as write_report
 from fednas_core.resuming import settle as settle
 from fednas_core.resuming import told
 from fednas_core.rounds import Event
+from fednas_core.runs import owner
 from fednas_core.runs.clock import Clock
 from fednas_core.runs.folder import RunFolder, create, find, output_folder, versions
 from fednas_core.runs.tensorboard import write_scalars
@@ -57,14 +59,33 @@ LOOPS = {"sync": rounds.rounds, "async": asynchronous.rounds}
 """How a run goes from event to event."""
 
 
-def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print, began: float | None = None) -> RunFolder:
+def conduct(
+    config: RunConfig,
+    fleet: Fleet,
+    announce: Announce = print,
+    began: float | None = None,
+    aboard: Callable[[RunFolder], None] = lambda run: None,
+) -> RunFolder:
     """Run an experiment whose settings `settle` returned, on a fleet made for them; return its folder.
 
-    Its time counts from `began` on the clock of `time.monotonic` (None: from now). Raises `FednasError` when it cannot
-    start or go on; whatever was done by then is safe in the folder.
+    Its time counts from `began` on the clock of `time.monotonic` (None: from now). `aboard` is told the folder as soon
+    as there is one, which this process owns until the end. Raises `FednasError` when the run cannot start or go on;
+    whatever was done by then is safe in the folder.
     """
+    with ExitStack() as held:
+        return _conducted(config, fleet, announce, began, aboard, held)
+
+
+def _conducted(
+    config: RunConfig,
+    fleet: Fleet,
+    announce: Announce,
+    began: float | None,
+    aboard: Callable[[RunFolder], None],
+    held: ExitStack,
+) -> RunFolder:
     clock = Clock(began)
-    run = find(output_folder(config), config.resume) if config.resume else None
+    run = _claimed(config, held) if config.resume else None
     space = space_of(config)
     refuse_batches_of_one(config)
     start = starting(config, space)
@@ -81,15 +102,16 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print, began: 
     crew.clients()  # data that cannot be split, or clients that do not come, are noticed before there is a folder
     done = 0
     if run is None:
-        run = create(config)
+        run = create(config, held)
         run.note_images(digest_of(config))
     else:
         if run.images() not in ("", digest_of(config)):
             raise RunError(f"run '{run.id}' has trained on other images: give it those that it was started with")
         done, state = run.load_checkpoint()
         method.restore(state)
-        run.forget_events_after(done)
+        run.rewind()
         clock.resume(run)
+    aboard(run)
     crew.aboard(run)
     announce(greeting(config, run, done))
     if changes := run.revise(config, done) if config.resume else {}:
@@ -100,6 +122,8 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print, began: 
     if done:
         run_errands(config, crew, judge, method.remind(crew.clients()) if method.networks else (), done - 1, run.id)
     before = run.events()
+    if unrecorded := done - len(before):
+        announce(f"rounds 1 to {unrecorded} are not recorded: figures count from round {unrecorded + 1}")
     for event in before:
         jury.note(event)
     usual = before[-1].get("update_norm") if before else None
@@ -124,6 +148,18 @@ def conduct(config: RunConfig, fleet: Fleet, announce: Announce = print, began: 
         announce(line(config, event) + left(spent, done, rounds_known(config)))
     finished = replace(config, rounds=done)
     return _finish(_Finished(finished, run, crew, judge, jury, method.own, method.networks, clock), path, announce)
+
+
+def _claimed(config: RunConfig, held: ExitStack) -> RunFolder:
+    """Return the run to be resumed, which this process owns until `held` is closed."""
+    run = find(output_folder(config), config.resume)
+    if (is_personal(config) or config.wire.up == "topk") and (there := owner.original(run.path)):
+        raise RunError(
+            f"the run in {run.path} lies in {there} too. Clients keep private state under the run's name, so only one "
+            "can go on: resume it there; or remove it from there, then resume it here"
+        )
+    held.enter_context(owner.owned(run.path))
+    return run
 
 
 def after(config: RunConfig, method: Method, crew: Crew, judge: Judge, event: Event, run: str) -> None:
@@ -288,7 +324,8 @@ def _whole(seconds: Mapping[str, float]) -> dict[str, float]:
 def _result(
     config: RunConfig, run: RunFolder, models: Sequence[Mapping[str, Any]], clients: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    events = run.events()
+    record = run.record()
+    events = record.rounds
 
     def total(key: str) -> Any:
         return sum(event[key] for event in events)
@@ -299,7 +336,8 @@ def _result(
         "method": config.method,
         "personal": list(space.personal),
         "search": searched_by(config, space),
-        "rounds": len(events),
+        "rounds": config.rounds,
+        "unrecorded": record.unrecorded,
         "models": list(models),
         "clients": list(clients),
         "bytes_up": total("bytes_up"),

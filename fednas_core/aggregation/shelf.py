@@ -73,7 +73,7 @@ class Shelf:
             self._file.flush()
         except OSError as error:
             raise RunError(
-                f"replies wait in {tempfile.gettempdir()} until their round is over, and one could not be written "
-                f"there ({error}): make room, or name another folder in TMPDIR; the rounds before are safe, resume "
-                "the run"
+                f"replies wait in {tempfile.tempdir or 'a temporary folder'} until their round is over, and one could "
+                f"not be written there ({error}): make room, or name another folder in TMPDIR; the rounds before are "
+                "safe, resume the run"
             ) from error

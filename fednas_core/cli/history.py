@@ -119,7 +119,7 @@ def _summary(path: Path) -> dict[str, Any]:
     return {
         "id": path.name,
         "method": data.settings.get("method"),
-        "rounds_done": len(data.rounds),
+        "rounds_done": data.done,
         "rounds": None if data.settings.get("method") in COMPETING else data.settings.get("rounds", 0),
         "state": "finished" if whole else "unfinished",
         "best_accuracy": max(server or clients, default=None),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fednas_core.cli.runs import Output, newest, runs_folder
+from fednas_core.cli.runs import Output, runs_folder
 from fednas_core.cli.settings import Config, Pairs, check_space, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json
 from fednas_core.errors import ConfigError, FednasError
@@ -56,7 +56,7 @@ def conduct_here(config: RunConfig, given: Collection[str], as_json: bool) -> No
     """
     began = time.monotonic()  # importing torch is part of the start
     from fednas_core.resuming import settle
-    from fednas_core.runs.folder import output_folder
+    from fednas_core.runs.folder import RunFolder, output_folder
     from fednas_core.settings import refuse_idle
 
     config = settle(config, given)  # before torch is imported: what cannot run is refused at once
@@ -67,15 +67,19 @@ def conduct_here(config: RunConfig, given: Collection[str], as_json: bool) -> No
 
     announce = note if as_json else say
     root = output_folder(config)
-    known = newest(root)
+    begun: list[RunFolder] = []
+
+    def run_id() -> str | None:
+        return begun[0].id if begun else config.resume or None
+
     try:
         with closing(LocalFleet(config)) as fleet:
-            folder = conduct(config, fleet, announce, began)
+            folder = conduct(config, fleet, announce, began, begun.append)
     except KeyboardInterrupt:
-        stopped(root, config.resume or newest(root, other_than=known))
+        stopped(root, run_id())
         raise typer.Exit(INTERRUPTED) from None
     except FednasError:
-        if hint := _continuation(root, config.resume or newest(root, other_than=known)):
+        if hint := _continuation(root, run_id()):
             note(hint)
         raise
     if as_json:

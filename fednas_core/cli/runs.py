@@ -36,9 +36,8 @@ def run_folder(output: Path, run_id: str) -> Path:
     raise RunError(f"there is no run '{run_id}' in {root}; the latest there: {names} (--output names another folder)")
 
 
-def newest(root: Path, other_than: str | None = None) -> str | None:
-    """Return the id that link ``latest`` points at (without links: the last by name), unless it is `other_than`."""
+def newest(root: Path) -> str | None:
+    """Return the id that link ``latest`` points at (without links: the last by name)."""
     link = root / "latest"
     folders = run_folders(root)
-    last = link.resolve().name if (link / "config.toml").is_file() else (folders[-1].name if folders else None)
-    return None if last == other_than else last
+    return link.resolve().name if (link / "config.toml").is_file() else (folders[-1].name if folders else None)

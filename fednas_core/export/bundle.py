@@ -94,7 +94,7 @@ def export(item: ExportInput, folder: Path) -> Exported:
             made.mkdir()
             error = _write(item, made)
             _replace(made, folder / item.device, Path(scratch) / "old")
-    except OSError as problem:
+    except (OSError, SafetensorError) as problem:
         raise ExportError(f"{folder / item.device}: the model cannot be written there: {problem}") from problem
     target = folder / item.device
     return Exported(target, error, len(item.samples), {path.name: path.stat().st_size for path in _files(target)})

@@ -13,6 +13,8 @@ from fednas_core.errors import RunError
 from fednas_core.methods.tiers import FEW
 from fednas_core.report.tested import in_order
 from fednas_core.runs.clock import FILE
+from fednas_core.runs.events import FILE as EVENTS
+from fednas_core.runs.events import LOST, read_events
 
 ROUND_KEYS = ("round", "loss", "accuracy", "bytes_up", "bytes_down", "client_macs", "seconds", "clients", "failures")
 MODEL_KEYS = ("device", "budget", "arch", "validation_accuracy", "test_accuracy", "macs", "params", "bytes")
@@ -36,6 +38,11 @@ class RunData:
     frontier: tuple[Mapping[str, Any], ...] | None
     result: Mapping[str, Any] | None
     notes: tuple[str, ...]
+
+    @property
+    def done(self) -> int:
+        """The number of rounds that were done, recorded or not."""
+        return int(self.rounds[-1]["round"]) if self.rounds else 0
 
     @property
     def models(self) -> tuple[Mapping[str, Any], ...]:
@@ -64,7 +71,7 @@ def read_run(folder: Path) -> RunData:
         raise RunError(f"{folder / 'config.toml'}: is not valid TOML ({error})") from error
     versions, settings = config.pop("versions", {}), config.get("settings", config)
     notes: list[str] = []
-    rounds = _rounds(folder / "events.jsonl", notes)
+    rounds = _rounds(folder, notes)
     result = _json(folder / "result.json", dict)
     frontier = _json(folder / "frontier.json", list)
     if result is None:
@@ -83,25 +90,21 @@ def read_run(folder: Path) -> RunData:
     return RunData(folder, _flat(settings), _flat(versions), rounds, seconds, points, result, tuple(notes))
 
 
-def _rounds(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
-    """Return one event a round; of a round that was run again after a resume, the last."""
-    if not path.is_file():
+def _rounds(folder: Path, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
+    """Return one event a round, and note what of the record is not there."""
+    record = read_events(folder)
+    if not record.rounds:
         notes.append("There is no events.jsonl yet: no round has finished.")
-        return ()
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    rounds: dict[int, Mapping[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                notes.append("The last line of events.jsonl is incomplete (the run was stopped there) and left out.")
-                break
-            where = f"{path}, line {number}"
-            raise RunError(f"{where}: is not JSON ({error}); restore the file or delete the line") from error
-        _need(event, ROUND_KEYS, f"{path}, line {number}")
-        rounds[int(event["round"])] = event
-    return tuple(rounds[key] for key in sorted(rounds))
+    for number, event in enumerate(record.rounds, start=1):
+        _need(event, ROUND_KEYS, f"{folder / EVENTS}, line {number}")
+    if record.torn:
+        notes.append("The last line of events.jsonl is incomplete (the run was stopped there) and left out.")
+    if record.unrecorded:
+        notes.append(
+            f"Rounds 1 to {record.unrecorded} are not recorded: their record was damaged and given up ({LOST}), and "
+            f"figures count from round {record.unrecorded + 1}."
+        )
+    return record.rounds
 
 
 def _sparse_tiers(rounds: Sequence[Mapping[str, Any]]) -> list[str]:

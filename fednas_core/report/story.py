@@ -21,7 +21,7 @@ SEARCHED = {"fitness": " by a fitness, without measuring,", "accuracy": " by acc
 def headline(run: RunData) -> tuple[str, str]:
     """Return the result in one sentence, and how it came about in another."""
     method = _method(run)
-    how = f"{number(len(run.rounds), 'round')} over {number(clients_of(run), 'client')}"
+    how = f"{number(run.done, 'round')} over {number(clients_of(run), 'client')}"
     if run.result is None:
         reached = f"; its clients' training accuracy is {percent(run.rounds[-1]['accuracy'])}" if run.rounds else ""
         now = going_on(run.rounds[-1]) if run.rounds else ""

@@ -101,7 +101,7 @@ def _id(run: RunData) -> str:
 
 def _tiles(run: RunData) -> tuple[tuple[str, str], ...]:
     return (
-        ("Rounds", str(len(run.rounds))),
+        ("Rounds", str(run.done)),
         ("Clients", str(clients_of(run))),
         ("Sent up", size(run.total("bytes_up"))),
         ("Sent down", size(run.total("bytes_down"))),

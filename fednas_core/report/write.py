@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fednas_core import files
 from fednas_core.errors import MissingExtraError, RunError
 from fednas_core.export.card import plain
 from fednas_core.report.page import CSS, HTML, MARKDOWN
@@ -50,8 +50,5 @@ def markdown(view: View, jinja2: Any) -> str:
 
 
 def _replace(path: Path, text: str) -> Path:
-    """Write a file aside and rename it into place."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(aside, path)
+    files.write(path, text.encode("utf-8", errors="replace"))
     return path

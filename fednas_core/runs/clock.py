@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from fednas_core.errors import RunError
 from fednas_core.runs.folder import RunFolder
 
 FILE = "seconds.json"
@@ -27,10 +28,16 @@ class Clock:
         self._seconds = dict.fromkeys(PHASES, 0.0)
 
     def resume(self, run: RunFolder) -> None:
-        """Add what earlier processes noted in the folder of `run`."""
+        """Add what earlier processes noted in the folder of `run`; raise `RunError` if it is damaged."""
         if (run.path / FILE).is_file():
             noted = run.read_json(FILE)
-            self._seconds = {phase: seconds + noted[phase] for phase, seconds in self._seconds.items()}
+            try:
+                self._seconds = {phase: seconds + float(noted[phase]) for phase, seconds in self._seconds.items()}
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunError(
+                    f"run '{run.id}': {run.path / FILE} does not hold the seconds of each phase ({error!r}): delete "
+                    "it, and only the time until now is forgotten"
+                ) from error
 
     def enter(self, phase: str) -> None:
         """End the phase that goes on, and begin this one."""

@@ -1,18 +1,20 @@
 """A run on disk: settings, events, checkpoints, results. Everything is JSON, TOML or safetensors; nothing is pickled.
 
-A checkpoint becomes valid by one atomic rename of ``state.json``, which names its tensor file, so that a run killed at
-any moment resumes from the last round that was completely written.
+A checkpoint becomes valid by one atomic rename of ``state.json``, which names its tensor file and the end of the record
+that it belongs to, so that a run killed at any moment resumes from the last round that was completely written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
+import secrets
+import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +25,10 @@ from safetensors import SafetensorError
 
 from fednas_core.config import RunConfig
 from fednas_core.errors import RunError
+from fednas_core.files import PART, sync, write
 from fednas_core.protocol import State
+from fednas_core.runs import events, owner
+from fednas_core.runs.events import Events, Mark
 from fednas_core.settings import Scalar, flatten, read
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -68,55 +73,41 @@ class RunFolder:
             table["settings"] |= after
             table.setdefault("changed", []).append({"after-round": done, "before": before, "after": after})
             with self._writing():
-                write_atomically(path, tomli_w.dumps(table))
+                write(path, tomli_w.dumps(table).encode())
         return changed
 
     # -- events ----------------------------------------------------------------------------------------------------
 
+    def record(self) -> Events:
+        """Return the events of ``events.jsonl``; raise `RunError`, naming the line, where it is damaged."""
+        return events.read_events(self.path)
+
     def events(self) -> list[dict[str, Any]]:
-        """Return the events of all complete lines of ``events.jsonl``, oldest first."""
-        path = self.path / "events.jsonl"
-        if not path.exists():
-            return []
-        events = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                event = json.loads(line)
-            except json.JSONDecodeError:
-                break  # a line cut short by a kill: it and whatever follows belong to no finished round
-            if not isinstance(event, dict) or not isinstance(event.get("round"), int):
-                break
-            events.append(event)
-        return events
+        """Return the events of `record`, oldest first."""
+        return list(self.record().rounds)
 
     def append_event(self, event: Mapping[str, Any]) -> None:
         """Add one line to ``events.jsonl``; raise `RunError` if it cannot be written."""
-        with self._writing(), (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
-            file.flush()
-
-    def forget_events_after(self, round: int) -> None:
-        """Drop the events of rounds later than `round`: they will be lived again."""
-        kept = [event for event in self.events() if event["round"] <= round]
-        write_atomically(self.path / "events.jsonl", "".join(json.dumps(event) + "\n" for event in kept))
+        with self._writing():
+            events.append_event(self.path, event)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, round: int, state: State) -> None:
         """Save the state after `round` rounds; the one before it stays valid until this one is complete.
 
-        Raises `RunError` if it cannot be written.
+        It belongs to the events that are recorded by then. Raises `RunError` if it cannot be written.
         """
         from safetensors.torch import save_file  # with torch, which whoever only looks at runs does without
 
         folder = self.path / "checkpoint"
         tensors = folder / f"supernet-{round:06d}.safetensors"
-        content = {"round": round, "tensors": tensors.name, "data": state.data}
         with self._writing():
             folder.mkdir(exist_ok=True)
             save_file({n: tensor.detach().cpu().contiguous() for n, tensor in state.tensors.items()}, str(tensors))
-            _sync(tensors)
-            write_atomically(folder / "state.json", json.dumps(content) + "\n")
+            sync(tensors)
+            content = {"round": round, "tensors": tensors.name, "data": state.data}
+            self._save_state({**content, "events": asdict(events.mark(self.path))})
             for old in folder.glob("supernet-*.safetensors"):
                 if old != tensors:
                     old.unlink()
@@ -128,16 +119,44 @@ class RunFolder:
         """
         from safetensors.torch import load_file
 
+        with self._reading_checkpoint() as content:
+            tensors = self.path / "checkpoint" / Path(str(content["tensors"])).name
+            done, data = int(content["round"]), content["data"]
+            if done < 0 or not isinstance(data, dict):
+                raise ValueError(f"state.json holds round {done} and data of type {type(data).__name__}")
+            return done, State(load_file(str(tensors)), data)
+
+    def rewind(self) -> None:
+        """Go back to the checkpoint: drop events after it, whose rounds are lived again, and files left unfinished.
+
+        Raises `RunError` if the events until there are not those that it belongs to, or if the folder cannot be
+        written.
+        """
+        with self._reading_checkpoint() as content:
+            done, tensors, mark = int(content["round"]), str(content["tensors"]), Mark(**content["events"])
+        with self._writing():
+            if not (self.path / events.FILE).exists() and (self.path / events.LOST).exists():
+                mark = events.mark(self.path)  # the user gave the record up
+                self._save_state({**content, "events": asdict(mark)})
+            events.rewind(self.path, mark, done)
+            for rest in self.path.rglob(f".*{PART}"):
+                rest.unlink(missing_ok=True)
+            for rest in (self.path / "checkpoint").iterdir():
+                if rest.name not in ("state.json", tensors):
+                    rest.unlink(missing_ok=True)
+            for rest in (self.path / "models").glob(".export-*"):
+                shutil.rmtree(rest)
+
+    def _save_state(self, content: Mapping[str, Any]) -> None:
+        write(self.path / "checkpoint" / "state.json", json.dumps(content).encode() + b"\n")
+
+    @contextlib.contextmanager
+    def _reading_checkpoint(self) -> Iterator[dict[str, Any]]:
         path = self.path / "checkpoint" / "state.json"
         if not path.is_file():
             raise RunError(f"run '{self.id}' has no checkpoint to continue from ({path} is missing): start it anew")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            tensors = path.parent / Path(str(content["tensors"])).name
-            done, data = int(content["round"]), content["data"]
-            if done < 0 or not isinstance(data, dict):
-                raise ValueError(f"{path.name} holds round {done} and data of type {type(data).__name__}")
-            return done, State(load_file(str(tensors)), data)
+            yield json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             damage = f"run '{self.id}': its checkpoint in {path.parent} is damaged ({error}): start it anew"
             raise RunError(damage) from error
@@ -157,7 +176,7 @@ class RunFolder:
     def write_json(self, name: str, content: object) -> None:
         """Write a result file such as ``result.json``, atomically; raise `RunError` if it cannot be written."""
         with self._writing():
-            write_atomically(self.path / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+            write(self.path / name, json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
 
     def read_json(self, name: str) -> Any:
         """Return the content of a result file; raise `RunError` if it is missing or damaged."""
@@ -184,22 +203,26 @@ def output_folder(config: RunConfig) -> Path:
     return Path(config.output or "runs").expanduser().resolve()
 
 
-def create(config: RunConfig) -> RunFolder:
-    """Make the folder of a new run, with its settings in ``config.toml``, and point ``latest`` at it."""
-    root = output_folder(config)
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{config.method}"
+def create(config: RunConfig, held: ExitStack | None = None) -> RunFolder:
+    """Make the folder of a new run, with its settings in ``config.toml``, and point ``latest`` at it.
+
+    This process owns it until `held` is closed (None: nobody does). Its id begins with the time to the second and eight
+    hexadecimal digits, of which three go on with the time, so that ids sort by it, and five are random: no two runs
+    have one id, on whichever machine, and clients may keep private state under it.
+    """
+    root, now = output_folder(config), datetime.now()
+    fraction = now.microsecond * 4096 // 1_000_000
+    path = root / f"{now:%Y%m%d-%H%M%S}-{fraction:03x}{secrets.token_hex(3)[:5]}-{config.method}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1000):
-            path = root / (stem if not attempt else f"{stem}-{attempt}")
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:
-                continue
-        write_atomically(path / "config.toml", tomli_w.dumps({"settings": flatten(config), "versions": versions()}))
+        path.mkdir()
+        if held is not None:
+            held.enter_context(owner.owned(path))
+        settings = tomli_w.dumps({"settings": flatten(config), "versions": versions()})
+        write(path / "config.toml", settings.encode())
+        sync(root)
     except OSError as error:
-        raise RunError(f"setting 'output': runs cannot be written to {root} ({error.strerror or error})") from error
+        raise RunError(f"setting 'output': runs cannot be written to {root} ({error})") from error
     _point_latest(path)
     return RunFolder(path)
 
@@ -229,21 +252,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old or the new content, never a part."""
-    aside = path.with_name(path.name + ".part")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _point_latest(path: Path) -> None:

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,12 +22,13 @@ from safetensors.torch import save
 
 from fednas_core.config import RunConfig
 from fednas_core.errors import RunError
+from fednas_core.files import PART, write
 from fednas_core.protocol import ClientId, State
 from fednas_core.tasks.home import Home
 
 VARIABLE = "FEDNAS_STATE"
 """Environment variable that names the folder of a node whose configuration does not."""
-PRIVATE = 0o700
+PRIVATE, PRIVATE_FILE = 0o700, 0o600
 ABANDONED_S = 600.0
 """Age of an unfinished file at which nobody is writing it any more."""
 READABLE = 40
@@ -69,9 +69,9 @@ class Store:
         try:
             for level in (self.root, folder.parent, folder):
                 level.mkdir(PRIVATE, parents=level == self.root, exist_ok=True)
-            for rest in folder.glob(f"{_safe(purpose)}.*.part"):
+            for rest in folder.glob(f".{_safe(purpose)}.*{PART}"):
                 _clear(rest)
-            _write(folder / f"{_safe(purpose)}.{round}.safetensors", content)
+            write(folder / f"{_safe(purpose)}.{round}.safetensors", content, PRIVATE_FILE)
             before = sorted(_saved(folder, purpose, round))
             kept = {round, *(number for number, _ in before[-1:])}
             for number, path in _saved(folder, purpose):
@@ -95,7 +95,8 @@ class Store:
     def _unusable(self, error: OSError) -> RunError:
         return RunError(
             f"the device's private state cannot be kept in {self.root} ({error.strerror or error}): make room there, "
-            "or name another folder with --node-config 'state=\"…\"'"
+            "or name another folder with --node-config 'state=\"…\"'; of simulated clients it is the folder that "
+            f"${VARIABLE} names, and their run can then be resumed"
         )
 
 
@@ -139,21 +140,3 @@ def _clear(rest: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if time.time() - rest.stat().st_mtime > ABANDONED_S:
             rest.unlink()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all, even if the power fails."""
-    handle, aside = tempfile.mkstemp(".part", path.name, path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        Path(aside).unlink(missing_ok=True)  # it is there only if something went wrong
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fednas_core.config import RunConfig
-from fednas_core.errors import RunError
+from fednas_core.errors import TaskError
 from fednas_core.protocol import State, TrainOrder
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.networks import network
@@ -48,7 +48,7 @@ def teach(order: TrainOrder, config: RunConfig, index: int, home: Home, until: f
 def teacher_of(order: TrainOrder, home: Home, space: SearchSpace, device: torch.device) -> Kept:
     """Return the teacher that was given to the device before the order's round, a network of `space` on `device`.
 
-    Whoever asks again in the same round gets the same module. Raises `RunError` if the device has none.
+    Whoever asks again in the same round gets the same module. Raises `TaskError` if the device has none.
     """
     return _read(store_of(home), order.run, order.round, space, device)
 
@@ -57,7 +57,7 @@ def teacher_of(order: TrainOrder, home: Home, space: SearchSpace, device: torch.
 def _read(store: Store, run: str, round: int, space: SearchSpace, device: torch.device) -> Kept:
     state = store.load(run, DEVICE, PURPOSE, round)
     if state is None:
-        raise RunError(
+        raise TaskError(
             f"this device has no teacher of run {run}: it joined later, or lost what it kept; the server sends it "
             "before the next round"
         )

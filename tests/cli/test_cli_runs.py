@@ -155,6 +155,17 @@ def test_a_method_that_does_not_exist_is_refused_and_one_without_runs_is_said(th
     assert "no such runs" in fednas("runs", "-o", str(three), "--method", "ddc").stderr
 
 
+def test_a_run_whose_record_is_damaged_is_listed_as_such_naming_the_line(
+    finished: tuple[Path, dict[str, Any], Result], tmp_path: Path
+) -> None:
+    root, result, _ = finished
+    shutil.copytree(root / result["run"], tmp_path / "a-run")
+    record = tmp_path / "a-run" / "events.jsonl"
+    record.write_bytes(record.read_bytes().replace(b"{", b"", 1))
+    shown = fednas("runs", "-o", str(tmp_path), "--json")
+    assert json.loads(shown.stdout)[0]["state"] == "damaged" and f"{record}, line 1: is not JSON" in shown.stderr
+
+
 def test_report_is_written_anew(
     finished: tuple[Path, dict[str, Any], Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

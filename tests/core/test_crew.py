@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -110,6 +110,31 @@ def test_what_was_measured_holds_for_the_whole_run(config: RunConfig, monkeypatc
     again.aboard(run)
     noted = run.read_json("devices.json")
     assert set(noted["devices"]) == {"a", "b"} and len(noted["profiles"]) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda told: told["devices"]["a"].update(profile="gone"),
+        lambda told: told["profiles"].clear(),
+        lambda told: told.pop("profiles"),
+        lambda told: told.update(devices=[]),
+        lambda told: told.update(timed=["gone"]),
+        lambda told: next(iter(told["profiles"].values())).pop("cores"),
+    ],
+)
+def test_devices_that_do_not_fit_together_are_refused_naming_the_file(
+    config: RunConfig, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    run = create(config)
+    first = crew_of(config, [ClientInfo("a", 5, measured(config, 1.0), "1ms")])
+    first.clients()
+    first.aboard(run)
+    told = run.read_json("devices.json")
+    change(told)
+    run.write_json("devices.json", told)
+    with pytest.raises(RunError, match=r"devices\.json does not fit together .*restore it from a copy, or delete it"):
+        Crew(Told(config, []), config, (space_of(config).smallest,), quiet, run)
 
 
 def test_kinds_of_device_are_timed_on_this_machine_once(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

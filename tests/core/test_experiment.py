@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,8 @@ from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import ClientInfo, Fleet
 from fednas_core.report.ending import table
-from fednas_core.runs.folder import RunFolder
+from fednas_core.runs import folder as folder_module
+from fednas_core.runs.folder import RunFolder, find
 from fednas_core.settings import read
 from fednas_core.spaces.registry import from_table
 from fednas_core.subnets.networks import subnet
@@ -531,3 +535,89 @@ def test_the_space_of_a_run_is_in_its_models(finished: tuple[RunFolder, list[str
 
 def test_an_empty_table_has_a_head() -> None:
     assert table([]).split()[:2] == ["device", "budget"]
+
+
+# -- one run and nobody else ---------------------------------------------------------------------------------------
+
+
+def test_runs_of_one_second_keep_their_clients_private_layers_apart(
+    pairs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, light: None
+) -> None:
+    """Of two runs in outputs of their own, one does all its rounds between the first two of the other."""
+    mine = {**pairs, "method": "fedper", "rounds": 2, "install": False, "data.holdout": 0.2}
+    monkeypatch.setenv("FEDNAS_STATE", str(tmp_path / "state"))
+    alone = run({**mine, "output": str(tmp_path / "alone")})
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Stopped:
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    def between(text: str) -> None:
+        if text.startswith("round   1"):
+            run({**mine, "seed": 9, "output": str(tmp_path / "other")})
+
+    monkeypatch.setattr(folder_module, "datetime", Stopped)
+    config = read({**mine, "output": str(tmp_path / "one")})
+    assert history(conduct(config, LocalFleet(config), between)) == history(alone)
+
+
+def test_a_run_that_goes_on_cannot_be_resumed_beside_it(pairs: dict[str, Any], light: None) -> None:
+    again, refused = {"output": pairs["output"], "resume": "latest"}, list[str]()
+
+    def resume(text: str) -> None:
+        if text.startswith("round   2"):
+            with pytest.raises(RunError, match="is going on: process") as caught:
+                run(again)
+            refused.append(str(caught.value))
+
+    config = settle(read({**pairs, "rounds": 3}))
+    done = conduct(config, LocalFleet(config), resume)
+    assert len(refused) == 1 and f"process {os.getpid()}" in refused[0]
+    assert [event["round"] for event in done.events()] == [1, 2, 3]
+
+
+def test_a_damaged_record_stops_a_resume_and_loses_nothing(
+    pairs: dict[str, Any], reference: RunFolder, light: None
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, Stopping(LocalFleet(read(pairs)), 3))
+    folder, again = find(Path(pairs["output"]), "latest"), {"output": pairs["output"], "resume": "latest"}
+    record = folder.path / "events.jsonl"
+    whole = record.read_bytes()
+    damaged = whole.replace(b'"round"', b'"ro\0nd"', 2).replace(b'"ro\0nd"', b'"round"', 1)
+    record.write_bytes(damaged)
+    with pytest.raises(RunError, match=r"events\.jsonl, line 2: is not JSON .* is damaged\. The checkpoint .* safe"):
+        run(again)
+    assert record.read_bytes() == damaged
+    record.write_bytes(whole)
+    same_run(reference, run(again))
+
+
+def test_a_run_goes_on_without_a_record_that_was_given_up_and_says_so(pairs: dict[str, Any], light: None) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, Stopping(LocalFleet(read(pairs)), 3))
+    folder, said = find(Path(pairs["output"]), "latest"), list[str]()
+    (folder.path / "events.jsonl").rename(folder.path / "events.lost.jsonl")
+    config = settle(read({"output": pairs["output"], "resume": "latest"}))
+    done = conduct(config, LocalFleet(config), said.append)
+    assert "rounds 1 to 3 are not recorded: figures count from round 4" in said
+    result, (first, *_) = done.read_json("result.json"), done.events()
+    assert first["round"] == 4 and result["unrecorded"] == 3 and result["rounds"] == read(pairs).rounds
+
+
+def test_a_copy_of_a_run_with_private_state_goes_on_once_the_other_is_gone(
+    pairs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, light: None
+) -> None:
+    monkeypatch.setenv("FEDNAS_STATE", str(tmp_path / "state"))
+    mine = {**pairs, "method": "fedper", "install": False, "data.holdout": 0.2}
+    with pytest.raises(KeyboardInterrupt):
+        run(mine, Stopping(LocalFleet(read(mine)), 2))
+    folder = find(Path(pairs["output"]), "latest").path
+    shutil.copytree(folder, tmp_path / "copies" / folder.name)
+    again = {"output": str(tmp_path / "copies"), "resume": folder.name}
+    for _ in range(2):
+        with pytest.raises(RunError, match=f"lies in {folder} too.*only one can go on"):
+            run(again)
+    shutil.rmtree(folder)
+    assert len(run(again).events()) == read(mine).rounds

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -21,6 +22,7 @@ from fednas_core.errors import RunError
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import Failure, TrainOrder, TrainReport, TrainSettings
 from fednas_core.settings import read
+from fednas_core.tasks import registry
 from fednas_core.tasks.bench import client_names, space_of
 
 
@@ -129,6 +131,40 @@ def test_a_deadline_that_passes_is_a_failure(config: RunConfig, orders: dict[str
     name = next(iter(long))
     (answer,) = fleet.train({name: long[name]})
     assert isinstance(answer, Failure) and "not done by its deadline" in answer.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("no such shape"), "ValueError: no such shape"),
+        (OSError(5, "Input/output error"), "OSError: [Errno 5] Input/output error"),
+        (RuntimeError("out of memory"), "RuntimeError: out of memory"),
+        (KeyError("stem"), "KeyError: 'stem'"),
+    ],
+)
+def test_what_one_clients_work_raises_is_its_failure_alone(
+    config: RunConfig, orders: dict[str, TrainOrder], monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    work = registry.TASKS["subnet"]
+
+    def faulty(order: TrainOrder, *given: Any) -> Any:
+        if order.client == "client-01":
+            raise error
+        return work(order, *given)
+
+    monkeypatch.setattr(registry, "TASKS", {"subnet": faulty})
+    answers = reports(LocalFleet(config), orders)
+    assert answers["client-01"] == Failure("client-01", reason)
+    assert sum(isinstance(answer, TrainReport) for answer in answers.values()) == 3
+
+
+def test_a_disk_that_takes_no_private_state_ends_the_round(
+    config: RunConfig, orders: dict[str, TrainOrder], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("FEDNAS_STATE", str(tmp_path / "file"))
+    with pytest.raises(RunError, match="private state cannot be kept in .*file"):
+        list(LocalFleet(replace(config, wire=replace(config.wire, up="topk"))).train(orders))
 
 
 def test_one_worker_starts_no_process(config: RunConfig) -> None:

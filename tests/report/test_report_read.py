@@ -67,14 +67,32 @@ def test_a_tier_that_few_clients_trained_is_noted(write_run: WriteRun, tmp_path:
     assert notes("untiered", lambda round, number: "") == []
 
 
-def test_a_round_that_ran_twice_counts_once(write_run: WriteRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ([1, 2, 2, 3], "line 3: holds round 2, where round 3 belongs"),
+        ([1, 3], "line 2: holds round 3, where round 2 belongs"),
+        ([2, 3], "line 1: holds round 2, where round 1 belongs"),
+    ],
+)
+def test_rounds_that_do_not_follow_each_other_are_an_error(
+    write_run: WriteRun, tmp_path: Path, order: list[int], message: str
+) -> None:
     folder = write_run(tmp_path / "r1", rounds=3, done=False)
     lines = (folder / "events.jsonl").read_text().splitlines()
-    again = json.dumps({**json.loads(lines[1]), "loss": 42.0})
-    (folder / "events.jsonl").write_text("\n".join([*lines[:2], again, lines[2]]) + "\n")
+    (folder / "events.jsonl").write_text("".join(lines[round - 1] + "\n" for round in order))
+    with pytest.raises(RunError, match=message):
+        read_run(folder)
+
+
+def test_a_record_that_was_given_up_is_told(write_run: WriteRun, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r1", rounds=4, done=False)
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    (folder / "events.lost.jsonl").write_text("".join(line + "\n" for line in (lines[0], "{")))
+    (folder / "events.jsonl").write_text("".join(line + "\n" for line in lines[2:]))
     run = read_run(folder)
-    assert [event["round"] for event in run.rounds] == [1, 2, 3]
-    assert run.rounds[1]["loss"] == 42.0
+    assert [event["round"] for event in run.rounds] == [3, 4] and run.done == 4
+    assert any(note.startswith("Rounds 1 to 2 are not recorded") for note in run.notes)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +102,7 @@ def test_a_round_that_ran_twice_counts_once(write_run: WriteRun, tmp_path: Path)
         ("config.toml", None, "no run lies here"),
         ("events.jsonl", '{"round": 1\n{}\n', "events.jsonl, line 1: is not JSON"),
         ("events.jsonl", '{"round": 1}\n', "line 1: lacks 'loss'"),
-        ("events.jsonl", "[1]\n", "line 1: holds"),
+        ("events.jsonl", "[1]\n", r"line 1: holds \[1\], which is no event"),
         ("result.json", "{", "result.json: is not JSON"),
         ("result.json", "[]", "result.json: holds a list, needed is a dict"),
         ("result.json", "{}", "result.json: lacks 'models'"),

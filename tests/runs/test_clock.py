@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fednas_core.errors import RunError
 from fednas_core.runs.clock import PHASES, Clock
 from fednas_core.runs.folder import RunFolder
 
@@ -31,6 +32,13 @@ def test_phases_add_up_to_the_time_since_the_start_and_over_resumes(
     now[0] = 12.0
     told = clock.note(run)
     assert (told["start"], told["training"], sum(told.values())) == (17, 33, 51)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"start": "long"}', "null"])
+def test_damaged_seconds_are_refused_naming_the_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "seconds.json").write_text(text)
+    with pytest.raises(RunError, match=r"seconds\.json does not hold the seconds of each phase .*delete it"):
+        Clock().resume(RunFolder(tmp_path))
 
 
 def test_a_run_that_noted_nothing_is_resumed_from_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from fednas_core import files
 from fednas_core.config import RunConfig
 from fednas_core.errors import RunError
 from fednas_core.protocol import State
 from fednas_core.runs import folder as module
-from fednas_core.runs.folder import RunFolder, all_runs, create, find, output_folder, write_atomically
+from fednas_core.runs.folder import RunFolder, all_runs, create, find, output_folder
 from fednas_core.settings import read
 
 
@@ -42,10 +45,21 @@ def test_create_writes_settings_and_versions(tmp_path: Path) -> None:
     assert run.events() == []
 
 
-def test_runs_of_the_same_second_have_names_of_their_own(tmp_path: Path) -> None:
-    runs = [create(config(tmp_path)) for _ in range(5)]
-    assert len({run.id for run in runs}) == 5
-    assert {run.id for run in all_runs(tmp_path)} == {run.id for run in runs}
+def test_runs_of_one_second_have_names_of_their_own_in_the_order_of_their_start(tmp_path: Path) -> None:
+    here, there = ([create(config(tmp_path / name)) for _ in range(5)] for name in ("here", "there"))
+    assert len({run.id for run in here + there}) == 10
+    assert all_runs(tmp_path / "here") == here and find(tmp_path / "here", "latest") == here[-1]
+
+
+def test_names_differ_even_at_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Stopped:
+            return cls(2026, 3, 4, 5, 6, 7, 250_000)
+
+    monkeypatch.setattr(module, "datetime", Stopped)
+    ids = {create(config(tmp_path / str(number), method="fedper")).id for number in range(5)}
+    assert len(ids) == 5 and all(re.fullmatch(r"20260304-050607-400[0-9a-f]{5}-fedper", name) for name in ids)
 
 
 def test_latest_is_the_last_run_and_no_run_of_its_own(tmp_path: Path) -> None:
@@ -127,29 +141,6 @@ def test_events_are_appended_and_read_in_order(run: RunFolder) -> None:
     assert len((run.path / "events.jsonl").read_bytes().split(b"\n")) == 4
 
 
-@pytest.mark.parametrize(
-    "torn", ['{"round": 3, "lo', "{", "5\n", "null\n", '{"loss": 1}\n', "\xff\xfe", '{"round": "3"}\n']
-)
-def test_a_last_line_cut_short_by_a_kill_is_ignored(run: RunFolder, torn: str) -> None:
-    for i in (1, 2):
-        run.append_event({"round": i})
-    path = run.path / "events.jsonl"
-    path.write_bytes(path.read_bytes() + torn.encode("latin-1"))
-    assert run.events() == [{"round": 1}, {"round": 2}]
-    run.forget_events_after(2)
-    run.append_event({"round": 3})
-    assert [event["round"] for event in run.events()] == [1, 2, 3]
-
-
-def test_events_of_rounds_to_be_lived_again_are_dropped(run: RunFolder) -> None:
-    for i in range(1, 6):
-        run.append_event({"round": i})
-    run.forget_events_after(3)
-    assert [event["round"] for event in run.events()] == [1, 2, 3]
-    run.forget_events_after(0)
-    assert run.events() == []
-
-
 # -- checkpoints ---------------------------------------------------------------------------------------------------
 
 
@@ -197,7 +188,7 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(
         elif killed_at == "state":
             patch.setattr(module.json, "dumps", killed)
         else:
-            patch.setattr(Path, "replace", killed)
+            patch.setattr(files.os, "replace", killed)
         with pytest.raises((KeyboardInterrupt, RunError), match="killed"):
             run.save_checkpoint(2, state(2.0))
     done, found = run.load_checkpoint()
@@ -221,6 +212,18 @@ def test_a_kill_before_the_old_tensors_are_removed_is_harmless(
             run.save_checkpoint(2, state(2.0))
     done, found = run.load_checkpoint()
     assert done == 2 and same(found, state(2.0))
+
+
+def test_what_a_kill_left_unfinished_is_cleared_on_the_way_back(run: RunFolder) -> None:
+    run.append_event({"round": 1})
+    run.save_checkpoint(1, state(1.0))
+    kept = {path for path in run.path.rglob("*") if path.is_file()}
+    (run.path / "models" / ".export-x1" / "phone").mkdir(parents=True)
+    for name in (".result.json.0a1b.part", "checkpoint/.tmpAbC", "checkpoint/supernet-000002.safetensors"):
+        (run.path / name).write_text("half")
+    run.rewind()
+    assert {path for path in run.path.rglob("*") if path.is_file()} == kept
+    assert not list((run.path / "models").iterdir()) and run.load_checkpoint()[0] == 1
 
 
 def test_no_checkpoint_is_said_so(run: RunFolder) -> None:
@@ -295,7 +298,7 @@ def test_a_full_disk_is_said_so(run: RunFolder, monkeypatch: pytest.MonkeyPatch)
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     words = r"cannot be written to .*No space left on device.*make room .* then resume the run"
     with pytest.raises(RunError, match=words):
         run.save_checkpoint(1, state(1.0))
@@ -304,19 +307,3 @@ def test_a_full_disk_is_said_so(run: RunFolder, monkeypatch: pytest.MonkeyPatch)
     (run.path / "events.jsonl").mkdir()
     with pytest.raises(RunError, match="cannot be written to .*resume the run"):
         run.append_event({"round": 1})
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file.txt"
-    write_atomically(path, "old")
-
-    def killed(self: Path, target: object) -> Path:
-        raise OSError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", killed)
-        with pytest.raises(OSError, match="killed"):
-            write_atomically(path, "new")
-    assert path.read_text() == "old"
-    write_atomically(path, "new")
-    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["file.txt"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fednas_core.config import RunConfig
-from fednas_core.errors import DeadlineError, RunError
+from fednas_core.errors import DeadlineError, TaskError
 from fednas_core.protocol import TrainOrder, TrainSettings
 from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
@@ -107,7 +107,7 @@ def test_every_answer_to_an_order_is_the_same_and_the_order_stays_as_it_was(conf
 
 
 def test_a_device_without_a_teacher_says_so(config: RunConfig, home: Home) -> None:
-    with pytest.raises(RunError, match="this device has no teacher of run run-1"):
+    with pytest.raises(TaskError, match="this device has no teacher of run run-1"):
         done(config, home)
 
 

@@ -167,7 +167,7 @@ def test_a_save_that_fails_leaves_the_old_state_and_no_rubbish(store: Store, mon
 def test_rubbish_of_a_process_that_was_killed_is_cleared(store: Store) -> None:
     store.save("run", "c", "r", 1, state(1.0))
     (path,) = files(store)
-    old, young = (path.with_name(f"{path.name}{name}.part") for name in ("old", "young"))
+    old, young = (path.with_name(f".{path.name}.{name}.part") for name in ("old", "young"))
     for rest in (old, young):
         rest.write_bytes(b"half")
     os.utime(old, (0, 0))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fednas_core.config import RunConfig
-from fednas_core.errors import RunError
+from fednas_core.errors import RunError, TaskError
 from fednas_core.protocol import TrainOrder, TrainSettings
 from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
@@ -134,7 +134,7 @@ def test_a_device_without_a_teacher_says_so_until_it_has_one(
     config: RunConfig, home: Home, round: int, run: str
 ) -> None:
     give(config, home, order_of(config))
-    with pytest.raises(RunError, match=f"no teacher of run {run}: it joined later, .* sends it before the next round"):
+    with pytest.raises(TaskError, match=f"no teacher of run {run}: it joined later, .* sends it before the next round"):
         asked(config, home, round, run)
     give(config, home, order_of(config, round=round - 1, run=run))
     assert asked(config, home, round, run).arch == space_of(config).largest
