@@ -48,8 +48,8 @@ FILLS = (0, 128)
 """What malloc fills memory with (0: it does not): one process each. 128 means the byte 0x7f, 3·10³⁸ as a float."""
 LARGE = 3_000_000
 """Parameters above which a preset has fewer and shorter runs."""
-CLOCKS = re.compile(r"seconds|latency|(^|_)ms$|^(run|versions|fits|stored|date|time|path)$")
-"""Keys of what is measured by a clock, or names the run."""
+CLOCKS = re.compile(r"seconds|latency|(^|_)ms$|^(run|versions|fits|stored|date|time|path|events)$")
+"""Keys of what is measured by a clock, names the run, or is a digest of such."""
 BASE: dict[str, Scalar] = {
     "train.precision": "bf16", "train.epochs": 1, "train.batch": 8, "data.clients": 6, "data.partition": "iid",
     "budgets": "half=50%,all=max", "sample.budgets": 6, "workers": 1, "evaluate-every": 1,

@@ -260,5 +260,6 @@ def _point_latest(path: Path) -> None:
     try:
         aside.symlink_to(path.name)
         aside.replace(link)
-    except OSError:
-        aside.unlink(missing_ok=True)  # a file system without links: the run itself is not affected
+    except OSError:  # a file system without links, or nothing more can be written: the run itself is not affected
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)

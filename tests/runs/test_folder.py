@@ -79,6 +79,15 @@ def test_a_file_system_without_links_is_no_obstacle(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "latest").exists() and find(tmp_path, run.id) == run
 
 
+def test_a_disk_that_takes_no_link_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    module._point_latest(tmp_path / "run")
+
+
 def test_folders_that_are_no_runs_are_passed_over(tmp_path: Path) -> None:
     assert all_runs(tmp_path / "nowhere") == []
     (tmp_path / "notes").mkdir()
