@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import sys
-import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import import_module
-from importlib.util import find_spec, module_from_spec
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +17,8 @@ from fednas_core.seeding import derive, stream
 Indices = NDArray[np.int64]
 _HANDFUL = 10
 _ATTEMPTS = 10
+_DRAWS = 11
+"""Draws from the Dirichlet distribution with one seed, as many as flwr-datasets makes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +37,8 @@ def split(dataset: Dataset, config: DataConfig, seed: int) -> Split:
     """Return how the training examples are spread. The same arguments give the same split (and, in a process, object).
 
     The validation part is drawn first, each class in proportion, and does not depend on how the rest is spread. The
-    rest goes to ``config.clients`` clients through a partitioner of flwr-datasets, seeded from `seed`:
+    rest goes to ``config.clients`` clients, each part to the last example that of flwr-datasets' partitioner of the
+    same seed (which would bring pandas, pyarrow and 100 MB into every client's process):
 
     - iid: at random, in equal numbers;
     - dirichlet: each class in shares drawn from a symmetric Dirichlet(alpha) (Yurochkin et al. 2019,
@@ -83,7 +79,8 @@ def _split(dataset: Dataset, config: DataConfig, seed: int) -> Split:
     validation = _validation(y, owners, config.validation, seed)
     rest = np.setdiff1d(np.arange(len(y), dtype=np.int64), validation, assume_unique=True)
     if owners is not None:
-        return Split(validation, _spread("NaturalIdPartitioner", rest, owners[rest], partition_by="label"))
+        mine = owners[rest]
+        return Split(validation, tuple(rest[mine == owner] for owner in np.unique(mine)))
     if len(rest) < config.clients:
         raise DataError(
             f"data.clients = {config.clients}, but {len(rest)} training examples are left after validation: "
@@ -91,7 +88,7 @@ def _split(dataset: Dataset, config: DataConfig, seed: int) -> Split:
         )
     if config.partition == "iid":
         shuffled = stream(seed, "data.partition").permutation(rest)
-        return Split(validation, _spread("IidPartitioner", shuffled, y[shuffled], num_partitions=config.clients))
+        return Split(validation, tuple(map(np.sort, np.array_split(shuffled, config.clients))))
     return Split(validation, _drawn(rest, y[rest], config, seed))
 
 
@@ -128,66 +125,64 @@ def _validation(y: Indices, owners: NDArray[Any] | None, share: float, seed: int
 def _drawn(rest: Indices, labels: Indices, config: DataConfig, seed: int) -> tuple[Indices, ...]:
     """Return the parts of partition 'dirichlet' or 'classes', drawn anew until every example has a client."""
     classes = len(np.unique(labels))
-    choices: dict[str, Any] = {"num_partitions": config.clients, "partition_by": "label"}
+    least = max(1, min(_HANDFUL, len(rest) // (4 * config.clients)))
+    each = config.classes_per_client
     if config.partition == "dirichlet":
-        least = max(1, min(_HANDFUL, len(rest) // (4 * config.clients)))
-        kind = "DirichletPartitioner"
-        choices |= {"alpha": config.alpha, "min_partition_size": least, "self_balancing": True}
         advice = (
             f"data.alpha = {config.alpha} with data.clients = {config.clients} left a client fewer than {least} of "
             f"{len(rest)} examples in every draw: raise data.alpha or lower data.clients"
         )
     else:
-        each = config.classes_per_client
         if each > classes:
             raise DataError(f"data.classes-per-client = {each}, but there are {classes} classes: set {classes} or less")
-        kind = "PathologicalPartitioner"
-        choices |= {"num_classes_per_partition": each, "class_assignment_mode": "first-deterministic"}
         advice = (
             f"data.clients = {config.clients} with data.classes-per-client = {each} do not fit {len(rest)} examples of "
             f"{classes} classes: either a class would belong to no client (set data.clients to {classes} or more, or "
             f"raise data.classes-per-client) or to more clients than it has examples (lower data.clients)"
         )
-    reason: ValueError | None = None
     for attempt in range(_ATTEMPTS):
-        choices["seed"] = derive(seed, "data.partition", attempt)
-        try:
-            parts = _spread(kind, rest, labels, **choices)
-        except ValueError as error:  # the partitioners' word for a draw that does not fit
-            reason = error
-            continue
-        if np.array_equal(np.sort(np.concatenate(parts)), rest):
+        rng = np.random.default_rng(derive(seed, "data.partition", attempt))
+        if config.partition == "dirichlet":
+            parts = _by_dirichlet(labels, config.clients, config.alpha, least, rng)
+        else:
+            parts = _by_classes(labels, config.clients, each, rng)
+        if parts and np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(rest))):
+            return tuple(rest[np.sort(part)] for part in parts)
+    raise DataError(advice)
+
+
+def _by_dirichlet(
+    labels: Indices, clients: int, alpha: float, least: int, rng: np.random.Generator
+) -> list[Indices] | None:
+    """Return positions for each client, none with fewer than `least`; None if no draw is like that."""
+    for _ in range(_DRAWS):
+        parts = [np.empty(0, np.int64)] * clients
+        for label in np.unique(labels):
+            rows = np.flatnonzero(labels == label)
+            shares = rng.dirichlet(np.full(clients, alpha))
+            shares[[len(part) > len(labels) / clients for part in parts]] = 0.0
+            with np.errstate(invalid="ignore"):  # all shares may be 0 for a tiny alpha: the last client has it all
+                cuts = (np.cumsum(shares / np.cumsum(shares)[-1]) * len(rows)).astype(np.int64)[:-1]
+            parts = [np.append(part, more) for part, more in zip(parts, np.split(rows, cuts), strict=True)]
+        if min(map(len, parts)) >= least:
             return parts
-    raise DataError(advice) from reason
+    return None
 
 
-def _spread(kind: str, index: Indices, label: NDArray[Any], **choices: Any) -> tuple[Indices, ...]:
-    """Return the parts, sorted, into which the partitioner `kind` divides `index`; `label` is the column it goes by.
-
-    The table exists in memory only. The partitioners' warnings and progress bars are kept from the terminal.
-    """
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        from datasets import Dataset as Table
-
-        partitioner = getattr(_partitioners(), kind)(**choices)
-        partitioner.dataset = Table.from_dict({"index": index, "label": label})
-        tables = [partitioner.load_partition(number) for number in range(partitioner.num_partitions)]
-        parts = [np.asarray(table.with_format("numpy")["index"][:], dtype=np.int64) for table in tables]
-    return tuple(np.sort(part) for part in parts)
-
-
-def _partitioners() -> ModuleType:
-    """Return the partitioners of flwr-datasets without running its package, which imports plots along.
-
-    Those bring scipy, pandas and seaborn: a second for each client process.
-    """
-    name = "flwr_datasets"
-    spec = None if name in sys.modules else find_spec(name)
-    if spec is not None:
-        sys.modules[name] = module_from_spec(spec)
-    try:
-        return import_module(f"{name}.partitioner")
-    finally:
-        if spec is not None:
-            del sys.modules[name]
+def _by_classes(labels: Indices, clients: int, each: int, rng: np.random.Generator) -> list[Indices] | None:
+    """Return positions for each client, of `each` classes; None if a class has fewer examples than clients."""
+    classes = np.unique(labels)
+    held = []
+    for client in range(clients):
+        mine = {int(classes[client % len(classes)])}
+        while len(mine) < each:
+            mine.add(int(rng.choice(classes, size=1)[0]))
+        held.append(mine)
+    parts = [np.empty(0, np.int64)] * clients
+    for label in classes:
+        rows, holders = np.flatnonzero(labels == label), [number for number, mine in enumerate(held) if label in mine]
+        if len(holders) > len(rows):
+            return None
+        for holder, share in zip(holders, np.array_split(rows, max(1, len(holders))), strict=False):
+            parts[holder] = np.append(parts[holder], share)
+    return parts

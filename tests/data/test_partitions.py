@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from fednas_core.config import DataConfig
 from fednas_core.data.partitions import Split, split
 from fednas_core.data.sources import Dataset, Images, load
 from fednas_core.errors import DataError
+from fednas_core.seeding import derive, stream
 
 
 def dataset(labels: np.ndarray, groups: np.ndarray | None = None) -> Dataset:
@@ -93,6 +96,61 @@ def test_golden_split() -> None:
     result = split(data, config, 1)
     assert result.validation.tolist() == [0, 7, 14, 29, 36, 40]
     assert [part.tolist()[:5] for part in result.clients] == [[2, 3, 5, 8, 11], [1, 4, 6, 9, 10], [23, 26, 32, 33, 35]]
+
+
+def by_flwr_datasets(kind: str, index: np.ndarray, label: np.ndarray, **choices: Any) -> list[np.ndarray] | None:
+    """The parts of `index` by a partitioner of flwr-datasets; None where it says that a draw does not fit."""
+    import datasets
+    from flwr_datasets import partitioner
+
+    made = getattr(partitioner, kind)(**choices)
+    made.dataset = datasets.Dataset.from_dict({"index": index, "label": label})
+    try:
+        parts = [made.load_partition(number)["index"][:] for number in range(made.num_partitions)]
+    except ValueError:
+        return None
+    return [np.sort(np.asarray(part, dtype=np.int64)) for part in parts]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["iid", "dirichlet", "classes", "column"])
+def test_parts_are_those_of_flwr_datasets(kind: str) -> None:
+    """Run by run the same images at the same client, whether Flower's own partitioners divide them or these."""
+    rng = np.random.default_rng(7)
+    equal = 0
+    for trial in range(25):
+        clients, classes, alpha = int(rng.integers(1, 12)), int(rng.integers(2, 6)), float(rng.choice([0.02, 0.3, 5]))
+        labels, each = rng.integers(0, classes, 120), int(rng.integers(1, classes + 1))
+        labels[:classes] = np.arange(classes)
+        owners = rng.permutation(np.array(["ann", "Bob", "cyd", "dan", "é"])[np.arange(120) % 5])
+        config = DataConfig(partition=kind, clients=clients, alpha=alpha, classes_per_client=each, column="owner")
+        config = replace(config, clients=5) if kind == "column" else config
+        found: Split | None = None
+        with contextlib.suppress(DataError):
+            found = split(dataset(labels, owners), config, trial)
+        kept = np.setdiff1d(np.arange(120), found.validation) if found else np.arange(0)
+        y, many = labels[kept], {"num_partitions": clients, "partition_by": "label"}
+        wanted: list[np.ndarray] | None = None
+        for attempt in range(10):
+            many["seed"] = derive(trial, "data.partition", attempt)
+            if found is None or (wanted and np.array_equal(np.sort(np.concatenate(wanted)), kept)):
+                break
+            if kind == "iid":
+                kept = stream(trial, "data.partition").permutation(kept)
+                wanted = by_flwr_datasets("IidPartitioner", kept, labels[kept], num_partitions=clients)
+                kept = np.sort(kept)
+            elif kind == "column":
+                wanted = by_flwr_datasets("NaturalIdPartitioner", kept, owners[kept], partition_by="label")
+            elif kind == "dirichlet":
+                more = {"alpha": alpha, "min_partition_size": max(1, min(10, len(kept) // (4 * clients)))}
+                wanted = by_flwr_datasets("DirichletPartitioner", kept, y, **many, **more, self_balancing=True)
+            else:
+                more = {"num_classes_per_partition": each, "class_assignment_mode": "first-deterministic"}
+                wanted = by_flwr_datasets("PathologicalPartitioner", kept, y, **many, **more)
+        if found:
+            assert wanted and all(map(np.array_equal, found.clients, wanted)), (trial, config)
+            equal += 1
+    assert equal >= 8
 
 
 def test_iid_is_even() -> None:
