@@ -1,4 +1,4 @@
-"""What Flower starts for each message: hands it to the ClientApp, in this process or in one that stays.
+"""What Flower starts for each message: hands it to the ClientApp, in a process below this one or in one that stays.
 
 It does not import torch by itself, so that a process which only hands over starts in a second less.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client_app import apart
 from client_app.stay import ask
 from fednas_core.devices.containers import available_cores
 from fednas_core.environment import prepare
@@ -20,9 +21,6 @@ from fednas_core.environment import prepare
 # processes of Ray that compute start in the environment that is set here.
 prepare()
 os.environ.setdefault("RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": 2 * available_cores()}))
-
-FAILED = 2
-"""Flower's code of an error in the ClientApp."""
 
 app = ClientApp()
 
@@ -40,16 +38,18 @@ def describe(message: Message, context: Context) -> Message:
 
 
 def _carry(message: Message, context: Context) -> Message:
-    """Return the reply of `client_app.app`; with ``warm=60`` in --node-config, of a process that stays for 60 seconds.
+    """Return the reply of `client_app.app` in a process below this one, or, where that cannot be, in this one.
 
-    A simulated client is in a process that stays anyway.
+    With ``warm=60`` in --node-config it is a process that stays for 60 seconds.
     """
     warm = context.node_config.get("warm", 0)
     if isinstance(warm, bool) or not isinstance(warm, int) or warm < 0:
         told = f"--node-config warm: found {warm!r}, allowed a whole number of seconds from 0, e.g. 'warm=60'"
-        return Message(Error(FAILED, told), reply_to=message)
+        return apart.error(told, message)
     if warm:
         return ask(message, context, float(warm))
+    if apart.possible():
+        return apart.carry(message, context)
     from client_app.app import app as worker
 
     return worker(message, context)

@@ -17,13 +17,15 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Message
 from flwr.supercore.task_identity import TaskIdentity
+
+from client_app.apart import answered, died, error, first_to_go
+from fednas_core.devices.containers import out_of_memory_kills
 
 START_S = 60.0
 """How long the process may take to come up."""
@@ -32,8 +34,6 @@ LINGER_S = 1.0
 POLL_S = 1.0
 GREETING, GREETING_S = "here", 10.0
 """What it says at once to whoever asks; who does not hear it within this time starts another."""
-FAILED = 2
-"""Flower's code of an error in the ClientApp."""
 APP = Path(__file__).parents[1]
 
 
@@ -48,18 +48,15 @@ def ask(message: Message, context: Context, idle_s: float) -> Message:
     place = _place(context)
     connection = _connected(place) or _started(place, idle_s)
     if connection is None:
-        return _error(f"the process that stays (warm) did not start within {START_S:g} s", message)
+        return error(f"the process that stays (warm) did not start within {START_S:g} s", message)
+    killed = out_of_memory_kills()
     with connection:
         try:
             connection.send((TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id, message, context))
             answer = connection.recv()
         except (EOFError, OSError):
-            return _error("the process of the client died (often for lack of memory)", message)
-    return answer if isinstance(answer, Message) else _error(str(answer), message)
-
-
-def _error(reason: str, message: Message) -> Message:
-    return Message(Error(FAILED, reason), reply_to=message)
+            return error(died(None, killed), message)
+    return answer if isinstance(answer, Message) else error(str(answer), message)
 
 
 def _place(context: Context) -> Path:
@@ -129,22 +126,12 @@ def _serve_one(connection: Connection) -> None:
         connection.send(GREETING)
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id, message, context = connection.recv()
         threading.Thread(target=_end_without_listener, args=(connection.fileno(), done), daemon=True).start()
-        answer = _answered(message, context)
+        answer = answered(message, context)
         done.set()
         connection.send(answer)
         connection.recv()  # until the other side has read it and hung up
     except (EOFError, OSError):
         return
-
-
-def _answered(message: Message, context: Context) -> Message | str:
-    """Return the ClientApp's reply, or what it raised, told as Flower tells what ends a process of its own."""
-    from client_app.app import app
-
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(app, message, context)
-        error = future.exception()
-    return f"{type(error).__name__}: {error}" if error else future.result()
 
 
 def _end_without_listener(link: int, done: threading.Event) -> None:
@@ -174,6 +161,7 @@ def _alive(process: int) -> bool:
 
 
 if __name__ == "__main__":
+    first_to_go()
     serve(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
     sys.stdout.flush()
     os._exit(0)  # a thread that hangs would hold it

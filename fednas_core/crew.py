@@ -66,7 +66,7 @@ class Crew:
         texts = client_budget_texts(self._named, there, self._config.client_budgets)
         new = [self._measured(replace(i, budget=texts[i.name])) for i in there if i.name not in self._known]
         if new:
-            found = limits(space_of(self._config), self._named, new, "")
+            found = limits(space_of(self._config), self._named, new, "", self._config.train.batch)
             self._known |= {info.name: replace(info, limit=found[info.name]) for info in new}
             self._tell_who_stays_out([self._known[info.name] for info in new])
             self._note()

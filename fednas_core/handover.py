@@ -35,13 +35,15 @@ def hand_over(
 
     A client that is in `own` gets the network named there if it can.
     A device that measures more milliseconds than its budget allows keeps nothing and is offered the best of the
-    cheaper ones. ``reason`` says why a client has no model, '' if it has one. `settled` is called for each client to
-    which nothing more is offered.
+    cheaper ones. ``reason`` says why a client has no model, '' if it has one; ``failed`` whether it should have one:
+    whoever has no room for any network, or is too slow for each, is without one and nothing has failed.
+    ``larger_accuracy`` is that of the best larger network that its limit allows, None if there is none. `settled` is
+    called for each client to which nothing more is offered.
     """
     clients = {client.name: client for client in crew.clients()}
     ranked = {_kind(client): _ranked(judged, client) for client in clients.values()}
     choices = {name: _first(ranked[_kind(client)], (own or {}).get(name)) for name, client in clients.items()}
-    rows = {name: _without(client, "no judged network keeps its budget") for name, client in clients.items()}
+    rows = {name: _without(client, "no judged network keeps its limits") for name, client in clients.items()}
     tensors: dict[Arch, Mapping[str, Tensor]] = {}
     waiting = [name for name in clients if choices[name]]
     for _ in range(ATTEMPTS):
@@ -61,14 +63,14 @@ def hand_over(
             awaited.discard(answer.client)
             client, chosen = clients[answer.client], choices[answer.client][0]
             answer = credible(answer, client, Errand(client.name, "install", chosen.arch), config.rounds)
-            rows[client.name] = _row(client, chosen, answer)
+            rows[client.name] = _row(client, chosen, answer, ranked[_kind(client)])
             if isinstance(answer, TrainReport) and not answer.figures.get("fits"):
                 choices[answer.client] = [row for row in choices[answer.client] if row.macs < chosen.macs]
                 waiting += [answer.client] if choices[answer.client] else []
             if answer.client not in waiting:
                 settled()
         for name in awaited:
-            rows[name] = _without(clients[name], NO_ANSWER)
+            rows[name] = _without(clients[name], NO_ANSWER, failed=True)
     return [rows[name] for name in sorted(rows)]
 
 
@@ -113,14 +115,17 @@ def _ranked(judged: Sequence[Judged], client: ClientInfo) -> list[Judged]:
     return sorted(fitting, key=preference)
 
 
-def _without(client: ClientInfo, reason: str) -> dict[str, Any]:
+def _without(client: ClientInfo, reason: str, failed: bool = False) -> dict[str, Any]:
     budget = client.limit.budget if isinstance(client.limit, Allowance) else None
-    return {"client": client.name, "budget": str(budget) if budget else "no limit", "reason": reason}
+    told = str(budget) if budget else "no limit"
+    return {"client": client.name, "budget": told, "reason": reason, "failed": failed}
 
 
-def _row(client: ClientInfo, chosen: Judged, answer: TrainReport | Failure) -> dict[str, Any]:
+def _row(
+    client: ClientInfo, chosen: Judged, answer: TrainReport | Failure, allowed: Sequence[Judged]
+) -> dict[str, Any]:
     if isinstance(answer, Failure):
-        return _without(client, answer.reason)
+        return _without(client, answer.reason, failed=True)
     figures = answer.figures
     if not figures.get("fits"):
         return _without(client, f"the smallest network offered takes {figures.get('latency_ms', 0):.2f} ms there")
@@ -130,6 +135,7 @@ def _row(client: ClientInfo, chosen: Judged, answer: TrainReport | Failure) -> d
         "params": chosen.params,
         "bytes": chosen.bytes,
         "validation_accuracy": chosen.validation_accuracy,
+        "larger_accuracy": max((row.validation_accuracy for row in allowed if row.macs > chosen.macs), default=None),
         "accuracy": answer.accuracy if figures.get("tested") else None,
         "tested": int(figures.get("tested", 0)),
         "held_out": bool(figures.get("held_out")),

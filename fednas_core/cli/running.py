@@ -12,7 +12,7 @@ import typer
 
 from fednas_core.cli.runs import Output, runs_folder
 from fednas_core.cli.settings import Config, Pairs, check_space, gather
-from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json
+from fednas_core.cli.show import INTERRUPTED, Json, guard, leave_if_lacking, note, print_json
 from fednas_core.errors import ConfigError, FednasError
 from fednas_core.terminal import say
 
@@ -82,8 +82,10 @@ def conduct_here(config: RunConfig, given: Collection[str], as_json: bool) -> No
         if hint := _continuation(root, run_id()):
             note(hint)
         raise
+    result = folder.read_json("result.json")
     if as_json:
-        print_json(folder.read_json("result.json"))
+        print_json(result)
+    leave_if_lacking(result)
 
 
 def stopped(root: Path, run_id: str | None) -> None:

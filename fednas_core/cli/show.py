@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Arguments = ParamSpec("Arguments")
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
-REFUSED, INTERRUPTED = 2, 130
-"""Exit codes: a `FednasError`, as for a wrong option; and Ctrl-C."""
+INCOMPLETE, REFUSED, INTERRUPTED = 1, 2, 130
+"""Exit codes: a run that left a client without its model; a `FednasError`, as for a wrong option; and Ctrl-C."""
 NUMBER = re.compile(r"[\d.,/]+(e[+-]?\d+)?( ?[A-Za-z%]{1,2})?|-?")
 PLAIN_WIDTH = 200
 """Columns of a table that goes to a file or pipe."""
@@ -49,6 +49,15 @@ def refuse(message: str, as_json: bool, **more: Any) -> None:
         print_json({"error": message, **more})
     typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
     raise typer.Exit(REFUSED)
+
+
+def leave_if_lacking(result: Mapping[str, Any]) -> None:
+    """Leave with exit code 1 if a client of a finished run has no model that it should have, and say so."""
+    from fednas_core.report.ending import lacking
+
+    if told := lacking(result):
+        typer.secho(f"error: {told}; resume the run to hand models out again", fg=typer.colors.RED, err=True)
+        raise typer.Exit(INCOMPLETE)
 
 
 def note(message: str) -> None:

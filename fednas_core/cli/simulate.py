@@ -17,7 +17,7 @@ import typer
 from fednas_core.cli.progress import display, going_by
 from fednas_core.cli.running import stopped
 from fednas_core.cli.settings import Config, Pairs, check_space, gather
-from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json, refuse
+from fednas_core.cli.show import INTERRUPTED, Json, guard, leave_if_lacking, note, print_json, refuse
 from fednas_core.cli.superlink import CONNECTION, Connection, end_tree, project_folder, superlink
 from fednas_core.devices.containers import available_cores
 from fednas_core.errors import RunError
@@ -99,6 +99,7 @@ def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool, w
             print(f"besides {duration(wall_s - result['seconds']['total'])} in which Flower starts and ends")
         print()
         print(f"run folder: {folder}\nreport:     {folder / 'report.html'}")
+    leave_if_lacking(result)
 
 
 def flwr_run(link: Connection, project: Path, values: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from fednas_core.devices.footprint import Room
 from fednas_core.errors import ConfigError
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.values import Arch, Cost
@@ -64,13 +65,15 @@ class Budget:
 class Allowance:
     """A budget on one device (implements `fednas_core.protocol.Limit`).
 
-    `predict_ms` is the latency to count on there, on the safe side: `LatencyModel.upper_ms` of that device. Raises
+    `predict_ms` is the latency to count on there, on the safe side: `LatencyModel.upper_ms` of that device; `room` its
+    memory, where that cannot hold every network of the space. Raises
     `ConfigError` if the budget limits latency and nothing predicts it.
     """
 
     budget: Budget
     space: SearchSpace
     predict_ms: Callable[[Arch], float] | None = None
+    room: Room | None = None
 
     def __post_init__(self) -> None:
         """Refuse a limit that nobody could check."""
@@ -80,12 +83,13 @@ class Allowance:
     def allows(self, arch: Arch) -> bool:
         """See `Limit.allows`."""
         latency_ms = self.predict_ms(arch) if self.predict_ms and self.budget.timed else 0.0
-        return self.budget.allows(self.space.cost(arch), latency_ms)
+        held = self.room is None or self.room.holds(self.space, arch)
+        return held and self.budget.allows(self.space.cost(arch), latency_ms)
 
     @property
-    def kind(self) -> tuple[Budget, Callable[[Arch], float] | None]:
+    def kind(self) -> tuple[Budget, Callable[[Arch], float] | None, Room | None]:
         """What tells devices apart that allow different networks: equal for all others of one space."""
-        return replace(self.budget, device=""), self.predict_ms
+        return replace(self.budget, device=""), self.predict_ms, self.room
 
 
 def parse_macs(text: str, largest: int) -> int:

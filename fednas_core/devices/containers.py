@@ -39,9 +39,30 @@ def granted_memory(mount: Path = MOUNT, own: Path = OWN) -> int | None:
         for folder in _folders(mount, own, controller):
             most = _number(_text(folder / limit))
             if most < _UNLIMITED:
-                used = _number(_text(folder / usage) or "0") - _cached(_text(folder / "memory.stat"), cache)
+                used = _number(_text(folder / usage) or "0") - _value(_text(folder / "memory.stat"), cache)
                 left.append(max(0, int(most - used)))
     return min(left, default=None)
+
+
+def memory_limit(mount: Path = MOUNT, own: Path = OWN) -> int | None:
+    """Return the bytes that this process's container may use in all; None where nothing limits them."""
+    most = [
+        _number(_text(folder / name))
+        for controller, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes"))
+        for folder in _folders(mount, own, controller)
+    ]
+    return min((int(limit) for limit in most if limit < _UNLIMITED), default=None)
+
+
+def out_of_memory_kills(mount: Path = MOUNT, own: Path = OWN, machine: Path = Path("/proc/vmstat")) -> int:
+    """Return how many processes the system has ended for lack of memory: a count that only means something by rising.
+
+    It counts those of this process's group, of the groups above it and of the machine, some of them more than once.
+    """
+    files = [machine]
+    for controller, name in (("", "memory.events"), ("memory", "memory.oom_control")):
+        files += [folder / name for folder in _folders(mount, own, controller)]
+    return int(sum(_value(_text(file), "oom_kill") for file in files))
 
 
 _UNLIMITED = 2.0**60
@@ -74,8 +95,8 @@ def _number(text: str) -> float:
     return float(text) if text.lstrip("-").isdecimal() else math.inf
 
 
-def _cached(stat: str, key: str) -> float:
-    found = (line.split() for line in stat.splitlines())
+def _value(table: str, key: str) -> float:
+    found = (line.split() for line in table.splitlines())
     return next((_number(parts[1]) for parts in found if len(parts) == 2 and parts[0] == key), 0.0)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from fednas_core.devices.budgets import ALLOWED, Allowance, parse_budget
+from fednas_core.devices.footprint import Room
 from fednas_core.devices.latency_model import LatencyModel
 from fednas_core.errors import ConfigError
 from fednas_core.protocol import ClientId, ClientInfo, Limit, Probe
@@ -16,13 +17,15 @@ _NUMBER = re.compile(r"-([0-9]{1,9})$")
 
 
 def limits(
-    space: SearchSpace, budgets: Mapping[str, str], clients: Sequence[ClientInfo], client_budgets: str
+    space: SearchSpace, budgets: Mapping[str, str], clients: Sequence[ClientInfo], client_budgets: str, batch: int = 0
 ) -> dict[ClientId, Limit | None]:
-    """Return the limit of each client, None for one without a budget, sorted by name.
+    """Return the limit of each client, None for one that may be given any network, sorted by name.
 
     `budgets` are texts by device and `client_budgets` the setting of that name (see `client_budget_texts`). A budget in
-    ms is checked by the client's own latency model, on the safe side. Raises `ConfigError` for a budget that makes no
-    sense, naming the client or the entry, and for one in ms of a client that measured no latencies.
+    ms is checked by the client's own latency model, on the safe side. Where a device has told its memory, its client is
+    given no network that it could not train there in batches of `batch` images (0: nobody trains). Raises `ConfigError`
+    for a budget that makes no sense, naming the client or the entry, and for one in ms of a client that measured no
+    latencies.
     """
     texts = client_budget_texts(budgets, clients, client_budgets)
     largest = space.cost(space.largest).macs
@@ -33,7 +36,9 @@ def limits(
             names = f"a device of 'budgets' ({', '.join(budgets)}), {ALLOWED}" if budgets else ALLOWED
             raise ConfigError(f"setting 'client-budgets': entry {entry!r}: allowed are {names}") from error
     by_name = {client.name: client for client in clients}
-    return {name: _limit(space, by_name[name], text) for name, text in texts.items()}
+    return {
+        name: _limit(space, by_name[name], text, _room(space, by_name[name], batch)) for name, text in texts.items()
+    }
 
 
 def client_budget_texts(
@@ -67,21 +72,29 @@ def _entries(client_budgets: str) -> list[str]:
     return entries
 
 
-def _limit(space: SearchSpace, client: ClientInfo, text: str) -> Limit | None:
-    if not text:
+def _room(space: SearchSpace, client: ClientInfo, batch: int) -> Room | None:
+    """Return the memory of a client's device, if it is known and too small for some network of the space."""
+    if not batch or client.profile is None or not client.profile.memory_mb:
+        return None
+    room = Room(client.profile.memory_mb * 1_000_000, batch)
+    return None if room.holds(space, space.largest) else room
+
+
+def _limit(space: SearchSpace, client: ClientInfo, text: str, room: Room | None) -> Limit | None:
+    if not text and room is None:
         return None
     try:
-        budget = parse_budget(text, space.cost(space.largest).macs, client.name)
+        budget = parse_budget(text or "max", space.cost(space.largest).macs, client.name)
     except ConfigError as error:
         raise ConfigError(f"client '{client.name}': {error}") from error
     if not budget.timed:
-        return Allowance(budget, space)
+        return Allowance(budget, space, room=room)
     if client.profile is None or not client.profile.probes:
         raise ConfigError(
             f"client '{client.name}' has a budget of {text}, but its device measured no latencies: limit it by MACs, "
             "parameters or bytes (2M, 1.5Mparams, 8MB), or let the device measure itself when it joins"
         )
-    return Allowance(budget, space, _model(space, client.profile.probes).upper_ms)
+    return Allowance(budget, space, _model(space, client.profile.probes).upper_ms, room)
 
 
 @lru_cache(maxsize=1024)

@@ -45,7 +45,7 @@ def clients_table(rows: Sequence[Mapping[str, Any]], most: int = 20) -> str:
                     f"{row['bytes'] / 1e6:.2f} MB",
                     f"{row['latency_ms']:.2f} ms",
                     share(row["accuracy"]),
-                    _where(row) + (", stored" if row["stored"] else ""),
+                    _where(row) + (", stored" if row["stored"] else "") + _no_larger(row),
                 )
             ),
         )
@@ -84,6 +84,16 @@ def _where(row: Mapping[str, Any]) -> str:
     return "on held-out images" if row["held_out"] else "on its training images"
 
 
+def _no_larger(row: Mapping[str, Any]) -> str:
+    """Return why a client has no larger model although its budget has room for one, '' if it has the largest."""
+    if row.get("larger_accuracy") is None:
+        return ""
+    return (
+        f"; larger ones reach {share(row['larger_accuracy'])} on the validation images, this one "
+        f"{share(row['validation_accuracy'])}"
+    )
+
+
 def ending(result: Mapping[str, Any]) -> str:
     """Return what a run left, from its result: the chosen models or why there are none, and the clients' own."""
     told = []
@@ -95,6 +105,12 @@ def ending(result: Mapping[str, Any]) -> str:
         told.append(clients_table(result["clients"]))
     told.append(f"\ntime  {spent(result['seconds'])}")
     return "\n".join(told)
+
+
+def lacking(result: Mapping[str, Any]) -> str:
+    """Return which clients have no model that should have one, and why; '' if none."""
+    failed = [f"{row['client']} ({row['reason']})" for row in result.get("clients") or () if row.get("failed")]
+    return f"without the model that it should have: {few(failed)}" if failed else ""
 
 
 def kept(parts: Sequence[str]) -> str:

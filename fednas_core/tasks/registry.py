@@ -10,9 +10,12 @@ from safetensors import SafetensorError
 
 from fednas_core.config import RunConfig
 from fednas_core.devices.budgets import budget_of
+from fednas_core.devices.containers import memory_limit
+from fednas_core.devices.footprint import inference_bytes, training_bytes
+from fednas_core.devices.profile import available_memory_mb
 from fednas_core.errors import ConfigError, ReplyError, TaskError
 from fednas_core.protocol import ClientId, ClientInfo, TrainOrder, TrainReport
-from fednas_core.tasks.bench import client_names, examples_of, ground_of, held_of, labels_of
+from fednas_core.tasks.bench import client_names, device_of, examples_of, ground_of, held_of, labels_of
 from fednas_core.tasks.distil import distil
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.install import install
@@ -21,7 +24,10 @@ from fednas_core.tasks.sandwich import train_sandwich
 from fednas_core.tasks.subnet import Work, train_subnet
 from fednas_core.tasks.teach import teach
 from fednas_core.tasks.trial import trial
+from fednas_core.training.evaluate import EVAL_BATCH
 
+EXPORT_BYTES = 50_000_000
+"""What the libraries that write and check an exported model take."""
 Task = Callable[[TrainOrder, RunConfig, int, Home, float], Work]
 """Order, settings, number of the client, its device, deadline on the clock of `time.monotonic`."""
 TASKS: Mapping[str, Task] = {
@@ -53,7 +59,7 @@ def perform(order: TrainOrder, config: RunConfig, index: int, home: Home = Home(
     """Carry out an order with the data of client number `index`, on the device that `home` describes, and report.
 
     Raises `DeadlineError` when the client's deadline passes, `ConfigError` for a task that does not exist,
-    `ReplyError` for a network beyond the device's budget, `TaskError` for any of `FAULTS`.
+    `ReplyError` for a network beyond the device's budget or its memory, `TaskError` for any of `FAULTS`.
     """
     if order.task not in TASKS:
         raise ConfigError(f"task '{order.task}' is not known here: allowed are {', '.join(TASKS)}")
@@ -65,6 +71,7 @@ def perform(order: TrainOrder, config: RunConfig, index: int, home: Home = Home(
 
 def _performed(order: TrainOrder, config: RunConfig, index: int, home: Home) -> TrainReport:
     _refuse_too_large(order, config, index, home)
+    _refuse_without_room(order, config, index, home)
     torch.set_num_threads(home.threads)  # two processes of one thread are 1.2 to 1.5 times faster than one of two
     start = time.monotonic()
     work = TASKS[order.task](order, config, index, home, start + config.deadline)
@@ -94,6 +101,28 @@ def _refuse_too_large(order: TrainOrder, config: RunConfig, index: int, home: Ho
                 f"refused: a network of {cost.macs:,} MACs, {cost.params:,} parameters, {cost.bytes:,} bytes exceeds "
                 f"this device's budget of {budget}"
             )
+
+
+def _refuse_without_room(order: TrainOrder, config: RunConfig, index: int, home: Home) -> None:
+    """Raise `ReplyError` if the task would take more memory than there is, before anything is computed."""
+    if device_of(config).type != "cpu":
+        return
+    space, free = ground_of(config, index, home).space, available_memory_mb()
+    if order.returns == "weights":
+        what = f"training it in batches of {order.settings.batch}"
+        size = training_bytes(space, order.arch, order.settings.batch)
+    else:
+        what, size = "using it", inference_bytes(space, order.arch, EVAL_BATCH)
+        if order.task == "install" and home.models:
+            what, size = "testing and exporting it", size + EXPORT_BYTES
+    if free and size > free * 1_000_000:
+        limit = memory_limit()
+        of = f", of {limit / 1e6:,.0f} MB that its container may use" if limit else ""
+        raise ReplyError(
+            f"refused for lack of memory: of a network of {space.cost(order.arch).params:,} parameters, {what} takes "
+            f"about {size / 1e6:,.0f} MB, and this device has {free:,} MB free{of}; give it a smaller budget, smaller "
+            "batches (train.batch) or more memory"
+        )
 
 
 def clients_of(config: RunConfig) -> list[ClientInfo]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fednas_core.devices.containers import granted_cores, granted_memory
+from fednas_core.devices.containers import granted_cores, granted_memory, memory_limit, out_of_memory_kills
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
@@ -76,3 +76,30 @@ def test_memory_of_version_1(tmp_path: Path) -> None:
 def test_systems_without_control_groups(tmp_path: Path) -> None:
     assert granted_cores(tmp_path / "none", tmp_path / "none") is None
     assert granted_memory(tmp_path / "none", tmp_path / "none") is None
+
+
+def test_the_limit_of_a_container_is_the_tightest_of_its_groups(tmp_path: Path) -> None:
+    files = {"own": "0::/a/b\n", "cgroup/a/memory.max": "640000000\n", "cgroup/a/b/memory.max": "max\n"}
+    write(tmp_path, files)
+    assert memory_limit(tmp_path / "cgroup", tmp_path / "own") == 640_000_000
+    write(tmp_path, {"own": "4:memory:/x\n", "cgroup/memory/x/memory.limit_in_bytes": "9223372036854771712\n"})
+    (tmp_path / "cgroup/a/memory.max").unlink()
+    assert memory_limit(tmp_path / "cgroup", tmp_path / "own") is None
+
+
+@pytest.mark.parametrize(
+    ("own", "file", "text"),
+    [
+        ("0::/\n", "cgroup/memory.events", "low 0\noom 3\noom_kill {}\noom_group_kill 0\n"),
+        ("4:memory:/x\n", "cgroup/memory/x/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"),
+        ("", "vmstat", "nr_free_pages 9\noom_kill {}\n"),
+    ],
+)
+def test_kills_for_lack_of_memory_are_counted(tmp_path: Path, own: str, file: str, text: str) -> None:
+    def count() -> int:
+        return out_of_memory_kills(tmp_path / "cgroup", tmp_path / "own", tmp_path / "vmstat")
+
+    write(tmp_path, {"own": own, file: text.format(0)})
+    before = count()
+    write(tmp_path, {file: text.format(1)})
+    assert count() > before

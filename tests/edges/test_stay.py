@@ -15,6 +15,7 @@ import pytest
 from edges.grid import InProcessGrid
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+import client_app.apart as apart
 import client_app.front as front
 import client_app.stay as stay
 
@@ -46,7 +47,8 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "app.py").write_text(APP)
-    shutil.copy(stay.__file__, package / "stay.py")
+    for module in (stay, apart):
+        shutil.copy(str(module.__file__), package)
     monkeypatch.setattr(stay, "APP", tmp_path / "app")
 
     def call(what: str = "", warm: object = 3, note: str = "") -> Message:
@@ -92,7 +94,7 @@ def test_what_a_task_raises_is_told_and_the_process_stays(ask: Ask) -> None:
 def test_a_process_that_dies_is_told_at_once_and_replaced(ask: Ask) -> None:
     first = pid(ask())
     start = time.monotonic()
-    assert "died" in ask("die").error.reason and time.monotonic() - start < 5
+    assert "ended without an answer" in ask("die").error.reason and time.monotonic() - start < 5
     assert pid(ask()) != first
 
 
