@@ -22,11 +22,10 @@ from typing import Any
 from common import options, show
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "deployment"))
-from harness import Proxy, Site, site, wait_for
+from harness import Proxy, Site, site
 
 WARM_UP = 2
 """Rounds that do not count: nodes fetch the app, and their polling has to find its rhythm."""
-LONGEST_S = 900.0
 TINY_SPACE = (
     "stem = 8\nstages = [8, 16]\nstrides = [1, 2]\nwidths = [0.5, 1.0]\nexpansions = [0.5, 1.0]\nextra_blocks = 1\n"
 )
@@ -88,7 +87,7 @@ def phase_seconds(nodes: int, warm: int, space: str, rounds: int) -> dict[str, A
     """Return how long the rounds of a run took, and what its clients computed of that."""
     with federation(nodes, warm) as (made, _):
         settings = pairs(made.folder, space, nodes, WARM_UP + rounds)
-        run = made.completed(made.submit(settings), made.folder / "out", LONGEST_S)
+        run = made.completed(made.submit(settings), made.folder / "out")
         events = run.events()[WARM_UP:]
     seconds = [event["seconds"] for event in events]
     return {
@@ -110,9 +109,9 @@ def bytes_on_the_wire(space: str, tls: bool, encoding: str, rounds: int) -> dict
         job, marks = made.submit(settings), []
         events = made.folder / "out" / "latest" / "events.jsonl"
         for done in range(1, WARM_UP + rounds + 1):
-            wait_for(f"round {done}", lambda done=done: lines(events) >= done, LONGEST_S, pause=0.01)
+            made.wait_for(f"round {done}", lambda done=done: lines(events) >= done, pause=0.01)
             marks.append((proxy.down, proxy.up))
-        run = made.completed(job, made.folder / "out", LONGEST_S)
+        run = made.completed(job, made.folder / "out")
         event, model = run.events()[-1], run.read_json("result.json")["models"][0]
         idle = per_second(proxy)
     sizes = [tuple(b - a for a, b in zip(*pair, strict=True)) for pair in zip(marks, marks[1:], strict=False)]

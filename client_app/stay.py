@@ -26,9 +26,10 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client_app.apart import answered, died, error, first_to_go
 from fednas_core.devices.containers import out_of_memory_kills
+from fednas_core.patience import Patience, cpu_seconds
 
 START_S = 60.0
-"""How long the process may take to come up."""
+"""How long the process may get on with nothing before it has come up."""
 LINGER_S = 1.0
 """How long a thread may outlive the task that started it."""
 POLL_S = 1.0
@@ -48,7 +49,7 @@ def ask(message: Message, context: Context, idle_s: float) -> Message:
     place = _place(context)
     connection = _connected(place) or _started(place, idle_s)
     if connection is None:
-        return error(f"the process that stays (warm) did not start within {START_S:g} s", message)
+        return error("the process that stays (warm) did not start", message)
     killed = out_of_memory_kills()
     with connection:
         try:
@@ -92,8 +93,8 @@ def _started(place: Path, idle_s: float) -> Connection | None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
         stdin=subprocess.DEVNULL,
     )
-    end = time.monotonic() + START_S
-    while time.monotonic() < end and process.poll() is None:
+    patience = Patience(START_S, lambda: cpu_seconds(process.pid))
+    while process.poll() is None and not patience.over():
         if connection := _connected(place):
             return connection
         time.sleep(0.02)

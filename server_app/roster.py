@@ -21,7 +21,7 @@ from server_app.exchange import exchange
 from server_app.records import Request, read_reply, reason, request
 
 NODES_S = 60.0
-"""How long to wait for nodes that serve all clients; after that the run goes on with those that are there."""
+"""How long to wait for another node while clients are missing; after that the run goes on with those that are there."""
 REFUSED_S = 5.0
 """How long to wait for others when all nodes that came were refused."""
 PROFILE_S = 180.0
@@ -57,18 +57,23 @@ class Roster:
         self._nodes_s, self._profile_s = nodes_s, profile_s
         self._members: dict[int, tuple[Member, ...]] = {}
         self._refused: dict[int, str] = {}
+        self._known: set[int] = set()
         self._gathered = False
 
     def members(self) -> dict[ClientId, Member]:
         """Return the clients whose nodes are there now, by name and sorted by name.
 
-        The first call waits until all clients are there, at most `nodes_s` seconds; later calls take who is there,
-        newcomers included, and wait only if nobody is. Raises `RunError`, saying what to do, if nobody comes.
+        The first call waits until all clients are there, or nobody has come for `nodes_s` seconds; later calls take who
+        is there, newcomers included, and wait only if nobody is. Raises `RunError`, saying what to do, if nobody comes.
         """
         end = time.monotonic() + self._nodes_s
         while True:
             present = set(self._grid.get_node_ids())
-            self._ask(present - set(self._members) - set(self._refused))
+            new = present - set(self._members) - set(self._refused)
+            self._ask(new)
+            if new - self._known:  # they come one by one, and answer slowly, where a machine is slow
+                self._known |= new
+                end = time.monotonic() + self._nodes_s
             found = _by_name(member for node in present for member in self._members.get(node, ()))
             if found and (self._gathered or len(found) >= self._wanted or time.monotonic() > end):
                 break

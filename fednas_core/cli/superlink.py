@@ -26,9 +26,10 @@ from pathlib import Path
 
 from fednas_core.environment import ENVIRONMENT
 from fednas_core.errors import RunError
+from fednas_core.patience import Patience, cpu_seconds
 
 STARTUP_S, ENDING_S = 60.0, 10.0
-"""How long the SuperLink may take to come up, and its processes to end after a request."""
+"""How long the SuperLink may get on with nothing before it has come up, and its processes may take to end."""
 CONNECTION = "fednas"
 UTF_8 = {"PYTHONIOENCODING": "utf-8"}
 """What Flower's programs say is read as UTF-8, whatever the terminal of this one takes."""
@@ -113,8 +114,8 @@ def _start(home: Path, port: int, environment: dict[str, str]) -> subprocess.Pop
         process = subprocess.Popen(
             command, cwd=home, env=environment, stdout=output, stderr=output, start_new_session=True
         )
-    end = time.monotonic() + STARTUP_S
-    while time.monotonic() < end and process.poll() is None:
+    patience = Patience(STARTUP_S, lambda: cpu_seconds(process.pid))
+    while process.poll() is None and not patience.over():
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
                 return process

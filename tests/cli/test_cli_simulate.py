@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from fednas_core.cli import app, progress, superlink
@@ -189,3 +190,15 @@ def test_the_time_that_flower_takes_besides_the_run_is_told(tmp_path: Path, caps
     conclude(ended, ("finished:completed", ""), tmp_path, False, wall_s=25.0)
     told = "time  10 s: start 2 s, training 8 s\nbesides 15 s in which Flower starts and ends\n"
     assert told in capsys.readouterr().out
+
+
+def test_a_client_without_its_model_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "r1"
+    run.mkdir()
+    row = {"client": "phone", "budget": "1 M MACs", "reason": "out of memory: it was ended", "failed": True}
+    (run / "result.json").write_text(json.dumps({"models": [], "clients": [row], "seconds": {"total": 20.0}}))
+    ended: Any = SimpleNamespace(run_name="r1", lines=[])
+    with pytest.raises(typer.Exit) as left:
+        conclude(ended, ("finished:completed", ""), tmp_path, False)
+    assert left.value.exit_code == 1
+    assert "phone (out of memory: it was ended); resume the run" in capsys.readouterr().err

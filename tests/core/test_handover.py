@@ -14,7 +14,7 @@ from fednas_core.crew import Crew
 from fednas_core.handover import ATTEMPTS, hand_over, smallest_without_loss
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import Failure, TrainOrder, TrainReport
-from fednas_core.report.ending import clients_table, table
+from fednas_core.report.ending import clients_table, lacking, table
 from fednas_core.selection import Judge, Judged
 from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
@@ -98,6 +98,7 @@ def test_an_answer_that_no_client_can_have_found_is_a_reason(
 def test_of_equally_accurate_networks_everybody_is_offered_the_cheapest(config: RunConfig) -> None:
     rows, _ = offered(config, lambda order: [says(order)], gain=0.0)
     assert {row["macs"] for row in rows} == {space_of(config).cost(space_of(config).smallest).macs}
+    assert "; larger ones reach 50.0% on the validation images, this one 50.0%" in clients_table(rows)
 
 
 def test_the_accuracy_of_a_client_without_test_images_is_unknown(config: RunConfig) -> None:
@@ -120,6 +121,7 @@ def test_a_device_on_which_everything_is_too_slow_keeps_nothing(config: RunConfi
     rows, fleet = offered(config, lambda order: [says(order, fits=0.0, latency_ms=70.0, stored=0.0)])
     assert len(fleet.orders) == ATTEMPTS * len(rows)
     assert all("macs" not in row and row["reason"].endswith("takes 70.00 ms there") for row in rows)
+    assert lacking({"clients": rows}) == "", "nothing failed"
 
 
 def test_what_goes_wrong_is_that_clients_reason_and_strangers_are_passed_over(config: RunConfig) -> None:
@@ -132,6 +134,9 @@ def test_what_goes_wrong_is_that_clients_reason_and_strangers_are_passed_over(co
 
     rows, _ = offered(config, odd)
     assert [row["reason"] for row in rows] == ["disk full", "gave no answer", "", ""]
+    assert [row["failed"] for row in rows] == [True, True, False, False]
+    told = lacking({"clients": rows})
+    assert told == "without the model that it should have: client-00 (disk full), client-01 (gave no answer)"
 
 
 def test_the_tables_say_who_has_what(config: RunConfig) -> None:

@@ -15,6 +15,7 @@ import socket
 import ssl
 import subprocess
 import sysconfig
+import tempfile
 import threading
 import time
 import urllib.error
@@ -37,6 +38,7 @@ from fednas_core.cli.superlink import descendants, free_port, script
 from fednas_core.config import RunConfig
 from fednas_core.experiment import conduct
 from fednas_core.local import LocalFleet
+from fednas_core.patience import Patience, cpu_seconds
 from fednas_core.protocol import ClientInfo, Failure, TrainOrder, TrainReport
 from fednas_core.runs.folder import RunFolder
 from fednas_core.settings import read
@@ -124,14 +126,43 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def wait_for(what: str, found: Callable[[], Any], seconds: float, pause: float = 0.1) -> Any:
-    """Return the first true value of `found`, or fail after some seconds saying what did not come."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := found():
-            return value
+QUIET_S = 300.0
+"""How long nothing may move before whoever waits gives up; beside other work everything takes longer, but goes on."""
+
+
+def wait_for(what: str, found: Callable[[], Any], moved: Callable[[], object], pause: float = 0.1) -> Any:
+    """Return the first true value of `found`; fail, saying what did not come, when `moved` has long been the same."""
+    patience = Patience(QUIET_S, moved)
+    while not (value := found()):
+        assert not patience.over(), f"nothing has moved for {QUIET_S:g} seconds while waiting for {what}"
         time.sleep(pause)
-    raise AssertionError(f"waited {seconds:g} seconds for {what}")
+    return value
+
+
+def finished(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command, however long it takes as long as it gets on, and return what it said."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err, text=True, **options)
+        try:
+            wait_for(command[0], lambda: process.poll() is not None, lambda: cpu_seconds(process.pid), pause=0.02)
+        finally:
+            process.kill()
+            process.wait()
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read())
+    return subprocess.CompletedProcess(command, process.returncode, *texts)
+
+
+def sizes(folder: Path) -> tuple[tuple[str, int], ...]:
+    """The files below a folder with their sizes, but databases, which also grow while nothing happens."""
+    found = []
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            if path.is_file() and ".db" not in path.name:
+                found.append((str(path), path.stat().st_size))
+    return tuple(sorted(found))
 
 
 # -- a network that can be cut and counts --------------------------------------------------------------------------
@@ -272,6 +303,7 @@ class Site:
     tls: bool = True
     port: int = field(default_factory=free_port)
     running: dict[str, Program] = field(default_factory=dict)
+    outputs: set[Path] = field(default_factory=set)
 
     # -- starting ----------------------------------------------------------------------------------------------
 
@@ -301,7 +333,7 @@ class Site:
         else:
             options += ["--insecure"]
         link = self.start("superlink", [script("flower-superlink"), *options])
-        wait_for("the SuperLink", lambda: link.process.poll() is not None or self._healthy(), 60)
+        self.wait_for("the SuperLink", lambda: link.process.poll() is not None or self._healthy())
         assert link.process.poll() is None, link.said()
         if self.isolation == "process" and "superexec" not in self.running:
             command = [script("flower-superexec"), "--runtime-api-address", f"127.0.0.1:{self.port}"]
@@ -392,14 +424,11 @@ class Site:
 
     def flwr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the command `flwr` against this site."""
-        command = [script("flwr"), *arguments]
-        environment = self.environment
-        return subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
+        return finished([script("flwr"), *arguments], cwd=self.folder, env=self.environment)
 
     def submit(self, pairs: Mapping[str, Any]) -> str:
-        """Start a run with these settings and return Flower's id of it."""
+        """Start a run with these settings, ``output`` among them, and return Flower's id of it."""
+        self.outputs.add(Path(str(pairs["output"])))
         given = " ".join(f"{key}={json.dumps(value)}" for key, value in pairs.items())
         done = self.flwr("run", str(ROOT), LINK, "--run-config", given)
         found = STARTED.search(done.stdout + done.stderr)
@@ -413,7 +442,7 @@ class Site:
         told = json.loads(done.stdout[done.stdout.index("{") :])["runs"][0]
         return str(told["status"]), str(told["status-details"] or "")
 
-    def ended(self, run: str, seconds: float) -> tuple[str, str]:
+    def ended(self, run: str) -> tuple[str, str]:
         """Wait until a run has ended and return its status and details."""
         status: tuple[str, str] = ("unknown", "")
 
@@ -422,14 +451,25 @@ class Site:
             status = self.status(run)
             return status[0].startswith("finished")
 
-        wait_for(f"the end of run {run}", over, seconds, pause=1.0)
+        self.wait_for(f"the end of run {run}", over, pause=1.0)
         return status
 
-    def completed(self, run: str, output: Path, seconds: float) -> RunFolder:
+    def completed(self, run: str, output: Path) -> RunFolder:
         """Wait until a run has completed and return its folder."""
-        status, details = self.ended(run, seconds)
+        status, details = self.ended(run)
         assert status == "finished:completed", f"{status}: {details}"
         return RunFolder((output / "latest").resolve())
+
+    def wait_for(self, what: str, found: Callable[[], Any], pause: float = 0.1) -> Any:
+        """Return the first true value of `found`; fail when nothing here has moved for `QUIET_S`."""
+        return wait_for(what, found, self.moved, pause)
+
+    def moved(self) -> object:
+        """What changes while something happens: files of the site and its runs, processes, what those that work do."""
+        alive = [pid for program in self.running.values() for pid in descendants(program.process.pid)]
+        working = [pid for pid in alive if "clientapp" in command_of(pid) or "client_app" in command_of(pid)]
+        work = [cpu_seconds(pid) for pid in (*working, *(p.process.pid for p in self.running.values()))]
+        return sizes(self.folder), [sizes(output) for output in sorted(self.outputs)], alive, work
 
     def _healthy(self) -> bool:
         scheme = "https" if self.tls else "http"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from contracts.samples import TINY
-from deployment.harness import Proxy, Site, make_certificates, make_node_key, rehearse, same_history, site, wait_for
+from deployment.harness import Proxy, Site, make_certificates, make_node_key, rehearse, same_history, site
 
 from fednas_core.methods.catalogue import METHODS
 
@@ -36,7 +36,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_every_method_has_the_history_of_the_run_in_process(federation: Site, method: str, tmp_path: Path) -> None:
     pairs = {**PAIRS, "method": method, **OWN.get(method, {})}
     start = time.monotonic()
-    run = federation.completed(federation.submit({**pairs, "output": str(tmp_path / "site")}), tmp_path / "site", 300)
+    run = federation.completed(federation.submit({**pairs, "output": str(tmp_path / "site")}), tmp_path / "site")
     seconds = time.monotonic() - start
     same_history(run, rehearse(pairs, tmp_path / "here"))
     assert run.read_json("result.json")["failures"] == 0
@@ -45,7 +45,7 @@ def test_every_method_has_the_history_of_the_run_in_process(federation: Site, me
 
 def test_students_are_rewarded_by_the_latency_that_their_devices_measured(federation: Site, tmp_path: Path) -> None:
     pairs = {**PAIRS, "method": "ddc", **CONTEST, "output": str(tmp_path)}
-    run = federation.completed(federation.submit(pairs), tmp_path, 300)
+    run = federation.completed(federation.submit(pairs), tmp_path)
     noted = run.read_json("devices.json")
     measured = {noted["devices"][name]["profile"] for name in noted["devices"]}
     assert len(measured) == 3 and set(noted["timed"]) == measured, "each SuperNode measured itself"
@@ -59,7 +59,7 @@ def refused(federation: Site, trust: Sequence[str], port: int | None = None) -> 
     """Start a SuperNode that must not get in, and return what it said when it ended."""
     node = federation.start_node(9, trust=[*trust, "--max-retries", "1"], port=port)
     try:
-        wait_for("the end of a refused SuperNode", lambda: node.process.poll() is not None, 60)
+        federation.wait_for("the end of a refused SuperNode", lambda: node.process.poll() is not None)
     finally:
         node.kill()
     assert node.process.returncode != 0 and "SuperNode ID" not in node.said(), node.said()

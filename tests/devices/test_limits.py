@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fednas_core.devices.budgets import Allowance, Budget, budget_texts, parse_budget, parse_budgets
+from fednas_core.devices.footprint import Room, training_bytes
 from fednas_core.devices.latency_model import LatencyModel
 from fednas_core.devices.limits import client_budget_texts, limits
 from fednas_core.devices.probes import architectures
@@ -170,3 +172,37 @@ def test_allowances_are_monotone(text: str, data: st.DataObject, slow: float) ->
         wider = Budget("d", **grown, latency_ms=limit.budget.latency_ms * data.draw(st.floats(1, 3)))
         assert Allowance(wider, SPACE, limit.predict_ms).allows(larger), "and under every larger budget"
     assert Allowance(Budget("d"), SPACE).allows(larger) and math.isinf(Budget("d").macs)
+
+
+def test_a_device_is_given_no_network_that_its_memory_cannot_hold() -> None:
+    """With or without a budget of its own; one whose memory holds every network has no other limit for it."""
+    needed = training_bytes(SPACE, SPACE.largest, 32) // 1_000_000 + 1
+    little = training_bytes(SPACE, SPACE.smallest, 32) // 1_000_000 + 1
+    devices = [("a", needed, ""), ("b", little, ""), ("c", little, "50%"), ("d", needed, "50%"), ("e", 0, "")]
+    told = [ClientInfo(name, 10, Profile(4, mb, "fp32", 1e9, 1.0), budget) for name, mb, budget in devices]
+    found: dict[str, Any] = limits(SPACE, {}, told, "", batch=32)
+    assert found["a"] is None and found["e"] is None, "memory that holds all, and unknown memory"
+    assert found["b"].room == Room(little * 1_000_000, 32) == found["c"].room and found["d"].room is None
+    assert not found["b"].allows(SPACE.largest) and found["b"].allows(SPACE.smallest)
+    assert limits(SPACE, {}, told, "")["b"] is None, "nobody trains"
+
+
+@pytest.mark.parametrize("name", ["small", "cifar-light", "fedsup", "mobilenet", "cnn8"])
+@pytest.mark.parametrize("norm", ["none", "group", "batch"])
+def test_the_footprint_is_about_what_training_keeps(name: str, norm: Any) -> None:
+    """Compared with the tensors that torch saves for the backward pass."""
+    space = load(name).with_norm(norm)
+    network, batch = space.build(space.largest).train(), 4
+    parameters = {parameter.data_ptr() for parameter in network.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in parameters:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(torch.zeros(batch, space.in_channels, space.image_size, space.image_size))
+    saved = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    found = training_bytes(space, space.largest, batch) - 16 * space.cost(space.largest).params
+    assert 0.5 * saved < found < 4 * saved

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -71,6 +72,17 @@ def test_devices_may_have_names(config: RunConfig) -> None:
     members = roster(InProcessGrid(client, nodes), config, said).members()
     assert [(name, m.node, m.index) for name, m in members.items()] == [("client-03", 6, 3), ("edge-b", 5, 1)]
     assert said == ["2 of 4 clients are there: going on with them"]
+
+
+def test_nodes_that_come_one_by_one_are_waited_for(config: RunConfig) -> None:
+    """Each starts the wait anew: on a slow machine they take longer together than one may take alone."""
+
+    class Slow(InProcessGrid):
+        def get_node_ids(self) -> list[int]:
+            return list(self.nodes)[: int((time.monotonic() - start) / 0.5)]
+
+    grid, said, start = Slow(client, simulated(4)), list[str](), time.monotonic()
+    assert len(roster(grid, config, said, nodes_s=1.5).members()) == 4 and said == []
 
 
 def test_newcomers_join_and_leavers_are_missed(config: RunConfig) -> None:

@@ -18,7 +18,7 @@ from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.subnets.packing import views
-from fednas_core.tasks import personal
+from fednas_core.tasks import personal, registry
 from fednas_core.tasks.bench import client_images, examples_of, facts_of, ground_of, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import clients_of, perform
@@ -88,6 +88,26 @@ def test_a_network_beyond_the_devices_own_budget_is_refused_in_every_task(config
         with pytest.raises(ReplyError, match="exceeds this device's budget of 0.001 MB"):
             perform(order_of(config, task=task, budget="1kB"), config, 1)
     assert perform(order_of(config), config, 1, Home(budget="phone")).figures["fits"] == 1.0
+
+
+def test_what_memory_cannot_hold_is_refused_before_it_is_done(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "available_memory_mb", lambda: 1)
+    monkeypatch.setattr(registry, "memory_limit", lambda: 640_000_000)
+    batches = TrainSettings(batch=4096)
+    told = (
+        r"refused for lack of memory: .*training it in batches of 4096 takes about .* MB, and this device has 1 MB "
+        r"free, of 640 MB that its container may use; give it a smaller"
+    )
+    with pytest.raises(ReplyError, match=told):
+        perform(order_of(config, task="subnet", returns="weights", settings=batches), config, 1)
+    with pytest.raises(ReplyError, match="testing and exporting it takes about 5. MB"):
+        perform(order_of(config), config, 1, Home(models=str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+    assert perform(order_of(config), config, 1).figures["fits"] == 1.0, "that much it can hold"
+    monkeypatch.setattr(registry, "available_memory_mb", lambda: 0)
+    assert perform(order_of(config), config, 1, Home(models=str(tmp_path))).figures["stored"] == 1.0, "unknown memory"
 
 
 def test_a_network_that_is_too_slow_on_the_device_is_not_kept(
