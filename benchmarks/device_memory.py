@@ -1,19 +1,20 @@
-"""Memory of a device's process that measures itself, trains a network of 1 M MACs, and is handed one to keep.
+"""Memory of a device that measures itself, trains a network of 1 M MACs, and is handed one to keep.
 
     python benchmarks/device_memory.py [--limit MB]
 
-The settings are those of the demo in containers. One process, with all imports of what Flower starts for a message,
-answers three of a server: for its profile, to train, to take over a model.
+The settings are those of the demo in containers. A process that has imported what Flower starts for each message
+answers three of a server, one after the other: for its profile, to train, to take over a model. Like on a device, it
+hands each to a process below it.
 
-- `peak_mb`: the most that the kernel charged to its control group (version 1 or 2, made here by hand, which needs
-  root): its own memory, and pages of files that it was the first to read. Files of this Python are dropped from the
-  page cache before, except what other processes have mapped at the time, which is charged to nobody here.
-- `resident_mb`: the most that was resident at once, mapped files included, whoever first read them. Without a control
-  group this is all there is to tell by.
-- `own_mb`: the most of it that was its own and not a file's, sampled every 10 ms.
+All of them are in one control group (version 1 or 2, made here by hand, which needs root):
 
-`--limit` caps the group: pages of files are then given back instead of charged, and a process that does not fit dies.
-Prints one line of JSON.
+- `peak_mb`: the most that the kernel charged to it: memory of their own, and pages of files that they were the first to
+  read. Files of this Python are dropped from the page cache before, except what other processes have mapped at the
+  time, which is charged to nobody here. The kernel takes file pages back where memory is short.
+- `own_mb`: the most of it that was their own and no file's, sampled every 10 ms: what nobody takes back.
+
+`--limit` caps the group, as a container does: what does not fit is killed, and `ended` says so. The smallest limit
+under which it ends well is what such a device needs. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,18 +84,7 @@ def device(file: Path) -> None:
     node = {"partition-id": 0, "num-partitions": 4, "name": "phone", **folders}
     for step, message in zip(STEPS, pickle.loads(file.read_bytes()), strict=True):
         reply = app(message, Context(1, 1, node, RecordDict(), {}))
-        assert not reply.has_error(), reply.error
-        held = {key: int(of(os.getpid(), key) / 1e6) for key in ("RssAnon", "RssFile", "VmHWM")}
-        print(json.dumps({"step": step, "own_mb": held["RssAnon"], "files_mb": held["RssFile"]}), flush=True)
-
-
-def of(pid: int, key: str) -> int:
-    """Return bytes of a process's memory by its name in /proc/<pid>/status, 0 if it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return 1024 * next((int(line.split()[1]) for line in lines if line.startswith(key)), 0)
+        print(json.dumps({"step": step, "error": reply.error.reason if reply.has_error() else ""}), flush=True)
 
 
 def forget_files() -> None:
@@ -105,55 +96,71 @@ def forget_files() -> None:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A control group for memory: its folder, and what its files and the row of its own memory are called."""
+
+    folder: Path
+    limit: str
+    peak: str
+    own: str
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
+    def own_bytes(self) -> int:
+        rows = dict(line.split() for line in self.read("memory.stat").splitlines())
+        return int(rows[self.own])
+
+
 @contextmanager
-def group(limit_mb: int) -> Iterator[tuple[Path, str] | None]:
-    """Make a control group for memory; yield its folder and the name of its peak, None where that is not allowed."""
+def group(limit_mb: int) -> Iterator[Group]:
+    """Make a control group and yield it; raise `SystemExit` where that is not permitted."""
+    name = f"fednas-{os.getpid()}"
     kinds = (
-        (GROUPS / "memory", "memory.limit_in_bytes", "memory.max_usage_in_bytes"),
-        (GROUPS, "memory.max", "memory.peak"),
+        Group(GROUPS / "memory" / name, "memory.limit_in_bytes", "memory.max_usage_in_bytes", "rss"),
+        Group(GROUPS / name, "memory.max", "memory.peak", "anon"),
     )
-    for mount, most, peak in kinds:
-        folder = mount / f"fednas-{os.getpid()}"
+    for made in kinds:
         try:
-            folder.mkdir()
+            made.folder.mkdir()
         except OSError:
             continue
         try:
-            if (folder / peak).exists():
+            if (made.folder / made.peak).exists():
                 if limit_mb:
-                    (folder / most).write_text(str(limit_mb * 1_000_000))
-                yield folder, peak
+                    (made.folder / made.limit).write_text(str(limit_mb * 1_000_000))
+                yield made
                 return
         finally:
-            folder.rmdir()
-    yield None
+            made.folder.rmdir()
+    raise SystemExit("no control group for memory can be made here: be root, on Linux, outside a container")
 
 
 def measure(limit_mb: int) -> dict[str, Any]:
-    """Run the device's process in a group and return what it took."""
+    """Run the device's processes in a group and return what they took."""
     with tempfile.TemporaryDirectory() as scratch, group(limit_mb) as made:
         file = Path(scratch) / "messages"
         macs = messages(file)
         forget_files()
-        join = f"echo $$ > {made[0]}/cgroup.procs; " if made else ""
-        line = [*map(str, (sys.executable, __file__, "--device", file))]
-        start, own, most = time.monotonic(), 0, 0
-        with subprocess.Popen(
-            ["sh", "-c", f'{join}exec "$@"', "sh", *line], stdout=subprocess.PIPE, text=True
-        ) as process:
+        program = f'echo $$ > {made.folder}/cgroup.procs; exec "$@"'
+        command = ["sh", "-c", program, "sh", sys.executable, __file__, "--device", str(file)]
+        start, own = time.monotonic(), 0
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             while process.poll() is None:
-                own, most = max(own, of(process.pid, "RssAnon")), max(most, of(process.pid, "VmHWM"))
+                own = max(own, made.own_bytes())
                 time.sleep(0.01)
             rows = [json.loads(text) for text in process.stdout or ()]
+        problems = [row["error"] for row in rows if row["error"]]
+        died = signal.Signals(-process.returncode).name if process.returncode < 0 else ""
         return {
             "macs": macs,
             "seconds": time.monotonic() - start,
             "limit_mb": limit_mb or None,
-            "peak_mb": int((made[0] / made[1]).read_text()) / 1e6 if made else None,
-            "resident_mb": most / 1e6,
+            "peak_mb": int(made.read(made.peak)) / 1e6,
             "own_mb": own / 1e6,
-            "ended": "well" if not process.returncode else signal.Signals(-process.returncode).name,
-            "steps": rows,
+            "ended": "; ".join([*problems, died] if died else problems) or "well",
+            "model_kept": (Path(scratch) / "models" / "phone" / "model.onnx").is_file(),
         }
 
 
