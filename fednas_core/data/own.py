@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fednas_core.data.files import image_files, npz_images, npz_labels, open_npz, pixels
+from fednas_core.data.files import (
+    image_files,
+    labelled,
+    npz_images,
+    npz_labels,
+    open_npz,
+    read_images,
+    shown,
+    split_folders,
+)
 from fednas_core.data.sources import Facts, Images, as_images
 from fednas_core.errors import DataError
 
@@ -20,8 +29,9 @@ def read_own(path: str, facts: Facts) -> tuple[Images, Images | None]:
     """Return the training images of a device and, if it has any, its test images.
 
     `path` is an ``.npz`` file with ``x_train`` and ``y_train`` (labels: positions in ``facts.classes``) and perhaps
-    ``x_test`` and ``y_test``, or a folder with ``train/<class>/`` and perhaps ``test/<class>/``. A device need not hold
-    every class, but no other than those of the run; images larger than the run's are averaged down.
+    ``x_test`` and ``y_test``, or a folder as `read_folder` knows it: ``train/<class>/`` and perhaps ``test/<class>/``,
+    or just ``<class>/``. A device need not hold every class, but no other than those of the run; images larger than the
+    run's are averaged down.
 
     Raises `DataError` naming file or folder, what was found and what is allowed.
     """
@@ -29,11 +39,9 @@ def read_own(path: str, facts: Facts) -> tuple[Images, Images | None]:
     if place.suffix == ".npz":
         splits = _from_npz(place, facts)
     elif place.is_dir():
-        splits = [_from_folder(place, split, facts) for split in ("train", "test") if (place / split).is_dir()]
+        splits = [_from_folder(folder, facts) for folder in split_folders(place) if folder]
     else:
-        raise DataError(f"'{place}' is neither a folder nor an .npz file: the node's 'data' names one of them")
-    if not splits or not (place.suffix == ".npz" or (place / "train").is_dir()):
-        raise DataError(f"'{place}' has no folder train/: expected {place}/train/<class>/<image files>")
+        raise DataError(f"'{shown(place)}' is neither a folder nor an .npz file: the node's 'data' names one of them")
     found = [_fitted(place, split, facts) for split in splits]
     return found[0], found[1] if len(found) > 1 else None
 
@@ -56,20 +64,16 @@ def _from_npz(path: Path, facts: Facts) -> list[Labelled]:
     return splits
 
 
-def _from_folder(place: Path, split: str, facts: Facts) -> Labelled:
-    files = image_files(place, split)
+def _from_folder(folder: Path, facts: Facts) -> Labelled:
+    files = image_files(folder)
     strange = sorted(set(files) - set(facts.classes))
     if strange:
         raise DataError(
-            f"'{place / split}' has folders for {', '.join(strange)}: allowed are the run's classes "
+            f"'{shown(folder)}' has folders for {', '.join(strange)}: allowed are the run's classes "
             f"{', '.join(facts.classes[:20])}"
         )
-    rows = [
-        (pixels(file, facts.size, facts.channels == 1), facts.classes.index(name))
-        for name, members in files.items()
-        for file in members
-    ]
-    return np.stack([x for x, _ in rows]), np.array([y for _, y in rows], dtype=np.int64)
+    members, y = labelled(files, facts.classes)
+    return read_images(folder, members, facts.size, facts.channels == 1), y
 
 
 def _fitted(place: Path, split: Labelled, facts: Facts) -> Images:

@@ -39,6 +39,9 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 Users' own images get 0.5 and 0.25: statistics of theirs would be pixels of clients that the server must not look at.
 """
 
+TEST_SHARE = 0.2
+"""Share of the images that is the test where the source has no test images."""
+
 _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
 
 
@@ -137,6 +140,8 @@ def load(config: DataConfig) -> Dataset:
 @lru_cache(maxsize=2)
 def _load(config: DataConfig) -> Dataset:
     arrays = _read(config)
+    if not len(arrays.y_test):
+        arrays = _held_out(arrays, f"data.path '{config.path}'")
     n = len(arrays.y_train)
     if config.examples > n:
         raise DataError(f"data.examples = {config.examples}, but '{config.source}' has {n} training examples")
@@ -194,6 +199,23 @@ def draw(labels: NDArray[np.int64], count: int, rng: np.random.Generator, even: 
     return np.sort(order[np.argsort(turn[order], kind="stable")][:count])
 
 
+def _held_out(arrays: Arrays, whose: str) -> Arrays:
+    """Return a data set without test images with a fixed fifth of its training images as these, class by class.
+
+    One image of each class, drawn at random, stays to train on. Raises `DataError` if no other is there.
+    """
+    y, rng = arrays.y_train, stream(0, "data.test")
+    order = rng.permutation(len(y))
+    free = np.setdiff1d(np.arange(len(y)), order[np.unique(y[order], return_index=True)[1]], assume_unique=True)
+    count = min(max(1, round(TEST_SHARE * len(y))), len(free))
+    if not count:
+        raise DataError(f"{whose} holds no test images, and none of its classes has two images: one could be spared")
+    test = np.zeros(len(y), dtype=bool)
+    test[free[draw(y[free], count, rng)]] = True
+    groups = None if arrays.groups is None else arrays.groups[~test]
+    return Arrays(arrays.x_train[~test], y[~test], arrays.x_train[test], y[test], arrays.classes, groups)
+
+
 def _read(config: DataConfig) -> Arrays:
     if config.column and config.source != "npz":
         raise DataError(f"data.partition 'column' needs data.source 'npz'; '{config.source}' has no columns")
@@ -221,7 +243,7 @@ def _digits() -> Arrays:
     x = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     y = rows[:, -1].astype(np.int64)
     test = np.zeros(len(y), dtype=bool)
-    test[draw(y, round(0.2 * len(y)), stream(0, "data.digits"))] = True
+    test[draw(y, round(TEST_SHARE * len(y)), stream(0, "data.digits"))] = True
     return Arrays(x[~test], y[~test], x[test], y[test], tuple(str(digit) for digit in range(10)))
 
 

@@ -54,6 +54,13 @@ def test_a_folder_is_numbered_as_the_server_numbers_classes(tmp_path: Path) -> N
     assert test is not None and test.y.tolist() == [2]
 
 
+def test_a_folder_of_classes_is_all_training_images(tmp_path: Path) -> None:
+    (tmp_path / "owl").mkdir()
+    Image.fromarray(images(1, 10)[0, :, :, 0]).save(tmp_path / "owl" / "0.png")
+    train, test = read_own(str(tmp_path), FACTS)
+    assert test is None and train.y.tolist() == [2]
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -77,7 +84,7 @@ def test_data_that_do_not_fit_the_run_are_refused(tmp_path: Path, arrays: dict[s
 def test_a_folder_of_another_class_or_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a folder nor an .npz file"):
         read_own(str(tmp_path / "none"), FACTS)
-    with pytest.raises(DataError, match="has no folder train/"):
+    with pytest.raises(DataError, match="has no class folders"):
         read_own(str(tmp_path), FACTS)
     (tmp_path / "train" / "cow").mkdir(parents=True)
     Image.fromarray(images(1)[0, :, :, 0]).save(tmp_path / "train" / "cow" / "0.png")
