@@ -22,13 +22,15 @@ from fednas_core.config import RunConfig
 from fednas_core.crew import Crew
 from fednas_core.data.sources import STATISTICS
 from fednas_core.devices.budgets import parse_budgets
-from fednas_core.experiment import after
+from fednas_core.experiment import after, settle
 from fednas_core.local import LocalFleet
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.rounds import rounds
 from fednas_core.runs.folder import RunFolder, create
 from fednas_core.selection import Judge
+from fednas_core.settings import Scalar
+from fednas_core.settings import read as parsed
 from fednas_core.spaces.layers import NormKind
 from fednas_core.spaces.registry import load
 from fednas_core.spaces.resnet import ResNetSpace
@@ -64,6 +66,11 @@ def options(doc: str | None, **extra: Mapping[str, Any]) -> argparse.Namespace:
     for name, settings in extra.items():
         parser.add_argument(f"--{name}", **settings)
     return parser.parse_args()
+
+
+def read(pairs: Mapping[str, Scalar]) -> RunConfig:
+    """Return the settings of flat pairs, with what they leave open as it is for a run."""
+    return settle(parsed(pairs))
 
 
 def pixels(count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], str]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import CLIENTS, cohort, npz, options, show
+from common import CLIENTS, cohort, npz, options, read, show
 
 from fednas_core.config import RunConfig
 from fednas_core.local import LocalFleet
@@ -33,7 +33,6 @@ from fednas_core.methods.setup import Setup
 from fednas_core.protocol import TrainOrder
 from fednas_core.rounds import run_round
 from fednas_core.seeding import stream
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import extract
 from fednas_core.tasks.bench import space_of

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import CIFAR10, collect, searched, standard_error, stored
+from common import CIFAR10, collect, read, searched, standard_error, stored
 
 from fednas_core.config import RunConfig
 from fednas_core.local import LocalFleet
@@ -45,7 +45,6 @@ from fednas_core.search.ledger import Design, dynamic_rounds
 from fednas_core.search.netadapt import positions_of, proposals, step_size
 from fednas_core.seeding import derive, stream
 from fednas_core.selection import Judge
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.sorting import rank_filters
 from fednas_core.starts import trained

@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import CIFAR10, collect, standard_error, stored
+from common import CIFAR10, collect, read, standard_error, stored
 
 from fednas_core.experiment import conduct
 from fednas_core.local import LocalFleet
 from fednas_core.report.tested import spread_of
-from fednas_core.settings import read
 
 METHODS = ("fedavg", "fedper")
 CLASSES = (2, 4, 10)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import collect, standard_error, stored
+from common import collect, read, standard_error, stored
 
 from fednas_core.config import RunConfig
 from fednas_core.local import LocalFleet
@@ -33,7 +33,6 @@ from fednas_core.methods.setup import Setup
 from fednas_core.rounds import rounds
 from fednas_core.seeding import derive
 from fednas_core.selection import Judge
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.bench import space_of

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import stored
+from common import read, stored
 from safetensors.torch import load_file, save_file
 
 from fednas_core import experiment, selection
@@ -41,7 +41,7 @@ from fednas_core.local import LocalFleet
 from fednas_core.methods.catalogue import METHODS
 from fednas_core.runs import clock
 from fednas_core.runs.folder import RunFolder
-from fednas_core.settings import Scalar, read
+from fednas_core.settings import Scalar
 from fednas_core.spaces.registry import load, names
 
 FILLS = (0, 128)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import CIFAR10, collect, deviation, stored
+from common import CIFAR10, collect, deviation, read, stored
 from scipy.stats import kendalltau, spearmanr, ttest_1samp
 from torch import Tensor
 
@@ -42,7 +42,6 @@ from fednas_core.search.fitness import Fitness, Floats, Ints
 from fednas_core.search.fitness import evaluate as scores
 from fednas_core.search.path import PathRow, budgets, mac_matched, pareto_path, rows_of
 from fednas_core.seeding import derive, stream
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.networks import subnet

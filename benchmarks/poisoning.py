@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import collect, stored
+from common import collect, read, stored
 
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.local import LocalFleet
@@ -29,7 +29,6 @@ from fednas_core.protocol import ClientInfo, Failure, Fleet, TrainOrder, TrainRe
 from fednas_core.rounds import rounds
 from fednas_core.seeding import derive, stream
 from fednas_core.selection import Judge, best_within, candidates, judge_all
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import collect, deviation, npz, options, show, stored
+from common import collect, deviation, npz, options, read, show, stored
 from scipy.stats import t as student
 
 from fednas_core.local import LocalFleet
@@ -27,7 +27,6 @@ from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.rounds import run_round
 from fednas_core.seeding import derive
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of

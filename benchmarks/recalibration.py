@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import CIFAR10, collect, deviation, stored, three_sizes
+from common import CIFAR10, collect, deviation, read, stored, three_sizes
 from torch import Tensor
 
 from fednas_core.calibration import recalibrated
@@ -32,7 +32,6 @@ from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.rounds import rounds
 from fednas_core.seeding import derive
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.moments import MEAN, VARIANCE, norms_of

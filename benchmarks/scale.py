@@ -80,7 +80,7 @@ def command(pairs: dict[str, Any], nodes: int) -> Iterator[tuple[subprocess.Pope
             yield process, process.pid
         return
     with superlink(keep=False) as link:
-        line = flwr_run(link, Path(__file__).parents[1], flatten(read(pairs)))
+        line = flwr_run(link, flatten(read(pairs)))
         line += played_by(nodes)
         with subprocess.Popen(line, cwd=link.home, env=link.environment, **pipes) as process:
             try:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from common import options, show
+from common import options, read, show
 
 from fednas_core import asynchronous, rounds
 from fednas_core.config import RunConfig
@@ -30,7 +30,6 @@ from fednas_core.methods.setup import Setup
 from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
 from fednas_core.seeding import derive
 from fednas_core.selection import Judge
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import collect, deviation, medians, show, stored
+from common import collect, deviation, medians, read, show, stored
 
 from fednas_core.compression import codec, count
 from fednas_core.local import LocalFleet
@@ -27,7 +27,6 @@ from fednas_core.methods.setup import Setup
 from fednas_core.rounds import run_round
 from fednas_core.seeding import derive
 from fednas_core.selection import Judge
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of

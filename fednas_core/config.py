@@ -23,6 +23,8 @@ def _setting(default: Any, help: str, **rule: Any) -> Any:
     return field(default=default, metadata={"help": help, **rule})
 
 
+CLIENTS = 10
+"""Clients of a run that says nothing of them, if there are images enough."""
 COMPETING = ("fednas", "ddc")
 """Methods whose networks compete."""
 SUPERNETS = ("superfednas", "deepfednas", "fedsup", "efedsup")
@@ -37,11 +39,20 @@ class DataConfig:
     """Which images, and how they are spread over clients."""
 
     source: str = _setting(
-        "digits", "data set", choices=("digits", "cifar10", "cifar100", "fashion-mnist", "folder", "npz")
+        "auto",
+        "data set (auto: npz or folder, as data.path is a file or a folder; digits without a path)",
+        choices=("auto", "digits", "cifar10", "cifar100", "fashion-mnist", "folder", "npz"),
     )
-    path: str = _setting("", "folder or file of the data set ('' : the cache folder ~/.cache/fednas)", later=True)
+    path: str = _setting(
+        "",
+        "folder or .npz file of your own images, or the folder of a named data set ('' : ~/.cache/fednas)",
+        later=True,
+        only=({"data.source": ("auto", "cifar10", "cifar100", "fashion-mnist", "folder", "npz")},),
+    )
     download: bool = _setting(True, "whether a missing torchvision data set may be downloaded", later=True)
-    image_size: int = _setting(0, "side of the images in pixels; larger ones are averaged down (0: as they are)", low=0)
+    image_size: int = _setting(
+        0, "side of the images in pixels; larger ones are averaged down (0: as they are, your own 32 at most)", low=0
+    )
     examples: int = _setting(0, "training examples to use, drawn evenly from each class (0: all)", low=0)
     partition: str = _setting(
         "dirichlet", "how classes spread over clients", choices=("iid", "dirichlet", "classes", "column")
@@ -70,7 +81,13 @@ class DataConfig:
         "device refuses with disclose=false in its node configuration",
         only=({"method": COMPETING},),
     )
-    clients: int = _setting(10, "number of partitions, one for each simulated client", low=1, high=100_000)
+    clients: int = _setting(
+        0,
+        "number of partitions, one for each simulated client (0: 10, but fewer where they would have less than ten "
+        "images each; for partition 'column' as many as it names)",
+        low=0,
+        high=100_000,
+    )
     validation: float = _setting(0.1, "share of the training examples the server keeps to validate", low=0.01, high=0.5)
     holdout: float = _setting(
         0.1,
@@ -86,7 +103,9 @@ class SpaceConfig:
     """Which networks exist."""
 
     name: str = _setting(
-        "auto", "a preset's name or the path of a TOML file (auto: the method's own; ddc: cnn8, all others: small)"
+        "auto",
+        "a preset's name or the path of a TOML file (auto: the method's own; ddc: cnn8, all others: small, or "
+        "cifar-light of images above 16 pixels, the same with a stride in its stem)",
     )
     norm: NormKind = _setting(
         "group",
@@ -99,7 +118,9 @@ class SpaceConfig:
 class TrainConfig:
     """How clients train (see `TrainSettings`)."""
 
-    epochs: int = _setting(5, "local epochs", low=1)
+    epochs: int = _setting(
+        0, "local epochs (0: 5, but fewer of above 1,500 images, for a round to take 7,500 at most; at least 1)", low=0
+    )
     batch: int = _setting(16, "batch size", low=1)
     lr: float = _setting(0.03, "learning rate", low=0.0, high=100.0)
     schedule: str = _setting(
@@ -450,9 +471,10 @@ class RunConfig:
     cohort: int = _setting(0, "clients a round (0: all)", low=0)
     seed: int = _setting(1, "seed of every random stream", low=0)
     budgets: str = _setting(
-        "phone=1M,tablet=2M,workstation=max",
+        "auto",
         "devices and their budgets: name=2M (MACs; k, M, G allowed), 30% (of the largest network's MACs), max, "
-        "1.5Mparams, 8MB or 20ms; several joined by + hold together",
+        "1.5Mparams, 8MB or 20ms; several joined by + hold together (auto: phone=1M,tablet=2M,workstation=max, but "
+        "phone=15%,tablet=35%,workstation=max where the smallest network takes more than 0.5M)",
     )
     client_budgets: str = _setting(
         "",

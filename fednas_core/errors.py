@@ -40,6 +40,11 @@ class MissingExtraError(FednasError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}': install it with  pip install 'fednas[{extra}]'")
+        self._given = package, extra, purpose
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        """Let processes hand it on."""
+        return type(self), self._given
 
 
 class TaskError(FednasError):

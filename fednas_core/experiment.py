@@ -6,9 +6,10 @@ same run. After each round the event is written and the state saved: a run kille
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from fednas_core import asynchronous, rounds
@@ -16,6 +17,7 @@ from fednas_core.calibration import settle_statistics
 from fednas_core.config import RunConfig
 from fednas_core.console import greeting, line, searching
 from fednas_core.crew import Crew
+from fednas_core.defaults import settled
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.errands import run_errands
 from fednas_core.errors import InfeasibleError, RunError
@@ -23,13 +25,13 @@ from fednas_core.handover import hand_over, smallest_without_loss
 from fednas_core.methods.fedavg import Assignment
 from fednas_core.methods.registry import cautions, make, path_of, searched_by
 from fednas_core.methods.setup import Setup
+from fednas_core.places import anchored
 from fednas_core.progress import Progress, left
 from fednas_core.protocol import ClientId, Fleet, Method
 from fednas_core.report.ending import ending
 from fednas_core.report.search import tree
 from fednas_core.report.write import write as write_report
-from fednas_core.resuming import settle as settle
-from fednas_core.resuming import told
+from fednas_core.resuming import resumed, told
 from fednas_core.rounds import Event
 from fednas_core.runs import owner
 from fednas_core.runs.clock import Clock
@@ -57,6 +59,22 @@ Announce = Callable[[str], None]
 
 LOOPS = {"sync": rounds.rounds, "async": asynchronous.rounds}
 """How a run goes from event to event."""
+
+
+def settle(config: RunConfig, given: Collection[str] | None = None, announce: Announce | None = None) -> RunConfig:
+    """Return the settings that will really run.
+
+    Those of a run to be resumed are `resumed` with the keys that were `given`. In those of a new run what the user left
+    open is what `defaults.settled` makes of it, of which `announce` is told. Paths are absolute, relative ones being
+    below the working directory. Raises `FednasError`.
+    """
+    config = anchored(config, Path.cwd())
+    if config.resume:
+        return resumed(config, given)
+    found = settled(config)
+    if announce and (lines := found.told()):
+        announce(lines)
+    return found.config
 
 
 def conduct(

@@ -15,7 +15,7 @@ Changes = Mapping[str, tuple[Scalar, Scalar]]
 """The value before and the new one of each setting that a run has anew."""
 
 
-def settle(config: RunConfig, given: Collection[str] | None = None) -> RunConfig:
+def resumed(config: RunConfig, given: Collection[str] | None = None) -> RunConfig:
     """Return the settings that will really run.
 
     Those of a new run are its `config`. A run to be resumed has those of its folder, but for the keys that were `given`

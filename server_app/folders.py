@@ -10,12 +10,28 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from fednas_core.config import RunConfig
+from fednas_core.errors import ConfigError
+from fednas_core.places import anchored
 
 
-def with_output(config: RunConfig) -> RunConfig:
-    """Return the settings with an absolute `output`: ``runs/`` in the project unless another folder is named."""
-    output = Path(config.output or "runs").expanduser()
-    return replace(config, output=str(output if output.is_absolute() else project_folder() / output))
+def placed(config: RunConfig) -> RunConfig:
+    """Return the settings with absolute paths, ``runs/`` being the output unless another folder is named.
+
+    Nobody tells a server process in which folder `flwr run` was typed. Raises `ConfigError`, which says so, where a
+    relative path is not below the project.
+    """
+    project = project_folder()
+    found = anchored(replace(config, output=config.output or "runs"), project)
+    for key, typed, path in (
+        ("data.path", config.data.path, found.data.path),
+        ("space.name", config.space.name, found.space.name),
+    ):
+        if typed != path and not Path(path).exists():
+            raise ConfigError(
+                f"setting '{key}' = '{typed}': a relative path is the project's here, and there is no {path}: give the "
+                "absolute path, or start the run with  fednas simulate"
+            )
+    return found
 
 
 def project_folder() -> Path:

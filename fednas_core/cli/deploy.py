@@ -14,7 +14,7 @@ import typer
 
 from fednas_core.cli.settings import Config, Pairs, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json
-from fednas_core.cli.superlink import CONNECTION, end_tree, environment, project_folder
+from fednas_core.cli.superlink import CONNECTION, end_tree, environment
 from fednas_core.devices.containers import available_cores
 from fednas_core.errors import ConfigError, RunError
 
@@ -167,6 +167,7 @@ def run(
     from fednas_core.cli.keys import public_keys, server_folder
     from fednas_core.cli.operate import Watch, connect, say
     from fednas_core.cli.simulate import Stream, conclude, flwr_run, follow
+    from fednas_core.places import anchored
     from fednas_core.runs.folder import output_folder
     from fednas_core.settings import flatten, flower_leaves, read, refuse_idle, rounds_known
 
@@ -177,7 +178,7 @@ def run(
     given = gather(config, pairs)
     if known and not given.get("resume"):
         given = {"data.clients": len(known)} | given
-    settings = read(given)
+    settings = anchored(read(given), Path.cwd())
     if not settings.resume:
         refuse_idle(settings, given)
     if told := flower_leaves(settings, given):
@@ -185,7 +186,7 @@ def run(
     values = {key: value for key, value in flatten(settings).items() if key in given}
     output = output_folder(settings)
     link = connect(root, server, insecure)
-    command = flwr_run(link, project_folder(), values | {"output": str(output)})
+    command = flwr_run(link, values | {"output": str(output)})
     say(command, link)
     stream = Stream(command, link)
     watch = Watch(stream, link)

@@ -52,20 +52,23 @@ def resume(
 def conduct_here(config: RunConfig, given: Collection[str], as_json: bool) -> None:
     """Conduct a run with the in-process backend; on Ctrl-C say how to resume and leave with code 130.
 
-    `given` are the settings that were given, defaults too: see `fednas_core.resuming.settle`.
+    `given` are the settings that were given, defaults too: see `fednas_core.resuming.resumed`.
     """
     began = time.monotonic()  # importing torch is part of the start
-    from fednas_core.resuming import settle
+    from fednas_core.places import anchored
+    from fednas_core.resuming import resumed
     from fednas_core.runs.folder import RunFolder, output_folder
     from fednas_core.settings import refuse_idle
 
-    config = settle(config, given)  # before torch is imported: what cannot run is refused at once
+    # before torch is imported: what cannot run is refused at once
+    config = resumed(anchored(config, Path.cwd()), given)
     refuse_idle(config, given)
     check_space(config)
-    from fednas_core.experiment import conduct
+    from fednas_core.experiment import conduct, settle
     from fednas_core.local import LocalFleet
 
     announce = note if as_json else say
+    config = settle(config, given, announce)
     root = output_folder(config)
     begun: list[RunFolder] = []
 

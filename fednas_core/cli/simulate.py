@@ -8,9 +8,11 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,9 +20,12 @@ from fednas_core.cli.progress import display, going_by
 from fednas_core.cli.running import stopped
 from fednas_core.cli.settings import Config, Pairs, check_space, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, leave_if_lacking, note, print_json, refuse
-from fednas_core.cli.superlink import CONNECTION, Connection, end_tree, project_folder, superlink
+from fednas_core.cli.superlink import CONNECTION, Connection, app_folder, end_tree, superlink
 from fednas_core.devices.containers import available_cores
 from fednas_core.errors import RunError
+
+if TYPE_CHECKING:
+    from fednas_core.config import RunConfig
 
 POLL_S = 0.2
 LAST_LINES = 25
@@ -40,22 +45,25 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Train through Flower's simulation, as `flwr run` does, on a SuperLink of its own."""
-    from fednas_core.resuming import settle
+    from fednas_core.config import CLIENTS
+    from fednas_core.places import anchored
+    from fednas_core.resuming import resumed
     from fednas_core.runs.folder import output_folder
     from fednas_core.settings import flatten, flower_leaves, read, refuse_idle, rounds_known
 
     began = time.monotonic()
     given = gather(config, pairs) | ({"data.clients": clients} if clients else {})
-    settings = settle(read(given), given)
+    settings = resumed(anchored(read(given), Path.cwd()), given)
     refuse_idle(settings, given)
     check_space(settings)
     if told := flower_leaves(settings, given):
         note(told)
+    if settings.data.path and not settings.resume:
+        settings = looked_at(settings)
     root = output_folder(settings)
-    project = project_folder()
     values = {key: value for key, value in flatten(settings).items() if key in given} | {"output": str(root)}
     with superlink(keep_superlink) as link:
-        stream = Stream(flwr_run(link, project, values) + played_by(nodes or nodes_for(settings.data.clients)), link)
+        stream = Stream(flwr_run(link, values) + played_by(nodes or nodes_for(settings.data.clients or CLIENTS)), link)
         try:
             follow(stream, stream.running, root, rounds_known(settings), as_json)
             status, details = link.status(stream.flower_id) if stream.flower_id else ("not started", "")
@@ -68,6 +76,21 @@ def simulate(
             note(f"Flower goes on running as process {link.process.pid}; see  FLWR_HOME={link.home} flwr ls")
     wall_s = None if settings.resume else time.monotonic() - began
     conclude(stream, (status, details), root, as_json, wall_s)
+
+
+def looked_at(config: RunConfig) -> RunConfig:
+    """Return what new settings come to; raise `FednasError` for images that a run cannot use, before Flower starts.
+
+    A process of its own reads them: what it takes with torch this one, which then only waits, need not hold.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_settled, config).result()
+
+
+def _settled(config: RunConfig) -> RunConfig:
+    from fednas_core.experiment import settle
+
+    return settle(config)
 
 
 def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool, wall_s: float | None = None) -> None:
@@ -102,13 +125,13 @@ def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool, w
     leave_if_lacking(result)
 
 
-def flwr_run(link: Connection, project: Path, values: dict[str, Any]) -> list[str]:
-    """Write the settings where Flower reads them and return the command that starts the run."""
+def flwr_run(link: Connection, values: dict[str, Any]) -> list[str]:
+    """Write app and settings where Flower reads them and return the command that starts the run."""
     import tomli_w
 
     file = link.home / "settings.toml"
     file.write_text(tomli_w.dumps(values), encoding="utf-8")
-    return link.command("run", str(project), CONNECTION, "--stream", "--run-config", str(file))
+    return link.command("run", str(app_folder(link)), CONNECTION, "--stream", "--run-config", str(file))
 
 
 def nodes_for(clients: int) -> int:

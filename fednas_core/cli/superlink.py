@@ -16,16 +16,18 @@ import sys
 import sysconfig
 import tempfile
 import time
-import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from fednas_core.environment import ENVIRONMENT
 from fednas_core.errors import RunError
+from fednas_core.fingerprint import PACKAGES, SOURCES, package_folder
 from fednas_core.patience import Patience, cpu_seconds
 
 STARTUP_S, ENDING_S = 60.0, 10.0
@@ -183,23 +185,41 @@ def script(name: str) -> str:
     """Return the path of a command that was installed beside this Python; raise `RunError` if it was not."""
     path = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
     if path is None:
-        raise RunError(f"the command '{name}' is missing: install Flower into this environment with  pip install -e .")
+        raise RunError(
+            f"the command '{name}' is missing: install Flower into this environment with  pip install fednas"
+        )
     return path
 
 
-def project_folder() -> Path:
-    """Return the folder of the project: the one this code is imported from, or else the working directory.
+def app_folder(link: Connection) -> Path:
+    """Return a folder in the home of `link` that holds the Flower app of the code that runs here, and nothing else.
 
-    Raises `RunError`, saying what to do, if neither holds the project's pyproject.toml.
+    It is made of the packages themselves, so that it is the same from a checkout and from an installed wheel. The app
+    has no dependencies that Flower would install: they are those of this environment.
     """
-    for folder in (Path(__file__).parents[2], Path.cwd()):
-        try:
-            table = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-            continue
-        if table.get("project", {}).get("name") == "fednas":
-            return folder
-    raise RunError(
-        "Flower runs an app from its project folder, which is not known here: go to the folder of fednas that holds "
-        "pyproject.toml, or install it from there with  pip install -e .   (`fednas run` needs no project folder)"
-    )
+    import tomli_w
+
+    from fednas_core.config import RunConfig
+    from fednas_core.settings import flatten
+
+    folder = link.home / "app"
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in PACKAGES:
+        source = package_folder(name)
+        if source is None:
+            raise RunError(f"the package '{name}' of fednas is missing: install fednas anew")
+        shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    config: dict[str, Any] = {}
+    for key, value in flatten(RunConfig()).items():
+        section, _, name = key.rpartition(".")
+        (config.setdefault(section, {}) if section else config)[name] = value
+    app = {
+        "publisher": "fednas",
+        "fab-include": [f"{name}/**/*{suffix}" for name in PACKAGES for suffix in SOURCES],
+        "components": {"serverapp": "server_app.app:app", "clientapp": "client_app.front:app"},
+        "config": config,
+    }
+    project = {"name": "fednas", "version": version("fednas"), "license": "Apache-2.0", "dependencies": []}
+    table = {"project": project, "tool": {"flwr": {"app": app}}}
+    (folder / "pyproject.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
+    return folder

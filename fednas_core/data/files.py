@@ -87,7 +87,7 @@ def read_npz(path: Path, column: str = "") -> Arrays:
 def open_npz(path: Path) -> dict[str, NDArray[Any]]:
     """Return all arrays of an ``.npz`` file; raise `DataError` if it is none."""
     if not path.is_file():
-        raise DataError(f"data.path '{path}' is not a file: for data.source 'npz' it names the .npz file")
+        raise DataError(f"data.path '{shown(path)}' is not a file: for data.source 'npz' it names the .npz file")
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fednas_core.config import DataConfig
-from fednas_core.data.files import Arrays, read_folder, read_npz
+from fednas_core.data import files
+from fednas_core.data.files import Arrays, read_folder, read_npz, shown
 from fednas_core.errors import DataError
 from fednas_core.seeding import stream
 
@@ -39,6 +40,10 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 Users' own images get 0.5 and 0.25: statistics of theirs would be pixels of clients that the server must not look at.
 """
 
+OWN = ("folder", "npz")
+"""Sources of users' own images."""
+PART = 4_000_000
+"""Pixels that are averaged down at once."""
 TEST_SHARE = 0.2
 """Share of the images that is the test where the source has no test images."""
 
@@ -117,6 +122,30 @@ def facts(dataset: Dataset) -> Facts:
     return Facts(dataset.name, size, channels, dataset.classes, dataset.mean, dataset.std)
 
 
+def source_of(config: DataConfig) -> str:
+    """Return which data set `config` means: by ``auto`` a file, a folder or, without a path, the digits."""
+    if config.source != "auto":
+        return config.source
+    if not config.path:
+        return "digits"
+    path = Path(config.path).expanduser()
+    if not path.exists():
+        raise DataError(f"data.path '{shown(path)}': there is no such file or folder")
+    return "folder" if path.is_dir() else "npz"
+
+
+def shortest_side(config: DataConfig) -> tuple[int, str]:
+    """Return the shortest side of users' images in pixels, before anything is averaged down, and whose it is.
+
+    Raises `DataError` for images that cannot be read.
+    """
+    path = _place(config)
+    if source_of(config) == "npz":
+        return read_npz(path).x_train.shape[1], f"the images in '{shown(path)}'"
+    side, file = files.shortest_side(path)
+    return side, f"'{shown(file)}'"
+
+
 def load(config: DataConfig) -> Dataset:
     """Return the data set that `config` names. The same settings give the same object within a process.
 
@@ -126,7 +155,7 @@ def load(config: DataConfig) -> Dataset:
     """
     whole = _load(
         DataConfig(
-            source=config.source,
+            source=source_of(config),
             path=config.path,
             download=config.download,
             image_size=config.image_size,
@@ -223,11 +252,15 @@ def _read(config: DataConfig) -> Arrays:
         return _digits()
     if config.source in _TORCHVISION:
         return _torchvision(config)
-    if not config.path:
-        what = "the .npz file" if config.source == "npz" else "the folder that holds train/ and test/"
-        raise DataError(f"data.source '{config.source}' needs data.path: {what}")
-    path = Path(config.path).expanduser()
+    path = _place(config)
     return read_npz(path, config.column) if config.source == "npz" else read_folder(path, config.image_size)
+
+
+def _place(config: DataConfig) -> Path:
+    if not config.path:
+        what = "the .npz file" if config.source == "npz" else "the folder that holds a folder of images for each class"
+        raise DataError(f"data.source '{config.source}' needs data.path: {what}")
+    return Path(config.path).expanduser()
 
 
 def _digits() -> Arrays:
@@ -302,11 +335,12 @@ def _shrink(x: Tensor, size: int) -> Tensor:
     if size == side:
         return x
     small = torch.empty(len(x), size, size, x.shape[1], dtype=torch.uint8).permute(0, 3, 1, 2)
-    for start in range(0, len(x), 1024):  # in parts: as float32 they take four times the memory
-        part = x[start : start + 1024].float()
+    step = max(1, PART // x[0].numel())
+    for start in range(0, len(x), step):  # in parts: as float32 they take four times the memory
+        part = x[start : start + step].float()
         if side % size:
             part = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
         else:
             part = F.avg_pool2d(part, side // size)
-        small[start : start + 1024] = part.round_().clamp_(0, 255)
+        small[start : start + step] = part.round_().clamp_(0, 255)
     return small

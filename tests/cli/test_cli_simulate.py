@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from fednas_core.cli import app, progress, superlink
 from fednas_core.cli.simulate import NAMED, NODES_A_CORE, STARTED, conclude, nodes_for, read_events
 from fednas_core.errors import RunError
+from fednas_core.fingerprint import PACKAGES, digest_of, fingerprint
 
 EVENT: dict[str, Any] = {
     "round": 3, "loss": 1.25, "accuracy": 0.5, "bytes_up": 2_000_000, "seconds": 1.5,
@@ -109,14 +111,17 @@ def test_free_ports_can_be_bound() -> None:
     assert 1024 < superlink.free_port() < 65536
 
 
-def test_the_project_is_found_or_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (superlink.project_folder() / "pyproject.toml").is_file()
-    monkeypatch.setattr(superlink, "__file__", str(tmp_path / "a" / "b" / "superlink.py"))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunError, match="pip install -e"):
-        superlink.project_folder()
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "fednas"\n')
-    assert superlink.project_folder() == tmp_path
+def test_the_app_is_made_of_the_code_that_runs(tmp_path: Path) -> None:
+    link = superlink.connection(tmp_path / "home", "")
+    for _ in range(2):  # a home may be used again
+        folder = superlink.app_folder(link)
+    made = tomllib.loads((folder / "pyproject.toml").read_text())
+    given = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    app, wanted = (table["tool"]["flwr"]["app"] for table in (made, given))
+    assert {**app, "fab-include": None} == {**wanted, "fab-include": None}
+    assert set(wanted["fab-include"]) <= set(app["fab-include"])
+    assert made["project"]["dependencies"] == [] and made["project"]["name"] == given["project"]["name"]
+    assert digest_of({name: folder / name for name in PACKAGES}) == fingerprint().digest
 
 
 def test_a_missing_flower_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,13 +129,21 @@ def test_a_missing_flower_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         superlink.script("flower-nothing")
 
 
-def test_settings_are_checked_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_checked_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def started(keep: bool) -> None:
         raise AssertionError("a SuperLink was started")
 
     monkeypatch.setattr("fednas_core.cli.simulate.superlink", started)
-    shown = CliRunner().invoke(app, ["simulate", "--set", "rounds=none", "--json"])
-    assert shown.exit_code == 2 and "whole number" in json.loads(shown.stdout)["error"]
+    monkeypatch.chdir(tmp_path)
+    for given, message in (
+        ("rounds=none", "whole number"),
+        ("data.path=absent", f"{tmp_path}/absent': there is no such file or folder"),
+        ("space.name=absent.toml", f"{tmp_path}/absent.toml"),
+        ("data.clients=9999", "data.clients = 9999, but 1294 training examples"),
+        ("budgets=watch=1k", "device 'watch'"),
+    ):
+        shown = CliRunner().invoke(app, ["simulate", "--set", given, "--json"])
+        assert shown.exit_code == 2 and message in json.loads(shown.stdout)["error"], shown.output
 
 
 # -- the whole -----------------------------------------------------------------------------------------------------
@@ -159,12 +172,12 @@ def test_simulate_trains_through_flower_and_leaves_nothing_behind(tmp_path: Path
 
 @pytest.mark.slow
 def test_simulate_tells_the_truth_about_a_failed_run(tmp_path: Path) -> None:
-    sets = ("--set", f"output={tmp_path}", "--set", "data.source=folder", "--set", "data.path=/nowhere")
+    sets = ("--set", f"output={tmp_path}", "--set", "contest.start=nowhere", "--set", "method=fednas")
     process = _fednas("simulate", "--json", *sets, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 2
     told = json.loads(out)
-    assert told["status"] == "finished:failed" and "/nowhere" in told["error"]
+    assert told["status"] == "finished:failed" and "'nowhere'" in told["error"]
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ def lonely(folder: Path, **changes: Any) -> RunConfig:
         "data.partition": "column",
         "data.column": "owner",
         "data.clients": 2,
+        "budgets": "phone=1M,server=max",
         "space.name": "cnn8",
         "space.norm": "batch",
         "train.epochs": 1,

@@ -8,10 +8,9 @@ import pytest
 from contracts.fleets import Stopping
 
 from fednas_core.cli.progress import display, going_by
-from fednas_core.experiment import conduct
+from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
 from fednas_core.progress import Progress, left
-from fednas_core.resuming import settle
 from fednas_core.settings import read
 
 

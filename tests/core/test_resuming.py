@@ -14,9 +14,8 @@ import tomli_w
 from contracts.fleets import Stopping
 
 from fednas_core.errors import ConfigError, RunError
-from fednas_core.experiment import conduct
+from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
-from fednas_core.resuming import settle
 from fednas_core.runs.folder import RunFolder
 from fednas_core.settings import describe, flatten, read
 

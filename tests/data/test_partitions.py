@@ -38,7 +38,7 @@ def check(result: Split, n: int, clients: int) -> None:
 
 
 def test_default_digits_leave_every_client_something(capfd: pytest.CaptureFixture[str]) -> None:
-    config = DataConfig()
+    config = DataConfig(clients=10)
     data = load(config)
     for seed in range(12):
         result = split(data, config, seed)
@@ -49,7 +49,7 @@ def test_default_digits_leave_every_client_something(capfd: pytest.CaptureFixtur
 
 
 def test_validation_is_stratified_and_the_same_for_every_partition() -> None:
-    config = DataConfig()
+    config = DataConfig(clients=10)
     data = load(config)
     y = data.train.y.numpy()
     kept = [split(data, replace(config, partition=kind), 3).validation for kind in ("iid", "dirichlet", "classes")]

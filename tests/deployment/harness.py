@@ -36,7 +36,7 @@ from cryptography.x509.oid import NameOID
 
 from fednas_core.cli.superlink import descendants, free_port, script
 from fednas_core.config import RunConfig
-from fednas_core.experiment import conduct
+from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
 from fednas_core.patience import Patience, cpu_seconds
 from fednas_core.protocol import ClientInfo, Failure, TrainOrder, TrainReport
@@ -539,7 +539,7 @@ def rehearse(
     absent: Mapping[int, set[str]] | None = None,
 ) -> RunFolder:
     """Conduct the run of these settings in this process, clients failing as told, and return its folder."""
-    config = read({**pairs, "output": str(output)})
+    config = settle(read({**pairs, "output": str(output)}))
     fleet = Rehearsal(config, failing or {}, absent)
     try:
         return conduct(config, fleet, lambda text: None)

@@ -7,6 +7,8 @@ import pytest
 
 import server_app.folders as folders
 from fednas_core.config import RunConfig
+from fednas_core.errors import ConfigError
+from fednas_core.settings import read
 
 
 class Installed:
@@ -22,10 +24,23 @@ def test_the_working_directory_if_it_is_the_project(tmp_path: Path, monkeypatch:
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "fednas"\n')
     monkeypatch.chdir(tmp_path)
     assert folders.project_folder() == tmp_path
-    assert folders.with_output(RunConfig()).output == str(tmp_path / "runs")
-    assert folders.with_output(replace(RunConfig(), output="here")).output == str(tmp_path / "here")
-    assert folders.with_output(replace(RunConfig(), output="/abs/x")).output == "/abs/x"
-    assert folders.with_output(replace(RunConfig(), output="~/x")).output == str(Path.home() / "x")
+    assert folders.placed(RunConfig()).output == str(tmp_path / "runs")
+    assert folders.placed(replace(RunConfig(), output="here")).output == str(tmp_path / "here")
+    assert folders.placed(replace(RunConfig(), output="/abs/x")).output == "/abs/x"
+    assert folders.placed(replace(RunConfig(), output="~/x")).output == str(Path.home() / "x")
+
+
+def test_relative_paths_are_the_projects_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "fednas"\n')
+    (tmp_path / "images").mkdir()
+    (tmp_path / "own.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    found = folders.placed(read({"data.path": "images", "space.name": "own.toml"}))
+    assert found.data.path == str(tmp_path / "images") and found.space.name == str(tmp_path / "own.toml")
+    for key, value in (("data.path", "absent"), ("space.name", "absent.toml")):
+        with pytest.raises(ConfigError, match=f"'{key}' = '{value}': .* there is no {tmp_path}/{value}: give the abs"):
+            folders.placed(read({key: value}))
+    assert folders.placed(read({"space.name": "small"})).space.name == "small"
 
 
 @pytest.mark.parametrize("text", ['[project]\nname = "another"\n', "no toml [", None])

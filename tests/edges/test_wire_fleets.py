@@ -18,6 +18,7 @@ from edges.grid import InProcessGrid, simulated
 from client_app.app import app as client
 from fednas_core import local
 from fednas_core.config import RunConfig, WireConfig
+from fednas_core.experiment import settle
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import Failure, TrainOrder, TrainReport
 from fednas_core.settings import read
@@ -126,7 +127,7 @@ def test_an_order_of_the_default_job_is_little_more_than_its_plan(tiny_pairs: di
     """The whole message, settings and all, for a network of 370 kB: within 2 % of what its tensors take."""
     InProcessGrid(client, simulated(1))
     for down, width in (("fp32", 4), ("fp16", 2), ("bf16", 2), ("int8", 1)):
-        config = read({"data.clients": 4, "wire.down": down})
+        config = settle(read({"data.clients": 4, "wire.down": down}))
         space = space_of(config)
         arch = space.decode((space.gene_choices - 1) // 2)
         plan = space.plan(arch)

@@ -46,7 +46,9 @@ GOLDEN: dict[str, tuple[Variant, int]] = {
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     path = tmp_path_factory.mktemp("space") / "wide.toml"
     path.write_text(TOML)
-    return read({"space.name": str(path), "data.examples": 100, "method": "fednas", "train.epochs": EPOCHS})
+    return read(
+        {"space.name": str(path), "data.examples": 100, "data.clients": 10, "method": "fednas", "train.epochs": EPOCHS}
+    )
 
 
 def rounds_of(variant: Variant, iterations: int) -> tuple[int, ...]:
