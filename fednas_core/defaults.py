@@ -70,7 +70,7 @@ def settled(config: RunConfig) -> Settled:
         reasons |= why
     _refuse_what_cannot_be(config)
     after = flatten(config)
-    changed = [key for key in after if after[key] != before[key]]
+    changed = [key for key in [*reasons, *sorted(set(after) - set(reasons))] if after[key] != before[key]]
     return Settled(config, tuple(Choice(key, after[key], reasons.get(key, "")) for key in changed))
 
 

@@ -123,9 +123,9 @@ def finished(tiny_space_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
     output = tmp_path_factory.mktemp("whole") / "runs"
     more = {"rounds": 3, "train.epochs": 3, "train.momentum": 0.9, "train.lr": 0.05, "data.examples": 600}
-    config = read({**TINY, "output": str(output), "space.name": str(tiny_space_file), **more})
+    config = settle(read({**TINY, "output": str(output), "space.name": str(tiny_space_file), **more}))
     said: list[str] = []
-    return conduct(settle(config), LocalFleet(config), said.append), said, config
+    return conduct(config, LocalFleet(config), said.append), said, config
 
 
 def test_the_folder_of_a_run(finished: tuple[RunFolder, list[str], RunConfig]) -> None:
