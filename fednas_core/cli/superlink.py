@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -209,17 +209,20 @@ def app_folder(link: Connection) -> Path:
         if source is None:
             raise RunError(f"the package '{name}' of fednas is missing: install fednas anew")
         shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    kinds = [(name, suffix) for name in PACKAGES for suffix in SOURCES]
+    include = [f"{name}/**/*{suffix}" for name, suffix in kinds if any((folder / name).rglob(f"*{suffix}"))]
     config: dict[str, Any] = {}
     for key, value in flatten(RunConfig()).items():
         section, _, name = key.rpartition(".")
         (config.setdefault(section, {}) if section else config)[name] = value
     app = {
         "publisher": "fednas",
-        "fab-include": [f"{name}/**/*{suffix}" for name in PACKAGES for suffix in SOURCES],
+        "fab-include": include,
         "components": {"serverapp": "server_app.app:app", "clientapp": "client_app.front:app"},
         "config": config,
     }
-    project = {"name": "fednas", "version": version("fednas"), "license": "Apache-2.0", "dependencies": []}
+    told = metadata("fednas")
+    project = {"name": "fednas", "version": told["Version"], "description": told["Summary"], "dependencies": []}
     table = {"project": project, "tool": {"flwr": {"app": app}}}
     (folder / "pyproject.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
     return folder
