@@ -10,7 +10,19 @@ from pathlib import Path
 import pytest
 
 CORE = Path(__file__).parents[2] / "fednas_core"
-HEAVY = {"matplotlib", "onnx", "onnxruntime", "pymoo", "flwr_datasets", "sklearn", "tensorboard", "torchvision"}
+HEAVY = {
+    "datasets",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "pandas",
+    "pyarrow",
+    "pymoo",
+    "flwr_datasets",
+    "scipy",
+    "sklearn",
+}
+HEAVY |= {"tensorboard", "torchvision"}
 NAMES = sorted(
     ".".join(path.relative_to(CORE.parent).with_suffix("").parts).removesuffix(".__init__")
     for path in CORE.rglob("*.py")
@@ -18,6 +30,9 @@ NAMES = sorted(
 PROGRAM = f"""
 import importlib, json, sys
 import fednas_core.experiment, fednas_core.local
+from fednas_core.config import RunConfig
+from fednas_core.tasks.bench import split_of
+split_of(RunConfig())
 some = sorted(sys.modules)
 for name in {NAMES}:
     importlib.import_module(name)
@@ -27,7 +42,7 @@ print(json.dumps([some, sorted(sys.modules)]))
 
 @pytest.fixture(scope="module")
 def loaded() -> tuple[set[str], set[str]]:
-    """Modules there after the imports that a run in process needs, and after importing every module of the core."""
+    """Modules there after the imports that a run in process needs and after dividing its data, and after importing every module of the core."""
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=CORE.parent, timeout=300)
     some, every = json.loads(done.stdout.splitlines()[-1])

@@ -67,6 +67,13 @@ def before(message, round):
         import client_app.app
         client_app.app.perform = lambda *order: time.sleep(3600)
 """
+DIES = """
+def before(message, round):
+    if round == 1:
+        import os
+        import client_app.apart
+        client_app.apart._app = lambda *order: os.kill(os.getpid(), 9)
+"""
 SLEEPS = """
 def before(message, round):
     if round == 1:
@@ -76,9 +83,9 @@ def before(message, round):
 
 
 def test_clients_that_raise_hang_and_die_come_back(tmp_path: Path) -> None:
-    pairs = {**PAIRS, "data.clients": 4, "rounds": 2, "deadline": 50.0}
-    with site(tmp_path / "site", nodes=4) as federation:
-        for number, mischief in enumerate((RAISES, HANGS, SLEEPS, "")):
+    pairs = {**PAIRS, "data.clients": 5, "rounds": 2, "deadline": 50.0}
+    with site(tmp_path / "site", nodes=5) as federation:
+        for number, mischief in enumerate((RAISES, HANGS, SLEEPS, "", DIES)):
             federation.start_node(number, mischief=mischief)
         job = federation.submit({**pairs, "output": str(tmp_path / "out")})
         federation.wait_for("the client that is to be killed", lambda: in_round(federation, 2, 1))
@@ -90,8 +97,9 @@ def test_clients_that_raise_hang_and_die_come_back(tmp_path: Path) -> None:
     told = reasons(run, 1)
     assert "the camera is gone" in told["client-00"]
     assert told["client-01"].startswith("no end 5 seconds after the deadline of 50 seconds")
-    assert told["client-02"] and set(told) == {"client-00", "client-01", "client-02"}
-    assert clients(run, 1) == ["client-03"] and len(clients(run, 2)) == 4 and not reasons(run, 2)
+    assert told["client-04"] == "the client's process was ended by SIGKILL"
+    assert told["client-02"] and set(told) == {"client-00", "client-01", "client-02", "client-04"}
+    assert clients(run, 1) == ["client-03"] and len(clients(run, 2)) == 5 and not reasons(run, 2)
     assert not left, "a client that hung is still there"
     same_history(run, rehearse(pairs, tmp_path / "here", failing={1: set(told)}))
 
