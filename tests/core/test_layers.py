@@ -32,7 +32,7 @@ import importlib, json, sys
 import fednas_core.experiment, fednas_core.local
 from fednas_core.config import RunConfig
 from fednas_core.tasks.bench import split_of
-split_of(RunConfig())
+split_of(fednas_core.experiment.settle(RunConfig()))
 some = sorted(sys.modules)
 for name in {NAMES}:
     importlib.import_module(name)
@@ -42,7 +42,7 @@ print(json.dumps([some, sorted(sys.modules)]))
 
 @pytest.fixture(scope="module")
 def loaded() -> tuple[set[str], set[str]]:
-    """Modules there after the imports that a run in process needs and after dividing its data, and after importing every module of the core."""
+    """Modules there once a run in process has divided its data, and once every module of the core is imported."""
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=CORE.parent, timeout=300)
     some, every = json.loads(done.stdout.splitlines()[-1])
