@@ -48,12 +48,16 @@ class Place:
 
 
 def main() -> int:
-    given = options(__doc__, inside={"action": "store_true", "help": "the mounts may be changed"})
+    given = options(
+        __doc__,
+        only={"default": "", "metavar": "TEXT", "help": "places whose name contains it"},
+        inside={"action": "store_true", "help": "the mounts may be changed"},
+    )
     if os.geteuid() or not shutil.which("strace") or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         print("skipped: needs root, strace and mount namespaces")
         return 0
     if not given.inside:
-        command = ["unshare", "-m", sys.executable, __file__, "--inside", *(["--quick"] if given.quick else [])]
+        command = ["unshare", "-m", sys.executable, __file__, "--inside", *sys.argv[1:]]
         return subprocess.run(command, check=False).returncode
     with tempfile.TemporaryDirectory(prefix="fednas-writes-") as folder:
         root = Path(folder)
@@ -62,19 +66,19 @@ def main() -> int:
             shell(f"mount -t tmpfs -o size={SIZE} tmpfs {root / name}")
         os.environ["TMPDIR"] = str(root / "tmp")
         try:
-            return disturb(root, 5 if given.quick else 1)
+            return disturb(root, given.only, 5 if given.quick else 1)
         finally:
             for name in DISKS:
                 shell(f"umount -l {root / name}")
 
 
-def disturb(root: Path, step: int) -> int:
-    """Disturb a run at every place, or at each `step`-th; return 1 if one fails the test."""
+def disturb(root: Path, only: str, step: int) -> int:
+    """Disturb a run at each `step`-th place whose name contains `only`; return 1 if one fails the test."""
     output = root / "runs" / "job"
     whole = live(started(output), root)
     wanted = outcome(output, whole)
     shutil.rmtree(output)
-    places = traced(root, output)
+    places = [one for one in traced(root, output) if only in one.name]
     shutil.rmtree(output)
     print(f"undisturbed: {wanted}, {whole.seconds:.1f} s; {len(places)} places", flush=True)
     verdicts = Counter[str]()
