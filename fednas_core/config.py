@@ -23,8 +23,6 @@ def _setting(default: Any, help: str, **rule: Any) -> Any:
     return field(default=default, metadata={"help": help, **rule})
 
 
-CLIENTS = 10
-"""Clients of a run that says nothing of them, if there are images enough."""
 COMPETING = ("fednas", "ddc")
 """Methods whose networks compete."""
 SUPERNETS = ("superfednas", "deepfednas", "fedsup", "efedsup")

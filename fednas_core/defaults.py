@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fednas_core.config import CLIENTS, COMPETING, DataConfig, RunConfig
+from fednas_core.config import COMPETING, DataConfig, RunConfig
 from fednas_core.data.sources import OWN, Dataset, load, shortest_side, source_of
 from fednas_core.devices.budgets import parse_budgets
 from fednas_core.errors import DataError, InfeasibleError
@@ -24,8 +24,8 @@ from fednas_core.tasks.bench import dataset_of, facts_of, space_of, split_of, te
 
 SIDE, LEAST_SIDE = 32, 8
 """Pixels a side to which users' images are brought, and the fewest that they have without being asked."""
-EXAMPLES_EACH = 10
-"""Training images of a client, on average, below which there are fewer clients."""
+CLIENTS, EXAMPLES_EACH = 10, 10
+"""Clients of a run, and the training images of each, on average, below which there are fewer clients."""
 EPOCHS, IMAGES_A_ROUND = 5, 7_500
 """Local epochs, and the images that all clients together train on in a round, above which there are fewer epochs."""
 SMALL_SIDE, LARGER = 16, {"small": "cifar-light"}

@@ -61,16 +61,21 @@ LOOPS = {"sync": rounds.rounds, "async": asynchronous.rounds}
 """How a run goes from event to event."""
 
 
-def settle(config: RunConfig, given: Collection[str] | None = None, announce: Announce | None = None) -> RunConfig:
+def settle(
+    config: RunConfig,
+    given: Collection[str] | None = None,
+    announce: Announce | None = None,
+    usual: Path = Path("runs"),
+) -> RunConfig:
     """Return the settings that will really run.
 
-    Those of a run to be resumed are `resumed` with the keys that were `given`. In those of a new run what the user left
-    open is what `defaults.settled` makes of it, of which `announce` is told. Paths are absolute, relative ones being
-    below the working directory. Raises `FednasError`.
+    Those of a run to be resumed are `resumed`, with the keys that were `given` and the folder `usual`. Of a new run
+    what the user left open is what `defaults.settled` makes of it, of which `announce` is told. Paths are absolute,
+    relative ones being below the working directory. Raises `FednasError`.
     """
     config = anchored(config, Path.cwd())
     if config.resume:
-        return resumed(config, given)
+        return resumed(config, given, usual)
     found = settled(config)
     if announce and (lines := found.told()):
         announce(lines)

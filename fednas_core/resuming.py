@@ -5,34 +5,31 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from fednas_core.config import COMPETING, RunConfig
 from fednas_core.errors import ConfigError, RunError
 from fednas_core.runs.folder import RunFolder, find, output_folder
+from fednas_core.runs.moving import move
 from fednas_core.settings import Scalar, describe, flatten, read
 
 Changes = Mapping[str, tuple[Scalar, Scalar]]
 """The value before and the new one of each setting that a run has anew."""
 
 
-def resumed(config: RunConfig, given: Collection[str] | None = None) -> RunConfig:
+def resumed(config: RunConfig, given: Collection[str] | None = None, usual: Path = Path("runs")) -> RunConfig:
     """Return the settings that will really run.
 
     Those of a new run are its `config`. A run to be resumed has those of its folder, but for the keys that were `given`
     beside `resume` (None: those of `config` that differ from the defaults). A value ``auto`` asks for nothing else than
-    what the run came to. `output` names the folder that the run lies in.
+    what the run came to. If the run does not lie in `output` but in the folder `usual`, it moves there.
 
     Raises `ConfigError`, naming them, for settings with which rounds that are done would have been others.
     """
     if not config.resume:
         return config
-    try:
-        run = find(output_folder(config), config.resume)
-    except RunError as error:
-        where = (
-            "'output' beside 'resume' names the folder that the run lies in; to go on elsewhere, move its folder first"
-        )
-        raise RunError(f"{error}. {where}" if config.output else str(error)) from error
+    root = output_folder(config)
+    run = _found(config.resume, root, usual.resolve())
     stored, asked, default = flatten(run.config()), flatten(config), flatten(RunConfig())
     keys = {key for key in asked if asked[key] != default[key]} if given is None else {*given}
     changes = {
@@ -42,7 +39,22 @@ def resumed(config: RunConfig, given: Collection[str] | None = None) -> RunConfi
     }
     _refuse_another_past(run, changes)
     new = {key: value for key, (_, value) in changes.items()}
+    if run.path.parent != root:
+        run = move(run, root)
     return replace(read({**stored, **new}), resume=run.id, output=str(run.path.parent))
+
+
+def _found(name: str, root: Path, usual: Path) -> RunFolder:
+    """Return the run of that id (or ``latest``) in `root`, else in the folder `usual`."""
+    try:
+        return find(root, name)
+    except RunError as error:
+        if usual == root:
+            raise
+        try:
+            return find(usual, name)
+        except RunError:
+            raise RunError(f"{error}, and none in {usual}") from error
 
 
 def told(changes: Changes, done: int) -> str:

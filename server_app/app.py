@@ -12,7 +12,7 @@ from fednas_core.errors import FednasError
 from fednas_core.experiment import conduct, settle
 from fednas_core.settings import flower_leaves, read, refuse_idle
 from fednas_core.terminal import lenient, say
-from server_app.folders import placed
+from server_app.folders import placed, project_folder
 from server_app.rounds import open_fleet
 
 app = ServerApp()
@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     if not any(isinstance(item, PlainErrors) for item in logger.filters):
         logger.addFilter(PlainErrors())
     given = grid.run.override_config
-    config = settle(placed(read(context.run_config)), given, say)
+    config = settle(placed(read(context.run_config)), given, say, project_folder() / "runs")
     refuse_idle(config, given)
     if told := flower_leaves(config, given):
         say(told)

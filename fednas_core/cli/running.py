@@ -38,21 +38,22 @@ def resume(
 ) -> None:
     """Continue a run after its last complete round; the rounds to come are those it would have had.
 
-    Settings that leave the rounds done as they are may change: --set rounds=60 adds some, also to a finished run.
+    Settings that leave the rounds done as they are may change: --set rounds=60 adds some, also to a finished run;
+    with --set output=FOLDER the run moves there from --output.
     """
     from fednas_core.settings import read
 
     given = gather(None, pairs)
-    for key, instead in (("resume", "the argument ID"), ("output", "--output")):
-        if key in given:
-            raise ConfigError(f"setting '{key}' = {given[key]!r}: {instead} says that here")
-    conduct_here(read({**given, "resume": run_id, "output": str(runs_folder(output))}), given, as_json)
+    if "resume" in given:
+        raise ConfigError(f"setting 'resume' = {given['resume']!r}: the argument ID says that here")
+    lies = runs_folder(output)
+    conduct_here(read({"output": str(lies), **given, "resume": run_id}), given, as_json, lies)
 
 
-def conduct_here(config: RunConfig, given: Collection[str], as_json: bool) -> None:
+def conduct_here(config: RunConfig, given: Collection[str], as_json: bool, usual: Path = Path("runs")) -> None:
     """Conduct a run with the in-process backend; on Ctrl-C say how to resume and leave with code 130.
 
-    `given` are the settings that were given, defaults too: see `fednas_core.resuming.resumed`.
+    `given` are the settings that were given, defaults too; for them and `usual` see `fednas_core.resuming.resumed`.
     """
     began = time.monotonic()  # importing torch is part of the start
     from fednas_core.places import anchored
@@ -61,7 +62,7 @@ def conduct_here(config: RunConfig, given: Collection[str], as_json: bool) -> No
     from fednas_core.settings import refuse_idle
 
     # before torch is imported: what cannot run is refused at once
-    config = resumed(anchored(config, Path.cwd()), given)
+    config = resumed(anchored(config, Path.cwd()), given, usual)
     refuse_idle(config, given)
     check_space(config)
     from fednas_core.experiment import conduct, settle

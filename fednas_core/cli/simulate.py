@@ -45,7 +45,6 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Train through Flower's simulation, as `flwr run` does, on a SuperLink of its own."""
-    from fednas_core.config import CLIENTS
     from fednas_core.places import anchored
     from fednas_core.resuming import resumed
     from fednas_core.runs.folder import output_folder
@@ -58,12 +57,12 @@ def simulate(
     check_space(settings)
     if told := flower_leaves(settings, given):
         note(told)
-    if settings.data.path and not settings.resume:
+    if not settings.resume:
         settings = looked_at(settings)
     root = output_folder(settings)
     values = {key: value for key, value in flatten(settings).items() if key in given} | {"output": str(root)}
     with superlink(keep_superlink) as link:
-        stream = Stream(flwr_run(link, values) + played_by(nodes or nodes_for(settings.data.clients or CLIENTS)), link)
+        stream = Stream(flwr_run(link, values) + played_by(nodes or nodes_for(settings.data.clients)), link)
         try:
             follow(stream, stream.running, root, rounds_known(settings), as_json)
             status, details = link.status(stream.flower_id) if stream.flower_id else ("not started", "")
@@ -79,7 +78,7 @@ def simulate(
 
 
 def looked_at(config: RunConfig) -> RunConfig:
-    """Return what new settings come to; raise `FednasError` for images that a run cannot use, before Flower starts.
+    """Return what new settings come to; raise `FednasError` for what does not go with the images, before Flower starts.
 
     A process of its own reads them: what it takes with torch this one, which then only waits, need not hold.
     """

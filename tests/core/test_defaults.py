@@ -16,8 +16,9 @@ from fednas_core.devices.budgets import parse_budgets
 from fednas_core.errors import ConfigError, DataError, FednasError, InfeasibleError
 from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
+from fednas_core.methods.catalogue import METHODS
 from fednas_core.places import anchored
-from fednas_core.settings import flatten, read
+from fednas_core.settings import flatten, read, refuse_idle
 from fednas_core.tasks.bench import dataset_of, space_of, split_of
 
 PUBLISHED = {"budgets": "phone=1M,tablet=2M,workstation=max", "data.source": "digits", "data.clients": 10}
@@ -52,6 +53,14 @@ def test_the_digits_run_as_published() -> None:
     assert USUAL.items() <= flatten(found.config).items() and found.told() == ""
     assert chosen({"method": "ddc"})["space.name"] == "cnn8"
     assert settled(found.config) == replace(found, choices=())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_settings_came_to_can_be_run_again(method: str) -> None:
+    """The ``config.toml`` of a run is a file of settings: nothing in it is refused, or comes to something else."""
+    once = settle(read({"method": method}))
+    refuse_idle(read(flatten(once)), flatten(once))
+    assert settle(read(flatten(once))) == once
 
 
 def test_what_the_method_decides_is_named() -> None:
@@ -168,7 +177,7 @@ def test_own_images_train_and_are_exported(tmp_path: Path) -> None:
     said: list[str] = []
     config = settle(
         read({"data.path": str(path), "output": str(tmp_path), "rounds": 1, "workers": 1, "train.epochs": 1}),
-        said.append,
+        announce=said.append,
     )
     run = conduct(config, LocalFleet(config), said.append)
     models = {file.parent.name for file in (run.path / "models").glob("*/model.onnx")}

@@ -521,7 +521,7 @@ def test_a_tier_that_few_clients_train_is_announced_before_training(pairs: dict[
 
 def test_a_budget_that_nothing_meets_ends_before_any_training(pairs: dict[str, Any]) -> None:
     with pytest.raises(
-        InfeasibleError, match=r"device 'watch': .* has at most 10 MACs; the cheapest has 101,968"
+        InfeasibleError, match=r"device 'watch' is to take 10 MACs at most, but the smallest .* takes 101,968"
     ) as caught:
         run({**pairs, "budgets": "watch=10,server=max"})
     assert isinstance(caught.value, FednasError)

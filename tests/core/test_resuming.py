@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import tomllib
 from collections.abc import Collection
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from fednas_core.errors import ConfigError, RunError
 from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
 from fednas_core.runs.folder import RunFolder
+from fednas_core.runs.owner import owned
 from fednas_core.settings import describe, flatten, read
 
 LATER = {setting.key for setting in describe() if setting.later}
@@ -118,6 +121,8 @@ def test_what_would_have_made_another_past_is_refused_by_name(key: str, tmp_path
 @pytest.mark.parametrize("key", sorted(LATER - {"rounds", "output"}))
 def test_what_leaves_the_past_as_it_is_may_change(key: str, tmp_path: Path) -> None:
     before, after = another(key)
+    if key == "data.path":
+        after = str(tmp_path / "images")
     (tmp_path / "a-run").mkdir()
     (tmp_path / "a-run" / "config.toml").write_text(tomli_w.dumps({"settings": {key: before}}))
     given = {"output": str(tmp_path), "resume": "a-run", key: after}
@@ -170,12 +175,35 @@ def test_images_may_move_but_not_change(tiny_pairs: dict[str, Any], light: None,
     assert len(run({**again, "data.path": str(tmp_path / "there.npz")})[0].events()) == 2
 
 
-def test_a_run_that_was_moved_goes_on_where_it_lies(begun: dict[str, Any], tmp_path: Path) -> None:
-    folder = (Path(begun["output"]) / "latest").resolve()
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    with pytest.raises(RunError, match="'output' beside 'resume' names the folder that the run lies in"):
+@pytest.mark.parametrize("other_disk", [False, True])
+def test_a_run_goes_on_in_another_output(
+    begun: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_disk: bool
+) -> None:
+    """Its folder moves there; on another file system (renaming between them fails) it is copied first."""
+    folder, elsewhere, rename = (Path(begun["output"]) / "latest").resolve(), tmp_path / "elsewhere", Path.rename
+
+    def renamed(path: Path, target: Path) -> Path:
+        if other_disk and path.parent != target.parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    with pytest.raises(RunError, match=f"no run '{folder.name}' in {elsewhere}.*and none in"):
         settle(read({"output": str(elsewhere), "resume": folder.name}))
-    shutil.move(folder, elsewhere)
-    resumed, _ = run({"output": str(elsewhere), "resume": folder.name})
+    with owned(folder), pytest.raises(RunError, match="is going on"):
+        settle(read({"output": str(elsewhere), "resume": folder.name}), usual=folder.parent)
+    config = settle(read({"output": str(elsewhere), "resume": folder.name}), usual=folder.parent)
+    assert config.output == str(elsewhere) and not folder.exists()
+    with closing(LocalFleet(config)) as fleet:
+        resumed = conduct(config, fleet, lambda text: None)
     assert resumed.path == elsewhere / folder.name and len(resumed.events()) == 4
+
+
+def test_a_run_stays_where_it_is_if_it_cannot_move(
+    begun: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, wanted = (Path(begun["output"]) / "latest").resolve(), tmp_path / "a file"
+    wanted.write_text("")
+    with pytest.raises(RunError, match=f"cannot move from {folder.parent} to {wanted}"):
+        settle(read({"output": str(wanted), "resume": folder.name}), usual=folder.parent)
+    assert (folder / "config.toml").is_file() and len(run({**begun, "resume": folder.name})[0].events()) == 4

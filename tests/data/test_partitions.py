@@ -198,7 +198,10 @@ BAD = [
     (DataConfig(clients=200), r"data.clients = 200, but 180 training examples"),
     (DataConfig(clients=150, alpha=0.01), r"data.alpha = 0.01 with data.clients = 150 .*raise data.alpha"),
     (DataConfig(alpha=0.001, clients=50), r"data.alpha = 0.001"),
-    (DataConfig(partition="classes", classes_per_client=5), r"data.classes-per-client = 5, but there are 4 classes"),
+    (
+        DataConfig(partition="classes", clients=10, classes_per_client=5),
+        r"data.classes-per-client = 5, but there are 4 classes",
+    ),
     (DataConfig(partition="classes", clients=3, classes_per_client=1), r"data.clients = 3 .*set data.clients to 4"),
     (DataConfig(partition="classes", clients=170, classes_per_client=2), r"lower data.clients"),
     (DataConfig(partition="column", column="owner", clients=7), r"data.clients = 7, .*'owner' names 5 .* = 5"),
