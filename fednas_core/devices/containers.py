@@ -32,14 +32,16 @@ def granted_cores(mount: Path = MOUNT, own: Path = OWN) -> int | None:
 def granted_memory(mount: Path = MOUNT, own: Path = OWN) -> int | None:
     """Return the bytes that may still be used (file cache counts as free); None where nothing limits them."""
     left = []
-    for controller, limit, usage, cache in (
-        ("", "memory.max", "memory.current", "inactive_file"),
-        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    for controller, limit, usage, prefix in (
+        ("", "memory.max", "memory.current", ""),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
         for folder in _folders(mount, own, controller):
             most = _number(_text(folder / limit))
             if most < _UNLIMITED:
-                used = _number(_text(folder / usage) or "0") - _value(_text(folder / "memory.stat"), cache)
+                stat = _text(folder / "memory.stat")
+                files = _value(stat, f"{prefix}inactive_file") + _value(stat, f"{prefix}active_file")
+                used = _number(_text(folder / usage) or "0") - files
                 left.append(max(0, int(most - used)))
     return min(left, default=None)
 

@@ -57,7 +57,7 @@ def test_the_tightest_of_the_groups_above_holds(tmp_path: Path) -> None:
 
 
 def test_memory_of_version_2_counts_the_file_cache_as_free(tmp_path: Path) -> None:
-    stat = "anon 1\ninactive_file 100000000\nbroken line here\n"
+    stat = "anon 1\ninactive_file 60000000\nactive_file 40000000\nbroken line here\n"
     files = {"memory.max": "512000000\n", "memory.current": "300000000\n", "memory.stat": stat}
     write(tmp_path, {"own": "0::/\n", **{f"cgroup/{name}": text for name, text in files.items()}})
     assert granted_memory(tmp_path / "cgroup", tmp_path / "own") == 312_000_000
