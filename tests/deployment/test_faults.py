@@ -155,7 +155,10 @@ def test_a_client_that_freezes_is_given_up_and_comes_back(tmp_path: Path) -> Non
         os.kill(victim, signal.SIGSTOP)
         run = federation.completed(job, tmp_path / "out")
     times(run)
-    assert set(reasons(run, 1)) == {"client-00"} and "no answer within the deadline" in reasons(run, 1)["client-00"]
+    told = reasons(run, 1)
+    assert set(told) == {"client-00"}
+    either = ("no answer within the deadline", "ClientApp stopped responding")  # whoever notices first, server or node
+    assert any(words in told["client-00"] for words in either)
     later = reasons(run, 2)
     same_history(run, rehearse(pairs, tmp_path / "here", failing={1: {"client-00"}, 2: set(later)}))
 
