@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fednas_core.settings import idle, read
+
 SPACE = """
 stem = 8
 stages = [8, 16]
@@ -80,8 +82,9 @@ def place(path: str, root: Path) -> str:
 def arguments(space: Path, output: Path, pairs: Mapping[str, Any]) -> list[str]:
     """Return the arguments of a run in folder `output`; `space` is the file of its search space, which is written."""
     space.write_text(SPACE)
-    given = {**SETTINGS, "space.name": space, "output": output, **pairs}
-    return ["run", *(f"--set={key}={value}" for key, value in given.items())]
+    given = {**SETTINGS, "space.name": str(space), "output": str(output), **pairs}
+    unread = {setting.key for setting in idle(read(given), given)}
+    return ["run", *(f"--set={key}={value}" for key, value in given.items() if key not in unread)]
 
 
 def resumed(output: Path) -> list[str]:

@@ -128,21 +128,23 @@ def _described(config: Any, prefix: str, section: Cases) -> list[Setting]:
     return rows
 
 
-def refuse_idle(config: RunConfig, given: Collection[str]) -> None:
-    """Raise `ConfigError`, naming them, for settings among the `given` ones that nothing reads beside the others.
-
-    One that has its default is not worth a word.
-    """
+def idle(config: RunConfig, given: Collection[str]) -> list[Setting]:
+    """Return the settings among the `given` ones that nothing reads beside the others; not those with their default."""
     values, default = flatten(config), flatten(RunConfig())
 
     def holds(case: Mapping[str, tuple[Scalar, ...]]) -> bool:
         return all(values[key] in wanted if wanted else values[key] != default[key] for key, wanted in case.items())
 
+    changed = [setting for setting in describe() if setting.key in given and values[setting.key] != setting.default]
+    return [setting for setting in changed if setting.only and not any(map(holds, setting.only))]
+
+
+def refuse_idle(config: RunConfig, given: Collection[str]) -> None:
+    """Raise `ConfigError`, naming them, for settings among the `given` ones that are `idle`."""
+    values = flatten(config)
     told = [
         f"{setting.key} = {values[setting.key]!r} is read only {' or '.join(map(_case, setting.only))}"
-        for setting in describe()
-        if setting.key in given and values[setting.key] != setting.default
-        if setting.only and not any(map(holds, setting.only))
+        for setting in idle(config, given)
     ]
     if told:
         raise ConfigError(f"nothing would come of these settings: {'; '.join(told)}. Leave them out, or set that too")
