@@ -144,7 +144,7 @@ class Arm:
     def candidates(self) -> dict[str, tuple[Arch, ...]]:
         """Return one architecture within each budget: of the arm's own kind, of the exact path, and random ones."""
         walked = tuple(row.arch for row in self.path)
-        own = self.random if self.config.sample.between != "auto" else walked
+        own = walked if self.config.sample.between == "path" else self.random
         return {"own": own, "exact": tuple(row.arch for row in self.exact), "random": self.random}
 
     def of_equal_macs(self, row: int) -> list[Arch]:

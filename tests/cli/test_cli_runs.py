@@ -217,10 +217,11 @@ def test_resume_takes_settings_and_refuses_by_name(
     where = (result["run"], "--output", str(tmp_path))
     refused = fednas("resume", *where, "--set", "rounds=3", "--set", "train.lr=0.001")
     assert refused.exit_code == 2 and "train.lr = 0.001 instead of 0.03" in refused.stderr
-    for pair in ("output=/elsewhere", "resume=another"):
-        assert fednas("resume", *where, "--set", pair).exit_code == 2
-    longer = fednas("resume", *where, "--set", "rounds=3", "--json")
+    assert fednas("resume", *where, "--set", "resume=another").exit_code == 2
+    elsewhere = tmp_path / "elsewhere"
+    longer = fednas("resume", *where, "--set", "rounds=3", "--set", f"output={elsewhere}", "--json")
     assert longer.exit_code == 0, longer.output
+    assert (elsewhere / result["run"] / "result.json").is_file() and not (tmp_path / result["run"]).exists()
     assert json.loads(longer.stdout)["rounds"] == 3 and "rounds 2 → 3" in longer.stderr
 
 
