@@ -21,6 +21,7 @@ from common import options
 from one_history import digest
 from watched import Ended, arguments, live
 
+from fednas_core.config import COMPETING
 from fednas_core.methods.catalogue import METHODS
 from fednas_core.runs.folder import RunFolder
 
@@ -45,7 +46,8 @@ def jobs_of(count: int) -> list[Mapping[str, Any]]:
     names, jobs = list(METHODS), []
     for i in range(count):
         job: dict[str, Any] = {"method": names[i % len(names)], "seed": 1 + i // len(names)}
-        job["wire.up"] = ("topk", "fp32")[i // len(names) % 2]
+        if job["method"] not in COMPETING and job["seed"] % 2:
+            job["wire.up"] = "topk"  # residuals are private state
         if job["method"] == "ddc":
             job["space.name"] = "cnn8"  # of layers that can be removed
         jobs.append(job)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fednas_core.config import RunConfig
+from fednas_core.config import COMPETING, RunConfig
 from fednas_core.export.units import cross_entropy, few, share
 from fednas_core.methods import ddc, fednas
 from fednas_core.methods.catalogue import METHODS, Search
@@ -27,7 +27,6 @@ def greeting(config: RunConfig, run: RunFolder, done: int) -> str:
         "dirichlet": f"Dirichlet α = {config.data.alpha:g}",
         "classes": f"{config.data.classes_per_client} classes each",
     }
-    searching = _search(config, len(sizes))
     lines = [
         f"run {run.id}" + (f", resumed after round {done}" if done else ""),
         f"method    {config.method}: {METHODS[config.method].title} ({METHODS[config.method].source})",
@@ -38,11 +37,17 @@ def greeting(config: RunConfig, run: RunFolder, done: int) -> str:
         f"{len(parts.validation)} to validate, {len(data.test.y) or 'none'} to test"
         + (f"; each client keeps {config.data.holdout:.0%} of its own to test" if config.data.holdout else ""),
         *_personal(config, space, cost.params),
-        *searching,
-        f"training  {config.rounds} rounds{' of the start' if searching else ''}, {config.train.epochs} local epochs, "
-        f"seed {config.seed}",
+        *_search(config, len(sizes)),
+        f"training  {_rounds(config)}, {config.train.epochs} local epochs, seed {config.seed}",
     ]
     return "\n".join(lines)
+
+
+def _rounds(config: RunConfig) -> str:
+    """Return the rounds that are known: where networks compete, those of their start, unless a run before left one."""
+    if config.method not in COMPETING:
+        return f"{config.rounds} rounds"
+    return f"from run {config.contest.start}" if config.contest.start else f"{config.rounds} rounds of the start"
 
 
 def _personal(config: RunConfig, space: SearchSpace, params: int) -> list[str]:

@@ -51,7 +51,15 @@ from fednas_core.selection import (
 )
 from fednas_core.settings import rounds_known
 from fednas_core.starts import starting
-from fednas_core.tasks.bench import digest_of, is_personal, refuse_batches_of_one, space_of, testers
+from fednas_core.tasks.bench import (
+    device_of,
+    digest_of,
+    is_personal,
+    precision_of,
+    refuse_batches_of_one,
+    space_of,
+    testers,
+)
 from fednas_core.trials import Jury, mean, spread
 from fednas_core.values import Arch
 
@@ -125,7 +133,7 @@ def _conducted(
     crew.clients()  # data that cannot be split, or clients that do not come, are noticed before there is a folder
     done = 0
     if run is None:
-        run = create(config, held)
+        run = create(config, held, _here(config))
         run.note_images(digest_of(config))
     else:
         if run.images() not in ("", digest_of(config)):
@@ -171,6 +179,12 @@ def _conducted(
         announce(line(config, event) + left(spent, done, rounds_known(config)))
     finished = replace(config, rounds=done)
     return _finish(_Finished(finished, run, crew, judge, jury, method.own, method.networks, clock), path, announce)
+
+
+def _here(config: RunConfig) -> dict[str, str]:
+    """Return what settings that each machine decides for itself come to on this one."""
+    device = device_of(config)
+    return {"device": device.type, "train.precision": precision_of(config.train.precision, device)}
 
 
 def _claimed(config: RunConfig, held: ExitStack) -> RunFolder:

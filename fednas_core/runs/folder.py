@@ -203,10 +203,11 @@ def output_folder(config: RunConfig) -> Path:
     return Path(config.output or "runs").expanduser().resolve()
 
 
-def create(config: RunConfig, held: ExitStack | None = None) -> RunFolder:
+def create(config: RunConfig, held: ExitStack | None = None, server: Mapping[str, str] | None = None) -> RunFolder:
     """Make the folder of a new run, with its settings in ``config.toml``, and point ``latest`` at it.
 
-    This process owns it until `held` is closed (None: nobody does). Its id begins with the time to the second and eight
+    `server` is what settings that each machine decides for itself came to on this one. This process owns the run until
+    `held` is closed (None: nobody does). Its id begins with the time to the second and eight
     hexadecimal digits, of which three go on with the time, so that ids sort by it, and five are random: no two runs
     have one id, on whichever machine, and clients may keep private state under it.
     """
@@ -218,8 +219,8 @@ def create(config: RunConfig, held: ExitStack | None = None) -> RunFolder:
         path.mkdir()
         if held is not None:
             held.enter_context(owner.owned(path))
-        settings = tomli_w.dumps({"settings": flatten(config), "versions": versions()})
-        write(path / "config.toml", settings.encode())
+        table = {"settings": flatten(config), "server": dict(server or {}), "versions": versions()}
+        write(path / "config.toml", tomli_w.dumps(table).encode())
         sync(root)
     except OSError as error:
         raise RunError(f"setting 'output': runs cannot be written to {root} ({error})") from error

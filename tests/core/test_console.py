@@ -42,6 +42,14 @@ def test_a_round_tells_the_worst_tenth(config: RunConfig) -> None:
     assert line(config, EVENT).endswith("1.5 s")
 
 
+def test_the_greeting_says_where_the_start_of_a_search_comes_from(config: RunConfig) -> None:
+    run, competing = RunFolder(Path("runs/x")), replace(config, method="fednas")
+    assert f"training  {config.rounds} rounds," in greeting(config, run, 0)
+    assert f"training  {config.rounds} rounds of the start," in greeting(competing, run, 0)
+    started = replace(competing, contest=replace(config.contest, start="an-id"))
+    assert "training  from run an-id," in greeting(started, run, 0)
+
+
 def test_the_greeting_says_what_stays_on_the_clients(config: RunConfig) -> None:
     run = RunFolder(Path("r1"))
     assert "personal" not in greeting(config, run, 0)

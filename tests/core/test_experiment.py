@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -28,7 +29,7 @@ from fednas_core.runs.folder import RunFolder, find
 from fednas_core.settings import read
 from fednas_core.spaces.registry import from_table
 from fednas_core.subnets.networks import subnet
-from fednas_core.tasks.bench import dataset_of, space_of
+from fednas_core.tasks.bench import dataset_of, device_of, precision_of, space_of
 from fednas_core.training.evaluate import evaluate
 
 MODEL_KEYS = {
@@ -517,6 +518,15 @@ def test_a_tier_that_few_clients_train_is_announced_before_training(pairs: dict[
 
     assert [text.partition(":")[0] for text in said("fixed")] == ["tier 'min'", "tier 'max'"]
     assert said("rotate") == []
+
+
+def test_the_settings_of_a_run_say_what_its_server_came_to(finished: tuple[RunFolder, list[str], RunConfig]) -> None:
+    """In a table of its own: what each device decides for itself is no setting that others would follow."""
+    run, _, config = finished
+    told = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
+    device = device_of(config)
+    assert told["server"] == {"device": device.type, "train.precision": precision_of(config.train.precision, device)}
+    assert "auto" not in told["server"].values()
 
 
 def test_a_budget_that_nothing_meets_ends_before_any_training(pairs: dict[str, Any]) -> None:
