@@ -22,6 +22,7 @@ from fednas_core.devices.containers import memory_limit, out_of_memory_kills
 FAILED = 2
 """Flower's code of an error in the ClientApp."""
 PR_SET_PDEATHSIG = 1
+POLL_S = 0.5
 
 
 def possible() -> bool:
@@ -40,12 +41,15 @@ def carry(message: Message, context: Context) -> Message:
     process = context_of.Process(target=_work, args=(message, context, sender, os.getpid()))
     process.start()
     sender.close()
+    while not receiver.poll(POLL_S) and process.is_alive():
+        continue  # the pipe says nothing of its end if a process that it started itself holds it as well
     try:
-        answer = receiver.recv()
-    except EOFError:
-        process.join()
-        answer = died(process.exitcode, killed)
+        answer = receiver.recv() if receiver.poll() else None
+    except (EOFError, OSError):  # it ended before its answer, or in the midst of it
+        answer = None
     process.join()
+    if answer is None:
+        answer = died(process.exitcode, killed)
     return answer if isinstance(answer, Message) else error(answer, message)
 
 
@@ -70,7 +74,7 @@ def _app(message: Message, context: Context) -> Message:
 
 def died(code: int | None, killed_before: int) -> str:
     """Return why a client's process has ended, from its exit code and `out_of_memory_kills` when it started."""
-    if out_of_memory_kills() > killed_before:
+    if code in (None, -signal.SIGKILL) and out_of_memory_kills() > killed_before:
         limit = memory_limit()
         of = f" of the {limit / 1e6:,.0f} MB that its container may use" if limit else ""
         return (

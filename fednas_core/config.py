@@ -18,7 +18,7 @@ def _setting(default: Any, help: str, **rule: Any) -> Any:
     ``later=True`` says that it may change when a run is resumed: it decides how rounds are carried out, or what becomes
     of the networks after training, and no round that is done would have been another.
     ``only=…`` names the cases in which anything reads it, each by the values that other settings have there; no values
-    stand for all but the default.
+    stand for all but the default and nothing ('', 0 or false).
     """
     return field(default=default, metadata={"help": help, **rule})
 
@@ -172,7 +172,14 @@ class SampleConfig:
         False, "ours: spread the path over depths instead of full depth only", only=({"method": SUPERNETS},)
     )
     range_share: float = _setting(
-        0.0, "ours: share of clients that train range-matched networks", low=0.0, high=1.0, only=({"method": MAX_NET},)
+        0.0,
+        "ours: share of clients that train range-matched networks",
+        low=0.0,
+        high=1.0,
+        only=(
+            {"method": ("deepfednas",), "sample.between": ("auto", "path")},
+            {"method": ("superfednas",), "sample.between": ("path",)},
+        ),
     )
     fitness_lambda: float = _setting(1000.0, "λ of the fitness: weight of effectiveness", low=0.0)
     beta_start: float = _setting(

@@ -133,7 +133,11 @@ def idle(config: RunConfig, given: Collection[str]) -> list[Setting]:
     values, default = flatten(config), flatten(RunConfig())
 
     def holds(case: Mapping[str, tuple[Scalar, ...]]) -> bool:
-        return all(values[key] in wanted if wanted else values[key] != default[key] for key, wanted in case.items())
+        for key, wanted in case.items():
+            value = values[key]
+            if not (value in wanted if wanted else value and value != default[key]):
+                return False
+        return True
 
     changed = [setting for setting in describe() if setting.key in given and values[setting.key] != setting.default]
     return [setting for setting in changed if setting.only and not any(map(holds, setting.only))]

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fednas_core.errors import FednasError
 from fednas_core.experiment import conduct, settle
+from fednas_core.resuming import resumed
 from fednas_core.settings import flower_leaves, read, refuse_idle
 from fednas_core.terminal import lenient, say
 from server_app.folders import placed, project_folder
@@ -37,8 +38,9 @@ def main(grid: Grid, context: Context) -> None:
     if not any(isinstance(item, PlainErrors) for item in logger.filters):
         logger.addFilter(PlainErrors())
     given = grid.run.override_config
-    config = settle(placed(read(context.run_config)), given, say, project_folder() / "runs")
+    config = resumed(placed(read(context.run_config)), given, project_folder() / "runs")
     refuse_idle(config, given)
+    config = settle(config, given, say)
     if told := flower_leaves(config, given):
         say(told)
     fleet = open_fleet(grid, config, say)

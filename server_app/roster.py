@@ -28,6 +28,8 @@ PROFILE_S = 180.0
 """How long a node may take to start its first process and measure itself."""
 POLL_S = 0.2
 HEAD_LIMIT = 10_000_000
+MOST = 10**12
+"""Images that a client can have, and the highest index: beyond it sums lose single ones, or are no numbers at all."""
 FAILED = 2
 """Flower's code of an error that the ClientApp itself returned or raised; others come from the network between."""
 
@@ -131,10 +133,13 @@ def read_members(head: str, node: int, config: RunConfig) -> tuple[Member, ...]:
         rows = [
             (str(n), int(i), int(e), int(held), tuple(map(int, labels))) for n, i, e, held, labels in told["clients"]
         ]
-        if any(not name or index < 0 or examples < 1 or held < 0 for name, index, examples, held, _ in rows):
-            raise ValueError("clients need a name, an index from 0, at least one example and 0 or more held out")
-        if any(labels and (len(labels) != space.classes or min(labels) < 0) for *_, labels in rows):
-            raise ValueError(f"labels are numbers of images of each of the {space.classes} classes, or none")
+        for name, index, examples, held, labels in rows:
+            if not name or not (0 <= index <= MOST and 1 <= examples <= MOST and 0 <= held <= MOST):
+                raise ValueError(
+                    f"clients need a name, an index and images held out from 0, examples from 1, to {MOST}"
+                )
+            if labels and (len(labels) != space.classes or not 0 <= min(labels) <= max(labels) <= MOST):
+                raise ValueError(f"labels are numbers of images of each of the {space.classes} classes, or none")
     except (ValueError, OverflowError, KeyError, TypeError, RecursionError, FednasError) as error:
         raise ReplyError(f"its profile cannot be used: {error!r}"[:300]) from None
     return tuple(

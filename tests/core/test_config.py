@@ -101,6 +101,9 @@ def test_a_setting_like_no_other_lists_them_all() -> None:
         {"space.norm": "batch", "calibration-passes": 1},
         {"merge.trim": 0.1},
         {"personal.epochs": 1},
+        {"personal.layers": "", "personal.epochs": 1},
+        {"method": "superfednas", "sample.range-share": 0.9},
+        {"sample.between": "uniform", "sample.range-share": 0.9},
     ],
     ids=lambda pairs: "-".join(pairs),
 )

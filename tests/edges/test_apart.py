@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def app(message, context):
         eaten = []
         while True:
             eaten.append(bytearray(b"1" * 10_000_000))
+    if what == "child":
+        import os, time
+        if os.fork() == 0:
+            os.close(1)
+            os.close(2)
+            time.sleep(60)
+            os._exit(0)
+        os._exit(3)
     if what == "hang":
         import threading, time
         threading.Thread(target=time.sleep, args=(3600,)).start()
@@ -70,6 +79,19 @@ def test_the_end_of_the_process_below_is_told_and_its_parent_goes_on() -> None:
         "fine",
         "fine",
     ]
+
+
+def test_a_process_of_its_own_keeps_nobody_waiting_for_one_that_has_ended() -> None:
+    start = time.monotonic()
+    assert told("child", "") == ["the client's process ended without an answer, with code 3", "fine"]
+    assert time.monotonic() - start < 50
+
+
+def test_the_exit_code_says_whether_memory_was_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "out_of_memory_kills", lambda: 2)
+    assert apart.died(-9, 1).startswith("out of memory") and apart.died(None, 1).startswith("out of memory")
+    assert apart.died(-11, 1) == "the client's process was ended by SIGSEGV"
+    assert apart.died(-9, 2) == "the client's process was ended by SIGKILL"
 
 
 def test_a_process_that_computes_is_not_copied() -> None:

@@ -143,6 +143,14 @@ def test_a_good_profile_is_read(config: RunConfig) -> None:
     assert member.info.labels == () and member.info.held_out == 1
 
 
+@pytest.mark.parametrize(
+    "row", [["a", 0, 10**400, 0, []], ["a", 10**13, 3, 0, []], ["a", 0, 3, 10**13, []], ["a", 0, 3, 0, [10**400] * 10]]
+)
+def test_numbers_that_no_sum_can_take_are_refused(config: RunConfig, row: list[object]) -> None:
+    with pytest.raises(ReplyError, match="its profile cannot be used"):
+        read_members(members_text(clients=[row]), 9, config)
+
+
 def test_disclosed_labels_are_read(config: RunConfig) -> None:
     labels = [0, 1, 2, 0, 0, 0, 0, 0, 0, 0]
     (member,) = read_members(members_text(clients=[["a", 0, 3, 1, labels]]), 9, config)
