@@ -32,7 +32,8 @@ def greeting(config: RunConfig, run: RunFolder, done: int) -> str:
         f"method    {config.method}: {METHODS[config.method].title} ({METHODS[config.method].source})",
         f"space     {space.name}: up to {cost.macs / 1e6:.1f} M MACs, {cost.params / 1e6:.2f} M parameters, "
         f"normalisation '{space.norm}'",
-        f"data      {data.name}: {sum(sizes)} training images over {len(sizes)} clients "
+        f"data      {data.name}: {sum(sizes)} training images of {len(data.classes)} classes over "
+        f"{len(sizes)} clients "
         f"({spread.get(config.data.partition, config.data.partition)}; {min(sizes)} to {max(sizes)} each), "
         f"{len(parts.validation)} to validate, {len(data.test.y) or 'none'} to test"
         + (f"; each client keeps {config.data.holdout:.0%} of its own to test" if config.data.holdout else ""),

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from multiprocessing.connection import wait as wait_for
@@ -58,8 +59,9 @@ class LocalFleet:
             context = multiprocessing.get_context("spawn")
             given = (config, self._slots)
             self._pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=given)
-            for _ in range(workers):  # they start and read the data while this process prepares
-                self._pool.submit(split_of, config)
+            with _uninterrupted():
+                for _ in range(workers):  # they start and read the data while this process prepares
+                    self._pool.submit(split_of, config)
 
     def clients(self) -> Sequence[ClientInfo]:
         """See `Fleet.clients`."""
@@ -111,6 +113,19 @@ class LocalFleet:
         """End the worker processes."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Have processes that are started here disregard Ctrl-C until they have settled what it means to them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _shared(count: int, values: int) -> list[Tensor]:

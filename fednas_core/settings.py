@@ -29,9 +29,11 @@ def read(pairs: Mapping[str, Scalar]) -> RunConfig:
     known = set(flatten(RunConfig()))
     for key in pairs:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+            near = [name for name in sorted(known) if name.rpartition(".")[2] == key]
+            near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.7)
             beside = [name for name in sorted(known) if name.partition(".")[0] == key.partition(".")[0]]
-            hint = f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(beside or sorted(known))}"
+            allowed = f"allowed: {', '.join(beside)}" if beside else "`fednas settings` lists all"
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; {allowed}"
             raise ConfigError(f"unknown setting '{key}'{hint}")
     config = _read(RunConfig, pairs, "")
     assert isinstance(config, RunConfig)
@@ -151,7 +153,7 @@ def refuse_idle(config: RunConfig, given: Collection[str]) -> None:
         for setting in idle(config, given)
     ]
     if told:
-        raise ConfigError(f"nothing would come of these settings: {'; '.join(told)}. Leave them out, or set that too")
+        raise ConfigError(f"nothing would come of these settings: {'; '.join(told)}. Leave them out, or change that")
 
 
 def flower_leaves(config: RunConfig, given: Collection[str]) -> str:

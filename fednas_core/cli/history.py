@@ -114,7 +114,7 @@ def _summary(path: Path) -> dict[str, Any]:
     server += [model["validation_accuracy"] for model in data.models]
     clients = [row["accuracy"] for row in rows if by_clients(row)]
     held_out = all(row["clients"].get("held_out", True) for row in rows if row.get("clients"))
-    whole = data.result is not None and data.result.get("rounds", len(data.rounds)) == len(data.rounds)
+    whole = data.result is not None and data.result.get("rounds", 0) + data.result.get("unrecorded", 0) == data.done
     by = "clients" if held_out else f"clients {TRAINED_ON}"
     return {
         "id": path.name,

@@ -83,7 +83,7 @@ def conduct_here(config: RunConfig, given: Collection[str], as_json: bool, usual
         stopped(root, run_id())
         raise typer.Exit(INTERRUPTED) from None
     except FednasError:
-        if hint := _continuation(root, run_id()):
+        if begun and (hint := _continuation(root, begun[0].id)):
             note(hint)
         raise
     result = folder.read_json("result.json")

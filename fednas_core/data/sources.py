@@ -131,6 +131,8 @@ def source_of(config: DataConfig) -> str:
     path = Path(config.path).expanduser()
     if not path.exists():
         raise DataError(f"data.path '{shown(path)}': there is no such file or folder")
+    if not path.is_dir() and path.suffix.lower() != ".npz":
+        raise DataError(f"data.path '{shown(path)}' is neither a folder nor an .npz file: see docs/images.md")
     return "folder" if path.is_dir() else "npz"
 
 

@@ -81,13 +81,16 @@ def _where(row: Mapping[str, Any]) -> str:
     """Return on which images a client's model was tested."""
     if not row["tested"]:
         return "no image to spare for a test"
-    return "on held-out images" if row["held_out"] else "on its training images"
+    images = f"{row['tested']} image" + ("s" if row["tested"] > 1 else "")
+    return f"on {images} held out" if row["held_out"] else f"on {images} that it trained on"
 
 
 def _no_larger(row: Mapping[str, Any]) -> str:
     """Return why a client has no larger model although its budget has room for one, '' if it has the largest."""
     if row.get("larger_accuracy") is None:
         return ""
+    if row["larger_accuracy"] == row["validation_accuracy"]:
+        return "; larger ones are as accurate on the validation images"
     return (
         f"; larger ones reach {share(row['larger_accuracy'])} on the validation images, this one "
         f"{share(row['validation_accuracy'])}"

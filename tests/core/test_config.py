@@ -72,9 +72,18 @@ def test_an_unknown_setting_names_its_neighbour(key: str, near: str) -> None:
     assert near in str(caught.value)
 
 
-def test_a_setting_like_no_other_lists_them_all() -> None:
-    with pytest.raises(ConfigError, match="unknown setting 'qqqq'; allowed: budgets, calibrate, .*workers"):
-        read({"qqqq": 1})
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("qqqq", "`fednas settings` lists all"),
+        ("data.qqqq", "allowed: data.alpha, .*data.validation"),
+        ("lr", "did you mean 'ddc.lr' or 'fednas.lr' or 'train.lr'"),
+        ("epochs", "did you mean 'personal.epochs' or 'train.epochs'"),
+    ],
+)
+def test_a_setting_that_does_not_exist_names_those_that_are_meant(key: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown setting '{key}'; {told}"):
+        read({key: 1})
 
 
 # -- settings that nothing reads -----------------------------------------------------------------------------------

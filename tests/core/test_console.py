@@ -133,6 +133,6 @@ def test_the_end_of_a_run_says_where_its_models_are() -> None:
 
 def test_an_accuracy_says_on_which_images_it_was_found_and_what_nobody_tested_is_unknown() -> None:
     text = clients_table([row("a", 1.0, held_out=False), row("b", None)])
-    assert "100.0%  on its training images" in text and "–  no image to spare for a test" in text
+    assert "100.0%  on 9 images that it trained on" in text and "–  no image to spare for a test" in text
     assert "2 of 2 clients run a model, 1 tested it  mean 100.0%" in text and text.endswith("(on training images)")
     assert clients_table([row("b", None)]).endswith("1 of 1 clients run a model; none had an image to test it on")

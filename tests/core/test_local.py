@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -181,3 +184,15 @@ def test_zero_workers_are_one_for_each_core(config: RunConfig, monkeypatch: pyte
 
 def test_workers_know_nothing_but_the_settings() -> None:
     assert local._given is None and "fednas_core.local" in sys.modules
+
+
+def test_ctrl_c_while_workers_start_says_nothing_for_them(tiny_pairs: dict[str, Any], tmp_path: Path) -> None:
+    """They have seconds to import; a terminal sends them the signal too."""
+    given = [f"--set={key}={value}" for key, value in {**tiny_pairs, "workers": 2, "output": tmp_path}.items()]
+    command = [sys.executable, "-c", "from fednas_core.cli import main; main()", "run", *given]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, process_group=0)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and len(children.read_text().split()) < 3:  # two workers and their tracker
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert "Traceback" not in process.communicate()[1] and process.returncode == 130
