@@ -18,7 +18,7 @@ from client_app.settings import home_of, own_name, serves
 from fednas_core.config import RunConfig
 from fednas_core.data.sources import Facts
 from fednas_core.devices.profile import profile, to_json
-from fednas_core.errors import DeadlineError, FednasError, RunError
+from fednas_core.errors import DeadlineError, FednasError, RoomError, RunError
 from fednas_core.fingerprint import fingerprint
 from fednas_core.protocol import Profile
 from fednas_core.settings import read
@@ -58,6 +58,9 @@ def _answer(message: Message, context: Context, work: Callable[[Request, RunConf
         _check_code(request.code)
         home = replace(home_of(context.node_config), facts=Facts.from_json(json.loads(request.facts)))
         packet = work(request, read(json.loads(request.settings)), home)
+    except RoomError as error:
+        reason = f"refused for lack of memory: {error}; give the device a smaller budget (--budget), smaller batches "
+        return Message(Error(FAILED, reason + "(train.batch) or more memory"), reply_to=message)
     except FednasError as error:
         return Message(Error(FAILED, str(error)), reply_to=message)
     return Message(reply_content(packet), reply_to=message)

@@ -94,10 +94,15 @@ class Crew:
         return tuple(_allowance(known.get(budget.device)) or Allowance(budget, space) for budget in budgets)
 
     def here(self) -> Profile:
-        """Return the profile of the machine that this process runs on, measured once."""
-        return self._noted_profile(HERE) or self._keep(
-            HERE, "", profile(space_of(self._config), device_of(self._config))
-        )
+        """Return the profile of the machine that this process runs on, measured once.
+
+        What memory is free now is none of it: who else uses the machine must not decide what simulated clients get.
+        """
+        found = self._noted_profile(HERE)
+        if found is None:
+            measured = profile(space_of(self._config), device_of(self._config))
+            found = self._keep(HERE, "", replace(measured, memory_mb=None))
+        return found
 
     def latency_ms(self, arch: Arch) -> float:
         """Return milliseconds of one image: the mean over the run's devices, each by a model of what it measured.

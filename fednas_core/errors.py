@@ -51,5 +51,9 @@ class TaskError(FednasError):
     """A client's work that cannot be done there, for its data, its machine or a library: names the kind of error."""
 
 
+class RoomError(FednasError):
+    """A client's work for which its device has too little memory: says how much it takes and how much is free."""
+
+
 class DeadlineError(FednasError):
     """A client's work that did not end within its deadline."""

@@ -27,7 +27,8 @@ from torch import Tensor, multiprocessing
 from fednas_core.config import RunConfig
 from fednas_core.devices.containers import available_cores
 from fednas_core.environment import prepare
-from fednas_core.errors import FednasError, RunError
+from fednas_core.errors import FednasError, RoomError, RunError
+from fednas_core.export.units import size
 from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
 from fednas_core.subnets.networks import shapes_of
 from fednas_core.subnets.packing import copy_into, unpack
@@ -134,7 +135,7 @@ def _shared(count: int, values: int) -> list[Tensor]:
     free = shutil.disk_usage(memory).free if memory.is_dir() else needed
     if needed > free:
         raise RunError(
-            f"{count - 1} workers need {needed / 1e6:.0f} MB of shared memory, {memory} has {free / 1e6:.0f} MB: set "
+            f"{count - 1} workers need {size(needed)} of shared memory, {memory} has {size(free)}: set "
             "'workers' to 1, or give the machine more (a container: docker run --shm-size)"
         )
     return [torch.empty(values).share_memory_() for _ in range(count)]  # type: ignore[no-untyped-call]
@@ -191,5 +192,10 @@ def _performed(order: TrainOrder, config: RunConfig) -> Answer:
         return read_report(reply, order, config.wire)
     except RunError:
         raise  # simulated clients keep their private state on one disk: a round that it spoils is lived again
+    except RoomError as error:  # and share one memory: who else uses it must not decide who takes part
+        raise RunError(
+            f"this machine has too little memory for {order.client} in round {order.round + 1}: {error}. The rounds "
+            "before this one are safe: make room or set fewer 'workers', then resume the run"
+        ) from error
     except FednasError as error:
         return Failure(order.client, str(error).removeprefix(f"client {order.client}: "))

@@ -42,6 +42,7 @@ class Probe:
 class Profile:
     """What a device measured of itself.
 
+    `memory_mb` are the MB (10⁶ bytes) that a process may still use, None where the system does not tell;
     `macs_per_second` is training throughput (3 × forward MACs of one image, per second, one process);
     `latency_ms` is the median time of one forward pass, batch of one, of the space's largest network; `probes` are
     those of a handful of architectures, from which a latency model is fitted; `threads` is how many a task computes
@@ -49,7 +50,7 @@ class Profile:
     """
 
     cores: int
-    memory_mb: int
+    memory_mb: int | None
     precision: str
     macs_per_second: float
     latency_ms: float

@@ -110,7 +110,7 @@ def _show_device(found: Profile) -> None:
         ("computes on", found.device),
         ("cores", str(found.cores)),
         ("threads used", str(found.threads)),
-        ("free memory", f"{found.memory_mb / 1e3:,.1f} GB"),
+        ("free memory", "unknown" if found.memory_mb is None else f"{found.memory_mb / 1e3:,.1f} GB"),
         ("training", f"{found.macs_per_second / 1e9:,.1f} G MACs a second in {found.precision}"),
         ("torch", found.probes[0].torch),
     )

@@ -74,7 +74,7 @@ def _entries(client_budgets: str) -> list[str]:
 
 def _room(space: SearchSpace, client: ClientInfo, batch: int) -> Room | None:
     """Return the memory of a client's device, if it is known and too small for some network of the space."""
-    if not batch or client.profile is None or not client.profile.memory_mb:
+    if not batch or client.profile is None or client.profile.memory_mb is None:
         return None
     room = Room(client.profile.memory_mb * 1_000_000, batch)
     return None if room.holds(space, space.largest) else room

@@ -43,9 +43,10 @@ def profile(space: SearchSpace, device: torch.device | str = "cpu", threads: int
         macs_per_second = _macs_per_second(space, device)
     finally:
         torch.set_num_threads(before)
+    free = available_memory()
     return Profile(
         cores=available_cores(),
-        memory_mb=available_memory_mb(),
+        memory_mb=None if free is None else free // 1_000_000,
         precision="bf16" if native_bf16(device) else "fp32",
         macs_per_second=macs_per_second,
         latency_ms=next(probe.median_ms for probe in probes if probe.arch == space.largest),
@@ -75,7 +76,7 @@ def from_json(space: SearchSpace, told: Mapping[str, Any]) -> Profile:
         raise ValueError(f"probes: allowed is a list of at most {PROBES_LIMIT}")
     return Profile(
         cores=_whole(told, "cores", 1, 1e6),
-        memory_mb=_whole(told, "memory_mb", 0, 1e9),
+        memory_mb=None if told["memory_mb"] is None else _whole(told, "memory_mb", 0, 1e9),
         precision=_text(told, "precision"),
         macs_per_second=_number(told, "macs_per_second", 1, 1e18),
         latency_ms=_milliseconds(told, "latency_ms"),
@@ -130,16 +131,16 @@ def native_bf16(device: torch.device | str = "cpu") -> bool:
     return any(bool(check()) for check in checks if check is not None)
 
 
-def available_memory_mb(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Return the memory in MB (10⁶ bytes) that is free on the machine and within the limit of this process's container.
+def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Return the bytes of memory that are free on the machine and within the limit of this process's container.
 
-    0 where the system does not tell.
+    None where the system does not tell.
     """
-    free, granted = _free_memory(meminfo), granted_memory()
-    return (free if granted is None else min(free, granted)) // 1_000_000
+    told = [free for free in (_free_memory(meminfo), granted_memory()) if free is not None]
+    return min(told, default=None)
 
 
-def _free_memory(meminfo: Path) -> int:
+def _free_memory(meminfo: Path) -> int | None:
     if meminfo.is_file():
         for line in meminfo.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("MemAvailable:"):
@@ -148,7 +149,7 @@ def _free_memory(meminfo: Path) -> int:
         pages = os.sysconf("SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES")
         return pages * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
-        return 0
+        return None
 
 
 def _middle(space: SearchSpace) -> Arch:

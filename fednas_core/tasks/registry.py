@@ -12,8 +12,9 @@ from fednas_core.config import RunConfig
 from fednas_core.devices.budgets import budget_of
 from fednas_core.devices.containers import memory_limit
 from fednas_core.devices.footprint import inference_bytes, training_bytes
-from fednas_core.devices.profile import available_memory_mb
-from fednas_core.errors import ConfigError, ReplyError, TaskError
+from fednas_core.devices.profile import available_memory
+from fednas_core.errors import ConfigError, ReplyError, RoomError, TaskError
+from fednas_core.export.units import size
 from fednas_core.protocol import ClientId, ClientInfo, TrainOrder, TrainReport
 from fednas_core.tasks.bench import client_names, device_of, examples_of, ground_of, held_of, labels_of
 from fednas_core.tasks.distil import distil
@@ -59,14 +60,24 @@ def perform(order: TrainOrder, config: RunConfig, index: int, home: Home = Home(
     """Carry out an order with the data of client number `index`, on the device that `home` describes, and report.
 
     Raises `DeadlineError` when the client's deadline passes, `ConfigError` for a task that does not exist,
-    `ReplyError` for a network beyond the device's budget or its memory, `TaskError` for any of `FAULTS`.
+    `ReplyError` for a network beyond the device's budget, `RoomError` where memory is short, `TaskError` for any other
+    of `FAULTS`.
     """
     if order.task not in TASKS:
         raise ConfigError(f"task '{order.task}' is not known here: allowed are {', '.join(TASKS)}")
     try:
         return _performed(order, config, index, home)
     except FAULTS as error:
+        if _out_of_memory(error):
+            free = available_memory()
+            there = "" if free is None else f"; {size(free)} are free now"
+            raise RoomError(f"memory ran out ({type(error).__name__}: {error}){there}") from error
         raise TaskError(f"{type(error).__name__}: {error}") from error
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; torch raises a plain `RuntimeError` where the allocator of the CPU fails."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _performed(order: TrainOrder, config: RunConfig, index: int, home: Home) -> TrainReport:
@@ -104,24 +115,23 @@ def _refuse_too_large(order: TrainOrder, config: RunConfig, index: int, home: Ho
 
 
 def _refuse_without_room(order: TrainOrder, config: RunConfig, index: int, home: Home) -> None:
-    """Raise `ReplyError` if the task would take more memory than there is, before anything is computed."""
+    """Raise `RoomError` if the task would take more memory than there is, before anything is computed."""
     if device_of(config).type != "cpu":
         return
-    space, free = ground_of(config, index, home).space, available_memory_mb()
+    space, free = ground_of(config, index, home).space, available_memory()
     if order.returns == "weights":
         what = f"training it in batches of {order.settings.batch}"
-        size = training_bytes(space, order.arch, order.settings.batch)
+        needed = training_bytes(space, order.arch, order.settings.batch)
     else:
-        what, size = "using it", inference_bytes(space, order.arch, EVAL_BATCH)
+        what, needed = "using it", inference_bytes(space, order.arch, EVAL_BATCH)
         if order.task == "install" and home.models:
-            what, size = "testing and exporting it", size + EXPORT_BYTES
-    if free and size > free * 1_000_000:
+            what, needed = "testing and exporting it", needed + EXPORT_BYTES
+    if free is not None and needed > free:
         limit = memory_limit()
-        of = f", of {limit / 1e6:,.0f} MB that its container may use" if limit else ""
-        raise ReplyError(
-            f"refused for lack of memory: of a network of {space.cost(order.arch).params:,} parameters, {what} takes "
-            f"about {size / 1e6:,.0f} MB, and this device has {free:,} MB free{of}; give it a smaller budget, smaller "
-            "batches (train.batch) or more memory"
+        of = f", of {size(limit)} that its container may use" if limit else ""
+        raise RoomError(
+            f"of a network of {space.cost(order.arch).params:,} parameters, {what} takes about {size(needed)}, "
+            f"{size(needed - free)} more than the {size(free)} that are free{of}"
         )
 
 

@@ -152,6 +152,7 @@ def test_kinds_of_device_are_timed_on_this_machine_once(config: RunConfig, monke
     assert allowances["camera"].predict_ms and allowances["server"].predict_ms is None
     assert all(info.limit for info in crew.clients())
     assert calls == [1]
+    assert crew.here().memory_mb is None, "what is free here now is no limit of clients simulated here"
 
 
 def test_every_client_of_a_run_is_handed_a_model_within_its_own_budget(config: RunConfig) -> None:

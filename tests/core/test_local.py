@@ -89,7 +89,7 @@ class TestInAPool(FleetContract):
 
 def test_too_little_shared_memory_is_said_with_advice(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(RunError, match=r"2 workers need .* MB of shared memory.*set 'workers' to 1.*--shm-size"):
+    with pytest.raises(RunError, match=r"2 workers need .*B of shared memory.*set 'workers' to 1.*--shm-size"):
         LocalFleet(replace(config, workers=2))
 
 
@@ -124,7 +124,7 @@ def test_too_little_shared_memory_is_said_before_it_is_taken(
     monkeypatch: pytest.MonkeyPatch, config: RunConfig
 ) -> None:
     monkeypatch.setattr(local.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(RunError, match=r"7 workers need \d+ MB of shared memory, .* has 0 MB: set 'workers' to 1"):
+    with pytest.raises(RunError, match=r"7 workers need \S+ [kM]B of shared memory, .* has 1 kB: set 'workers' to 1"):
         LocalFleet(replace(config, workers=7))
 
 
@@ -159,6 +159,32 @@ def test_what_one_clients_work_raises_is_its_failure_alone(
     answers = reports(LocalFleet(config), orders)
     assert answers["client-01"] == Failure("client-01", reason)
     assert sum(isinstance(answer, TrainReport) for answer in answers.values()) == 3
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_that_runs_out_here_ends_the_round_and_takes_no_client_out(
+    config: RunConfig, orders: dict[str, TrainOrder], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Which clients a round had would be this machine's other work's choice."""
+
+    def faulty(order: TrainOrder, *given: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(registry, "TASKS", {"subnet": faulty})
+    told = r"too little memory for client-00 in round 4: memory ran out \(.*\d .?B are free now.*'workers', then resume"
+    with pytest.raises(RunError, match=told):
+        list(LocalFleet(config).train(orders))
+
+
+def test_a_task_without_room_here_ends_the_round_before_it_begins(
+    config: RunConfig, orders: dict[str, TrainOrder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "available_memory", lambda: 0)
+    told = r"takes about \S+ MB, \S+ MB more than the 0 B that are free.* rounds before this one are safe.*'workers'"
+    with pytest.raises(RunError, match=told):
+        list(LocalFleet(config).train(orders))
 
 
 def test_a_disk_that_takes_no_private_state_ends_the_round(

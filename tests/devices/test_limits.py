@@ -178,13 +178,16 @@ def test_a_device_is_given_no_network_that_its_memory_cannot_hold() -> None:
     """With or without a budget of its own; one whose memory holds every network has no other limit for it."""
     needed = training_bytes(SPACE, SPACE.largest, 32) // 1_000_000 + 1
     little = training_bytes(SPACE, SPACE.smallest, 32) // 1_000_000 + 1
-    devices = [("a", needed, ""), ("b", little, ""), ("c", little, "50%"), ("d", needed, "50%"), ("e", 0, "")]
+    devices = [("a", needed, ""), ("b", little, ""), ("c", little, "50%"), ("d", needed, "50%"), ("e", None, "")]
     told = [ClientInfo(name, 10, Profile(4, mb, "fp32", 1e9, 1.0), budget) for name, mb, budget in devices]
     found: dict[str, Any] = limits(SPACE, {}, told, "", batch=32)
     assert found["a"] is None and found["e"] is None, "memory that holds all, and unknown memory"
     assert found["b"].room == Room(little * 1_000_000, 32) == found["c"].room and found["d"].room is None
     assert not found["b"].allows(SPACE.largest) and found["b"].allows(SPACE.smallest)
     assert limits(SPACE, {}, told, "")["b"] is None, "nobody trains"
+    full = [ClientInfo("f", 10, Profile(4, 0, "fp32", 1e9, 1.0))]
+    none: dict[str, Any] = limits(SPACE, {}, full, "", batch=32)
+    assert not none["f"].allows(SPACE.smallest), "no memory is free, which is not unknown"
 
 
 @pytest.mark.parametrize("name", ["small", "cifar-light", "fedsup", "mobilenet", "cnn8"])

@@ -17,7 +17,7 @@ from fednas_core.devices import containers
 from fednas_core.devices import profile as profiles
 from fednas_core.devices.containers import available_cores
 from fednas_core.devices.profile import (
-    available_memory_mb,
+    available_memory,
     from_json,
     native_bf16,
     profile,
@@ -34,7 +34,7 @@ def test_profile_of_this_machine(norm: str) -> None:
     space = ResNetSpace("tiny", 8, (8, 16), (1, 2), (1.0, 2.0), (0.5, 1.0), 1, image_size=8, norm=norm)  # type: ignore[arg-type]
     found = profile(space)
     assert 1 <= found.cores <= len(os.sched_getaffinity(0))
-    assert found.memory_mb > 10
+    assert found.memory_mb is not None and found.memory_mb > 10
     assert found.precision == ("bf16" if native_bf16() else "fp32")
     assert 1e6 < found.macs_per_second < 1e14
     assert 0 < found.latency_ms < 1000
@@ -93,7 +93,7 @@ def test_cores_where_there_is_no_affinity(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_container_has_the_cores_and_the_memory_of_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(containers, "granted_cores", lambda: 1)
     monkeypatch.setattr(profiles, "granted_memory", lambda: 12_900_000)
-    assert (available_cores(), available_memory_mb()) == (1, 12)
+    assert (available_cores(), available_memory()) == (1, 12_900_000)
     monkeypatch.setattr(containers, "granted_cores", lambda: 10**6)
     assert available_cores() == len(os.sched_getaffinity(0))
 
@@ -106,14 +106,15 @@ def _no_container(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_no_container")
 def test_memory_is_read_from_meminfo(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 8000000 kB\nMemAvailable:    1000000 kB\n")
-    assert available_memory_mb(tmp_path / "meminfo") == 1024
+    assert available_memory(tmp_path / "meminfo") == 1_024_000_000
 
 
 @pytest.mark.usefixtures("_no_container")
 def test_memory_without_meminfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert available_memory_mb(tmp_path / "absent") > 10
+    free = available_memory(tmp_path / "absent")
+    assert free is not None and free > 10_000_000
     monkeypatch.delattr(os, "sysconf")
-    assert available_memory_mb(tmp_path / "absent") == 0
+    assert available_memory(tmp_path / "absent") is None
 
 
 PROBE = Probe(SPACE.largest, 2.0, 1.5, 3.0, 21, 1, 1, "2.14.1+cpu")
@@ -123,6 +124,7 @@ FOUND = Profile(4, 2000, "bf16", 1e9, 2.0, 1, "cuda (NVIDIA H200)", (PROBE, repl
 def test_a_profile_survives_the_wire() -> None:
     assert from_json(SPACE, json.loads(json.dumps(to_json(FOUND)))) == FOUND
     assert from_json(SPACE, to_json(replace(FOUND, probes=()))).probes == ()
+    assert [from_json(SPACE, to_json(replace(FOUND, memory_mb=mb))).memory_mb for mb in (0, None)] == [0, None]
 
 
 ABSURD = [None, "", "1", -1, 0, True, 1e300, 10**400, math.nan, math.inf, [], {}, [1], "x" * 101, "a\x1b[31m"]
@@ -132,7 +134,7 @@ FINE = [(key, text) for key in ("device", "precision", "torch") for text in ("",
 @pytest.mark.parametrize("key", [field.name for field in fields(Profile)])
 @pytest.mark.parametrize("value", ABSURD, ids=lambda value: str(value)[:12] or "empty")
 def test_an_implausible_profile_is_refused(key: str, value: Any) -> None:
-    if (key, value) in [("memory_mb", 0), ("probes", []), *FINE]:
+    if (key, value) in [("memory_mb", 0), ("memory_mb", None), ("probes", []), *FINE]:
         return
     with pytest.raises((ValueError, KeyError, TypeError)):
         from_json(SPACE, to_json(FOUND) | {key: value})

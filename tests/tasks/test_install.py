@@ -11,7 +11,7 @@ import torch
 
 from fednas_core.config import RunConfig
 from fednas_core.data.augment import Preprocessing
-from fednas_core.errors import DataError, ReplyError
+from fednas_core.errors import DataError, ReplyError, RoomError
 from fednas_core.export.bundle import load_bundle
 from fednas_core.protocol import TrainOrder, TrainSettings
 from fednas_core.settings import read
@@ -93,20 +93,23 @@ def test_a_network_beyond_the_devices_own_budget_is_refused_in_every_task(config
 def test_what_memory_cannot_hold_is_refused_before_it_is_done(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "available_memory_mb", lambda: 1)
+    monkeypatch.setattr(registry, "available_memory", lambda: 1_000_000)
     monkeypatch.setattr(registry, "memory_limit", lambda: 640_000_000)
     batches = TrainSettings(batch=4096)
     told = (
-        r"refused for lack of memory: .*training it in batches of 4096 takes about .* MB, and this device has 1 MB "
-        r"free, of 640 MB that its container may use; give it a smaller"
+        r"of a network of .* parameters, training it in batches of 4096 takes about .* MB, .* MB more than the 1 MB "
+        r"that are free, of 640 MB that its container may use"
     )
-    with pytest.raises(ReplyError, match=told):
+    with pytest.raises(RoomError, match=told):
         perform(order_of(config, task="subnet", returns="weights", settings=batches), config, 1)
-    with pytest.raises(ReplyError, match="testing and exporting it takes about 5. MB"):
+    with pytest.raises(RoomError, match=r"testing and exporting it takes about 5\S* MB"):
         perform(order_of(config), config, 1, Home(models=str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
     assert perform(order_of(config), config, 1).figures["fits"] == 1.0, "that much it can hold"
-    monkeypatch.setattr(registry, "available_memory_mb", lambda: 0)
+    monkeypatch.setattr(registry, "available_memory", lambda: 0)
+    with pytest.raises(RoomError, match=r"takes about \S+ [kM]B, \S+ [kM]B more than the 0 B that are free"):
+        perform(order_of(config), config, 1)
+    monkeypatch.setattr(registry, "available_memory", lambda: None)
     assert perform(order_of(config), config, 1, Home(models=str(tmp_path))).figures["stored"] == 1.0, "unknown memory"
 
 
