@@ -49,6 +49,8 @@ class Crew:
         self._run: RunFolder | None = None
         self._models: list[LatencyModel] = []
         self._trains: Callable[[ClientId], bool] = lambda client: True
+        self._trained: set[ClientId] = set()
+        self._anew: set[ClientId] = set()
         self._noted = _noted(resumed, space_of(config))
 
     def aboard(self, run: RunFolder) -> None:
@@ -79,8 +81,23 @@ class Crew:
     def train(
         self, orders: Mapping[ClientId, TrainOrder], more: deque[TrainOrder] | None = None
     ) -> Iterator[TrainReport | Failure]:
-        """See `Fleet.train`."""
-        return self._fleet.train(orders, more)
+        """See `Fleet.train`; who has lost its private state is said."""
+        for answer in self._fleet.train(orders, more):
+            if isinstance(answer, TrainReport) and answer.figures.get("fresh") and answer.client not in self._anew:
+                self._anew.add(answer.client)
+                self._announce(f"{answer.client} has none of its private state of before and begins anew")
+            yield answer
+            del answer  # nothing here holds a reply when the next one comes
+
+    def note(self, event: dict[str, Any]) -> None:
+        """From now on know who trained in the round of an event; add to it, as ``anew``, who began anew since the last.
+
+        Whoever trained and has no private state when it trains again has lost it.
+        """
+        self._trained |= {row["client"] for row in event["clients"]}
+        if self._anew:
+            event["anew"] = sorted(self._anew)
+            self._anew.clear()
 
     def close(self) -> None:
         """See `Fleet.close`."""
@@ -162,9 +179,10 @@ class Crew:
         self._run.write_json(DEVICES, self._noted)
 
     def _now(self, info: ClientInfo) -> ClientInfo:
-        """Return what is known of a client, with the images that it has now and whether it trains."""
+        """Return what is known of a client, with the images that it has now, whether it trains and has trained."""
         known, trains = self._known[info.name], self._trains(info.name)
-        return replace(known, examples=info.examples, held_out=info.held_out, trains=trains)
+        trained = info.name in self._trained
+        return replace(known, examples=info.examples, held_out=info.held_out, trains=trains, trained=trained)
 
     def _fits(self, info: ClientInfo) -> bool:
         return info.limit is None or any(info.limit.allows(arch) for arch in self._archs)

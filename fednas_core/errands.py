@@ -42,6 +42,7 @@ def order_of(
         returns=returns,
         run=run,
         trains=client.trains,
+        trained=client.trained,
     )
 
 

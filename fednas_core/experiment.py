@@ -153,6 +153,10 @@ def _conducted(
     if done:
         run_errands(config, crew, judge, method.remind(crew.clients()) if method.networks else (), done - 1, run.id)
     before = run.events()
+    let_go = _handed_over(config, run)
+    for event in before:
+        if event["round"] > let_go:
+            crew.note(event)
     if unrecorded := done - len(before):
         announce(f"rounds 1 to {unrecorded} are not recorded: figures count from round {unrecorded + 1}")
     for event in before:
@@ -170,6 +174,7 @@ def _conducted(
             event["failures"] += [{"client": one.client, "reason": one.reason} for one in jury.failures]
             jury.failures.clear()
             clock.enter("training")
+        crew.note(event)
         run.append_event(event)
         if config.tensorboard:
             write_scalars(run.path, event)
@@ -190,13 +195,27 @@ def _here(config: RunConfig) -> dict[str, str]:
 def _claimed(config: RunConfig, held: ExitStack) -> RunFolder:
     """Return the run to be resumed, which this process owns until `held` is closed."""
     run = find(output_folder(config), config.resume)
-    if (is_personal(config) or config.wire.up == "topk") and (there := owner.original(run.path)):
-        raise RunError(
-            f"the run in {run.path} lies in {there} too. Clients keep private state under the run's name, so only one "
-            "can go on: resume it there; or remove it from there, then resume it here"
-        )
+    if is_personal(config) or config.wire.up == "topk":
+        if (name := run.created_as()) != run.id:
+            raise RunError(
+                f"the run in {run.path} was created as '{name}', and its clients keep private state under that name: "
+                f"rename the folder back to {name}, then resume it"
+            )
+        if there := owner.original(run.path):
+            raise RunError(
+                f"the run in {run.path} lies in {there} too. Clients keep one private state for both, so only one can "
+                "go on: the one that was worked on last, for the private state is of its rounds. Resume it there; only "
+                "if nobody has gone on with it since this copy was made, move it away and resume it here"
+            )
     held.enter_context(owner.owned(run.path))
     return run
+
+
+def _handed_over(config: RunConfig, run: RunFolder) -> int:
+    """Return after how many rounds clients let their private state go, for they had been given their models."""
+    if not config.install or is_personal(config) or not (run.path / "result.json").is_file():
+        return 0
+    return int(run.read_json("result.json")["rounds"])
 
 
 def after(config: RunConfig, method: Method, crew: Crew, judge: Judge, event: Event, run: str) -> None:

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -35,7 +35,9 @@ from fednas_core.subnets.packing import copy_into, unpack
 from fednas_core.tasks.bench import device_of, space_of, split_of
 from fednas_core.tasks.feedback import pack_answer
 from fednas_core.tasks.home import Home
+from fednas_core.tasks.past import lost
 from fednas_core.tasks.registry import clients_of, index_of, perform
+from fednas_core.tasks.store import VARIABLE, store_of
 from fednas_core.wire import lossless, pack_order, read_order, read_report, returned
 
 Answer = TrainReport | Failure
@@ -72,6 +74,7 @@ class LocalFleet:
         """See `Fleet.train`; orders are started in the mapping's order."""
         waiting = deque() if more is None else more
         waiting.extendleft(reversed(list(orders.values())))
+        _refuse_without_past(orders.values(), self._config)
         if self._pool is None:
             while waiting:
                 yield _performed(waiting.popleft(), self._config)
@@ -176,6 +179,19 @@ def _there(order: TrainOrder, slot: int) -> Answer:
 def _front(slot: Tensor, wanted: Mapping[str, tuple[int, ...]]) -> Tensor:
     """Return the part of a slot that tensors of these shapes fill."""
     return slot[: sum(map(prod, wanted.values()))]
+
+
+def _refuse_without_past(orders: Iterable[TrainOrder], config: RunConfig) -> None:
+    """Raise `RunError`, before any client begins, if one lacks its private state, which is on this machine's disk."""
+    home = Home()
+    for order in orders:
+        if lost(order, config, home):
+            raise RunError(
+                f"the private state that {order.client} had before round {order.round + 1} of run '{order.run}' is not "
+                f"in {store_of(home).root}, and the run would go on with another history. Nothing was changed: name "
+                f"the folder that has it in ${VARIABLE}, or restore it from a copy made together with that of the "
+                "run's folder, then resume the run; or start a new one"
+            )
 
 
 def _performed(order: TrainOrder, config: RunConfig) -> Answer:

@@ -74,7 +74,7 @@ class ClientInfo:
     `budget` is what its device's own configuration allows (the text of a budget, '' if it says nothing); `limit` is
     what the round loop makes of it, None if there is none. `labels` are the numbers of its images of each class, if it
     discloses them, else empty. `held_out` is the number of its other images, on which it only tests; one that never
-    `trains` in the run tests on all of them.
+    `trains` in the run tests on all of them. `trained` says whether it did in a round before.
     """
 
     name: ClientId
@@ -85,6 +85,7 @@ class ClientInfo:
     labels: tuple[int, ...] = ()
     held_out: int = 0
     trains: bool = True
+    trained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ class TrainOrder:
     `fednas_core.subnets.moments`); or ``figures`` alone. Where no weights return, the order holds a network as it is
     used, its batch statistics included. `budget` is the text of the budget
     that the client must keep ('' for none), `run` the id of the run, under which a client keeps its private state.
-    `trains` says whether the client trains in the run at all: one that never does tests on all its images.
+    `trains` says whether the client trains in the run at all: one that never does tests on all its images; `trained`
+    whether it did in a round before, so that it has private state of this run if clients keep any.
     """
 
     client: ClientId
@@ -130,6 +132,7 @@ class TrainOrder:
     returns: str = "weights"
     run: str = ""
     trains: bool = True
+    trained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,8 @@ class TrainReport:
 
     `loss` and `accuracy` (0 to 1) are means over the client's training examples in the last epoch; `macs` counts
     multiply-accumulates of forward and backward; `bytes_down` and `bytes_up` the payload on the wire. `figures` holds
-    whatever else a task measured, e.g. ``{"latency_ms": 3.1}``; finite numbers by name.
+    whatever else a task measured, e.g. ``{"latency_ms": 3.1}``; finite numbers by name; ``fresh`` is 1.0 if
+    the client has lost the private state that its earlier rounds left.
     """
 
     client: ClientId

@@ -127,10 +127,11 @@ def longest_first(
 ) -> dict[ClientId, TrainOrder]:
     """Return the orders, as those of `run`, so that the largest job is the first to start."""
     examples = {client.name: client.examples for client in clients}
+    trained = {client.name for client in clients if client.trained}
     ranked = sorted(
         orders.values(), key=lambda order: (-space.cost(order.arch).macs * examples[order.client], order.client)
     )
-    return {order.client: replace(order, run=run) for order in ranked}
+    return {order.client: replace(order, run=run, trained=order.client in trained) for order in ranked}
 
 
 def why(error: ReplyError, client: ClientId) -> str:

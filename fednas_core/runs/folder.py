@@ -46,6 +46,14 @@ class RunFolder:
         """The run's name."""
         return self.path.name
 
+    def created_as(self) -> str:
+        """Return the name under which the run was created and its clients keep private state, its own if unknown."""
+        try:
+            table = tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise RunError(f"run '{self.id}': its settings cannot be read from {self.path} ({error})") from error
+        return str(table.get("id", self.id))
+
     # -- settings --------------------------------------------------------------------------------------------------
 
     def config(self) -> RunConfig:
@@ -219,7 +227,7 @@ def create(config: RunConfig, held: ExitStack | None = None, server: Mapping[str
         path.mkdir()
         if held is not None:
             held.enter_context(owner.owned(path))
-        table = {"settings": flatten(config), "server": dict(server or {}), "versions": versions()}
+        table = {"id": path.name, "settings": flatten(config), "server": dict(server or {}), "versions": versions()}
         write(path / "config.toml", tomli_w.dumps(table).encode())
         sync(root)
     except OSError as error:

@@ -48,6 +48,7 @@ def keep(
     mine = views(own, space.private(order.arch))
     if mine:
         torch._foreach_copy_(list(mine.values()), [trained[name].detach().cpu() for name in mine])
+    if own:  # of a network without private layers too: who has trained has a state
         store_of(home).save(order.run, order.client, PURPOSE, order.round, State(own))
 
 

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from fednas_core import crew as crew_module
-from fednas_core.config import RunConfig
+from fednas_core import local
+from fednas_core.config import RunConfig, WireConfig
 from fednas_core.crew import Crew
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.errors import ConfigError, RunError
@@ -153,6 +155,27 @@ def test_kinds_of_device_are_timed_on_this_machine_once(config: RunConfig, monke
     assert all(info.limit for info in crew.clients())
     assert calls == [1]
     assert crew.here().memory_mb is None, "what is free here now is no limit of clients simulated here"
+
+
+def test_who_lost_its_private_state_is_announced_and_noted(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, light: None
+) -> None:
+    """As of devices, whose state the server does not see."""
+    monkeypatch.setattr(local, "lost", lambda order, config, home: False)
+    monkeypatch.setenv("FEDNAS_STATE", str(tmp_path / "before"))
+    config, said = replace(config, rounds=3, cohort=0, wire=WireConfig(up="topk"), install=False), list[str]()
+
+    def announce(text: str) -> None:
+        said.append(text)
+        if text.startswith("round   1"):
+            monkeypatch.setenv("FEDNAS_STATE", str(tmp_path / "after"))
+
+    run = conduct(config, LocalFleet(replace(config, workers=1)), announce)
+    names = [row["client"] for row in run.events()[0]["clients"]]
+    assert [event.get("anew") for event in run.events()] == [None, names, None]
+    assert [f"{name} has none of its private state of before and begins anew" for name in names] == sorted(
+        text for text in said if "begins anew" in text
+    )
 
 
 def test_every_client_of_a_run_is_handed_a_model_within_its_own_budget(config: RunConfig) -> None:

@@ -626,6 +626,10 @@ def test_a_copy_of_a_run_with_private_state_goes_on_once_the_other_is_gone(
         run(mine, Stopping(LocalFleet(read(mine)), 2))
     folder = find(Path(pairs["output"]), "latest").path
     shutil.copytree(folder, tmp_path / "copies" / folder.name)
+    renamed = folder.rename(folder.with_name("renamed"))
+    with pytest.raises(RunError, match=f"created as '{folder.name}'.*rename the folder back to {folder.name}"):
+        run({"output": pairs["output"], "resume": "renamed"})
+    renamed.rename(folder)
     again = {"output": str(tmp_path / "copies"), "resume": folder.name}
     for _ in range(2):
         with pytest.raises(RunError, match=f"lies in {folder} too.*only one can go on"):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from contracts.fleets import Around, Stopping
 
+from fednas_core.errors import RunError
 from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
 from fednas_core.protocol import Fleet
@@ -64,10 +65,15 @@ def test_residuals_survive_a_kill(pairs: dict[str, Any], run: Run, tmp_path: Pat
     assert equal(whole, resumed)
 
 
-def test_residuals_decide_the_history(pairs: dict[str, Any], run: Run, tmp_path: Path) -> None:
-    """Without them (another folder after the kill) the rest of the run is another one."""
+def test_a_run_does_not_go_on_without_its_clients_residuals(pairs: dict[str, Any], run: Run, tmp_path: Path) -> None:
+    """Without them (another folder after the kill) the rest of the run would be another one."""
     whole = run({**pairs, "output": str(tmp_path / "whole")}, "one")
     with pytest.raises(KeyboardInterrupt):
         run(pairs, "two", lambda fleet: Stopping(fleet, 2))
-    resumed = run({"output": pairs["output"], "resume": "latest"}, "three")
-    assert history(whole)[:2] == history(resumed)[:2] and not equal(whole, resumed)
+    again = {"output": pairs["output"], "resume": "latest"}
+    with pytest.raises(
+        RunError, match=r"private state that client-.. had before round 3 .* is not in .*three.*Nothing"
+    ):
+        run(again, "three")
+    assert not (tmp_path / "three").exists()
+    assert equal(whole, run(again, "two"))

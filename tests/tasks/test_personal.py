@@ -84,6 +84,16 @@ def test_a_head_goes_on_where_it_was_left_also_in_another_process(config: RunCon
     assert not torch.equal(head(config, home, 2)["head.weight"], once["head.weight"])
 
 
+def test_a_device_that_lost_its_layers_says_so(config: RunConfig, home: Home) -> None:
+    assert perform(order_of(config, 0), config, 1, home).figures == {}, "a newcomer has lost nothing"
+    later = order_of(config, 1, trained=True)
+    assert perform(later, config, 1, home).figures == {}
+    lost = replace(home, state=home.state + "-lost")
+    for task, returns in (("trial", "figures"), ("subnet", "weights")):
+        assert perform(replace(later, task=task, returns=returns), config, 1, lost).figures["fresh"] == 1.0
+    assert perform(order_of(config, 2, trained=True), config, 1, lost).figures == {}, "it has begun anew"
+
+
 def test_a_round_lived_again_starts_from_the_same_head(config: RunConfig, home: Home) -> None:
     perform(order_of(config, 0), config, 1, home)
     first = perform(order_of(config, 1), config, 1, home)
