@@ -147,6 +147,12 @@ def _conducted(
     announce(greeting(config, run, done))
     if changes := run.revise(config, done) if config.resume else {}:
         announce(told(changes, done))
+    if elsewhere := run.compute_on(_here(config), done) if config.resume else {}:
+        text = ", ".join(f"{key} {before} → {now}" for key, (before, now) in elsewhere.items())
+        announce(
+            f"from round {done + 1} on, other than the rounds before: {text}. What follows differs from what the run "
+            "would have come to there; to go on with the same history, resume it where it was begun"
+        )
     for caution in cautions(config, space, crew.clients()):
         announce(caution)
     jury = Jury(config, crew, judge, run.id, method.own)

@@ -84,6 +84,24 @@ class RunFolder:
                 write(path, tomli_w.dumps(table).encode())
         return changed
 
+    def compute_on(self, server: Mapping[str, str], done: int) -> dict[str, tuple[str, str]]:
+        """Note what computes the run after `done` rounds, as `create` did; return before and now of what differs.
+
+        An entry of ``changed`` keeps what was true until then. Raises `RunError` if it cannot be written.
+        """
+        path = self.path / "config.toml"
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        before, after = {**table.get("server", {}), **table.get("versions", {})}, {**server, **versions()}
+        changed = {key: (str(before[key]), after[key]) for key in after if before.get(key, after[key]) != after[key]}
+        if changed:
+            entry = {"before": {k: pair[0] for k, pair in changed.items()}}
+            entry["after"] = {k: pair[1] for k, pair in changed.items()}
+            table |= {"server": dict(server), "versions": versions()}
+            table.setdefault("changed", []).append({"after-round": done, **entry})
+            with self._writing():
+                write(path, tomli_w.dumps(table).encode())
+        return changed
+
     # -- events ----------------------------------------------------------------------------------------------------
 
     def record(self) -> Events:

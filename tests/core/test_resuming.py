@@ -84,6 +84,24 @@ def test_what_changes_is_noted_beside_what_was(begun: dict[str, Any]) -> None:
     assert table["versions"] and len(folder.events()) == 3
 
 
+def test_a_run_that_other_arithmetic_goes_on_with_says_so_and_notes_it(begun: dict[str, Any]) -> None:
+    path = Path(begun["output"]) / "latest" / "config.toml"
+    here = tomllib.loads(path.read_text())
+    there = tomllib.loads(path.read_text())
+    there["server"]["train.precision"], there["versions"]["torch"] = "fp8", "1.0"
+    path.write_text(tomli_w.dumps(there))
+    _, said = run({**begun, "rounds": 2}, given={"rounds"})
+    precision, torch = here["server"]["train.precision"], here["versions"]["torch"]
+    told = (
+        f"from round 3 on, other than the rounds before: train.precision fp8 → {precision}, torch 1.0 → {torch}. What"
+    )
+    assert sum(told in text for text in said) == 1
+    table = tomllib.loads(path.read_text())
+    assert (table["server"], table["versions"]) == (here["server"], here["versions"])
+    before, after = {"train.precision": "fp8", "torch": "1.0"}, {"train.precision": precision, "torch": torch}
+    assert table["changed"][-1] == {"after-round": 2, "before": before, "after": after}
+
+
 def test_a_run_resumed_without_settings_keeps_its_file(begun: dict[str, Any]) -> None:
     path = Path(begun["output"]) / "latest" / "config.toml"
     before = path.read_bytes()
