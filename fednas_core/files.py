@@ -65,5 +65,6 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno is not None:  # else its text is all there is
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
+            del error.filename2  # were it None, the text would end in “-> None”
         raise

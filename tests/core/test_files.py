@@ -25,6 +25,13 @@ def test_a_failed_write_names_the_file_and_leaves_the_old_one(tmp_path: Path, mo
     assert path.read_bytes() == b"new" and [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
+def test_an_error_that_names_two_files_comes_to_name_the_one_in_question(tmp_path: Path) -> None:
+    (tmp_path / "file.txt").mkdir()
+    with pytest.raises(IsADirectoryError) as failed:
+        files.write(tmp_path / "file.txt", b"")
+    assert str(failed.value).endswith(f": '{tmp_path / 'file.txt'}'")
+
+
 def test_every_name_is_on_the_disk_when_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rename and a new file are safe from a power failure only once their folder is synced, after them."""
     steps: list[str] = []
