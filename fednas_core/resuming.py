@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fednas_core.config import COMPETING, RunConfig
 from fednas_core.errors import ConfigError, RunError
+from fednas_core.places import real
 from fednas_core.runs.folder import RunFolder, find, output_folder
 from fednas_core.runs.moving import move
 from fednas_core.settings import Scalar, describe, flatten, read
@@ -29,7 +30,7 @@ def resumed(config: RunConfig, given: Collection[str] | None = None, usual: Path
     if not config.resume:
         return config
     root = output_folder(config)
-    run = _found(config.resume, root, usual.resolve())
+    run = _found(config.resume, root, real(usual))
     stored, asked, default = flatten(run.config()), flatten(config), flatten(RunConfig())
     keys = {key for key in asked if asked[key] != default[key]} if given is None else {*given}
     changes = {

@@ -17,6 +17,7 @@ from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json
 from fednas_core.cli.superlink import CONNECTION, end_tree, environment
 from fednas_core.devices.containers import available_cores
 from fednas_core.errors import ConfigError, RunError
+from fednas_core.places import expanded, real
 
 if TYPE_CHECKING:
     from fednas_core.cli.keys import Bundle
@@ -45,7 +46,7 @@ def keys(
     """Create the server's certificate and a folder with a key for each device; nothing is ever overwritten."""
     from fednas_core.cli.keys import add, make
 
-    root = folder.expanduser().resolve()
+    root = real(folder)
     if add_node is not None:
         if address is not None or nodes is not None:
             raise ConfigError("--add-node: allowed is one name, without --address and --nodes")
@@ -77,7 +78,7 @@ def server(
     from fednas_core.cli.programs import EVERYWHERE, check_certified, check_free, server_commands
     from fednas_core.cli.supervise import supervise
 
-    root = folder.expanduser().resolve()
+    root = real(folder)
     place, reached = server_folder(root), EVERYWHERE.get(host, host)
     check_certified(place / "server.crt", reached)
     check_free(host, port)
@@ -92,7 +93,7 @@ def register(folder: Folder, server: Server = None) -> None:
     from fednas_core.cli.keys import public_keys, server_folder
     from fednas_core.cli.operate import connect, flwr
 
-    root = folder.expanduser().resolve()
+    root = real(folder)
     server_folder(root)
     link = connect(root, server)
     for name, path in public_keys(root).items():
@@ -131,11 +132,11 @@ def node(
     from fednas_core.cli.supervise import supervise
     from fednas_core.devices.budgets import parse_budget
 
-    root = folder.expanduser().resolve()
+    root = real(folder)
     bundle = read_bundle(root / "nodes" / name if name else root)
     if budget and not _NAME.fullmatch(budget):  # a bare name means one of the run's setting 'budgets'
         parse_budget(budget, 10**9)
-    if data is not None and not data.expanduser().exists():
+    if data is not None and not expanded(data).exists():
         raise ConfigError(f"--data {data}: there is no such file or folder")
     if data is not None and num_partitions is not None:
         raise ConfigError("--data: a device with images of its own plays one client; leave out --num-partitions")
@@ -171,7 +172,7 @@ def run(
     from fednas_core.runs.folder import output_folder
     from fednas_core.settings import flatten, flower_leaves, read, refuse_idle, rounds_known
 
-    root = folder.expanduser().resolve()
+    root = real(folder)
     if not insecure:
         server_folder(root)
     known = public_keys(root)
@@ -208,4 +209,4 @@ def _list(option: str, text: str) -> list[str]:
 
 
 def _absolute(path: Path | None) -> str:
-    return str(path.expanduser().resolve()) if path else ""
+    return str(real(path)) if path else ""

@@ -15,6 +15,7 @@ from fednas_core.cli.runs import Output, RunId, run_folder, run_folders, runs_fo
 from fednas_core.cli.show import Json, guard, note, print_json, print_table
 from fednas_core.errors import ArchError, ConfigError, InfeasibleError, RunError
 from fednas_core.methods.catalogue import METHODS
+from fednas_core.places import real
 
 if TYPE_CHECKING:
     from fednas_core.config import RunConfig
@@ -192,7 +193,7 @@ def export(
     else:
         allowance = _allowance(config, device, budget or "max")
         chosen, limit = _best(config, judge, allowance, method.networks), allowance.budget
-    folder = to.expanduser().resolve() if to else run.path / "models"
+    folder = real(to) if to else run.path / "models"
     model = deliver(replace(config, rounds=done), judge, limit, chosen, folder)
     if as_json:
         print_json({**model, "run": run.id, "folder": str(folder / device)})

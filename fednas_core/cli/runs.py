@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fednas_core.errors import RunError
+from fednas_core.places import real
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The folder that holds the runs.")]
 RunId = Annotated[str, typer.Argument(metavar="ID", help="A run of `fednas runs`, or latest.")]
@@ -15,7 +16,7 @@ RunId = Annotated[str, typer.Argument(metavar="ID", help="A run of `fednas runs`
 
 def runs_folder(output: Path) -> Path:
     """Return the folder of the runs as an absolute path."""
-    return output.expanduser().resolve()
+    return real(output)
 
 
 def run_folders(root: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import typer
 
 from fednas_core.cli.show import Json, guard, millions, note, print_json, print_table, refuse
 from fednas_core.errors import ArchError, ConfigError, InfeasibleError
+from fednas_core.places import expanded
 
 if TYPE_CHECKING:
     from fednas_core.search.evolution import Measure
@@ -141,7 +142,7 @@ def _space(name: str, norm: NormKind) -> ResNetSpace:
 def _read_archs(space: ResNetSpace, file: Path) -> Iterator[tuple[dict[str, Any], Arch]]:
     """Yield the further keys and the architecture of every line that is not empty."""
     try:
-        lines = file.expanduser().read_text(encoding="utf-8").splitlines()
+        lines = expanded(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--archs {file}: cannot be read ({error})") from error
     for number, line in enumerate(lines, start=1):

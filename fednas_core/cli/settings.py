@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fednas_core.errors import ConfigError
+from fednas_core.places import expanded
 
 if TYPE_CHECKING:
     from fednas_core.config import RunConfig
@@ -96,7 +97,7 @@ def check_space(config: RunConfig) -> None:
 
 
 def _from_file(config: str) -> dict[str, Any]:
-    path = Path(config).expanduser() if config.endswith(".toml") else PRESETS / f"{config}.toml"
+    path = expanded(config) if config.endswith(".toml") else PRESETS / f"{config}.toml"
     if not path.is_file():
         names = ", ".join(name for name, _ in presets())
         raise ConfigError(f"--config {config}: there is no such file or preset; presets: {names}; or name a .toml file")

@@ -20,6 +20,7 @@ from fednas_core.data.files import (
 )
 from fednas_core.data.sources import Facts, Images, as_images
 from fednas_core.errors import DataError
+from fednas_core.places import expanded
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -35,7 +36,7 @@ def read_own(path: str, facts: Facts) -> tuple[Images, Images | None]:
 
     Raises `DataError` naming file or folder, what was found and what is allowed.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     if place.suffix == ".npz":
         splits = _from_npz(place, facts)
     elif place.is_dir():

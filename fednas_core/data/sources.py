@@ -24,6 +24,7 @@ from fednas_core.config import DataConfig
 from fednas_core.data import files
 from fednas_core.data.files import Arrays, read_folder, read_npz, shown
 from fednas_core.errors import DataError
+from fednas_core.places import expanded
 from fednas_core.seeding import stream
 
 CACHE = "~/.cache/fednas"
@@ -128,7 +129,7 @@ def source_of(config: DataConfig) -> str:
         return config.source
     if not config.path:
         return "digits"
-    path = Path(config.path).expanduser()
+    path = expanded(config.path)
     if not path.exists():
         raise DataError(f"data.path '{shown(path)}': there is no such file or folder")
     if not path.is_dir() and path.suffix.lower() != ".npz":
@@ -262,7 +263,7 @@ def _place(config: DataConfig) -> Path:
     if not config.path:
         what = "the .npz file" if config.source == "npz" else "the folder that holds a folder of images for each class"
         raise DataError(f"data.source '{config.source}' needs data.path: {what}")
-    return Path(config.path).expanduser()
+    return expanded(config.path)
 
 
 def _digits() -> Arrays:
@@ -283,7 +284,7 @@ def _digits() -> Arrays:
 
 
 def _torchvision(config: DataConfig) -> Arrays:
-    root = Path(config.path or CACHE).expanduser()
+    root = expanded(config.path or CACHE)
     try:
         return _open(config.source, root, download=False)
     except RuntimeError as error:  # torchvision's word for a data set that is absent or damaged

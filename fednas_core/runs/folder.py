@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from fednas_core.config import RunConfig
 from fednas_core.errors import RunError
 from fednas_core.files import PART, sync, write
+from fednas_core.places import real
 from fednas_core.protocol import State
 from fednas_core.runs import events, owner
 from fednas_core.runs.events import Events, Mark
@@ -226,7 +227,7 @@ class RunFolder:
 
 def output_folder(config: RunConfig) -> Path:
     """Return the folder that receives the runs, as an absolute path."""
-    return Path(config.output or "runs").expanduser().resolve()
+    return real(config.output or "runs")
 
 
 def create(config: RunConfig, held: ExitStack | None = None, server: Mapping[str, str] | None = None) -> RunFolder:
