@@ -183,7 +183,7 @@ def _conducted(
         crew.note(event)
         run.append_event(event)
         if config.tensorboard:
-            write_scalars(run.path, event)
+            write_scalars(run, event)
         run.save_checkpoint(done, method.state())
         clock.note(run)
         spent = clock.spent("training", "evaluation")

@@ -80,16 +80,10 @@ def _refuse_another_past(run: RunFolder, changes: Changes) -> None:
             f"run '{run.id}' would have another past with {differ}: leave that out to go on with the run's own, or "
             f"start a new one with  fednas run --config {shlex.quote(str(run.path / 'config.toml'))} {anew}"
         )
-    if "rounds" in changes and int(changes["rounds"][1]) < (done := _done(run)):
+    if "rounds" in changes and int(changes["rounds"][1]) < (done := run.done()):
         raise ConfigError(
             f"setting 'rounds' = {changes['rounds'][1]}: run '{run.id}' has done {done}; allowed are more"
         )
-
-
-def _done(run: RunFolder) -> int:
-    """Return the number of rounds that a run's checkpoint holds, 0 if it has none."""
-    state = "checkpoint/state.json"
-    return int(run.read_json(state)["round"]) if (run.path / state).is_file() else 0
 
 
 def _shown(value: Scalar) -> str:

@@ -1,12 +1,14 @@
 """A run on disk: settings, events, checkpoints, results. Everything is JSON, TOML or safetensors; nothing is pickled.
 
-A checkpoint becomes valid by one atomic rename of ``state.json``, which names its tensor file and the end of the record
-that it belongs to, so that a run killed at any moment resumes from the last round that was completely written.
+A checkpoint becomes valid by one atomic rename of ``state.json``, which names its tensor file, with its digest, and the
+end of the record that it belongs to, so that a run killed at any moment resumes from the last round that was completely
+written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import secrets
@@ -81,7 +83,7 @@ class RunFolder:
             after = {key: pair[1] for key, pair in changed.items()}
             table["settings"] |= after
             table.setdefault("changed", []).append({"after-round": done, "before": before, "after": after})
-            with self._writing():
+            with self.writing():
                 write(path, tomli_w.dumps(table).encode())
         return changed
 
@@ -115,7 +117,7 @@ class RunFolder:
 
     def append_event(self, event: Mapping[str, Any]) -> None:
         """Add one line to ``events.jsonl``; raise `RunError` if it cannot be written."""
-        with self._writing():
+        with self.writing():
             events.append_event(self.path, event)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
@@ -129,11 +131,11 @@ class RunFolder:
 
         folder = self.path / "checkpoint"
         tensors = folder / f"supernet-{round:06d}.safetensors"
-        with self._writing():
+        with self.writing():
             folder.mkdir(exist_ok=True)
             save_file({n: tensor.detach().cpu().contiguous() for n, tensor in state.tensors.items()}, str(tensors))
             sync(tensors)
-            content = {"round": round, "tensors": tensors.name, "data": state.data}
+            content = {"round": round, "tensors": tensors.name, "sha256": _digest(tensors), "data": state.data}
             self._save_state({**content, "events": asdict(events.mark(self.path))})
             for old in folder.glob("supernet-*.safetensors"):
                 if old != tensors:
@@ -151,7 +153,16 @@ class RunFolder:
             done, data = int(content["round"]), content["data"]
             if done < 0 or not isinstance(data, dict):
                 raise ValueError(f"state.json holds round {done} and data of type {type(data).__name__}")
+            if _digest(tensors) != content["sha256"]:
+                raise ValueError(f"{tensors.name} is not what it was when state.json was saved")
             return done, State(load_file(str(tensors)), data)
+
+    def done(self) -> int:
+        """Return the number of rounds that the checkpoint holds, 0 without one; raise `RunError` if it is damaged."""
+        if not (self.path / "checkpoint" / "state.json").is_file():
+            return 0
+        with self._reading_checkpoint() as content:
+            return int(content["round"])
 
     def rewind(self) -> None:
         """Go back to the checkpoint: drop events after it, whose rounds are lived again, and files left unfinished.
@@ -160,8 +171,9 @@ class RunFolder:
         written.
         """
         with self._reading_checkpoint() as content:
-            done, tensors, mark = int(content["round"]), str(content["tensors"]), Mark(**content["events"])
-        with self._writing():
+            done, tensors, noted = int(content["round"]), str(content["tensors"]), content["events"]
+            mark = Mark(int(noted["bytes"]), str(noted["sha256"]))
+        with self.writing():
             if not (self.path / events.FILE).exists() and (self.path / events.LOST).exists():
                 mark = events.mark(self.path)  # the user gave the record up
                 self._save_state({**content, "events": asdict(mark)})
@@ -195,14 +207,25 @@ class RunFolder:
         self.write_json(IMAGES, {"sha256": digest})
 
     def images(self) -> str:
-        """Return the digest of the images that the run's clients share, '' if it was not noted."""
-        return str(self.read_json(IMAGES)["sha256"]) if (self.path / IMAGES).is_file() else ""
+        """Return the digest of the images that the run's clients share, '' if it was not noted.
+
+        Raises `RunError`, naming the file, if it is damaged.
+        """
+        if not (self.path / IMAGES).is_file():
+            return ""
+        noted = self.read_json(IMAGES)
+        if not isinstance(noted, dict) or not isinstance(noted.get("sha256"), str):
+            raise RunError(
+                f"run '{self.id}': {self.path / IMAGES} does not hold the digest of the images: restore it from a "
+                "copy; or delete it, and nobody checks that the images are those that the run was started with"
+            )
+        return str(noted["sha256"])
 
     # -- results ---------------------------------------------------------------------------------------------------
 
     def write_json(self, name: str, content: object) -> None:
         """Write a result file such as ``result.json``, atomically; raise `RunError` if it cannot be written."""
-        with self._writing():
+        with self.writing():
             write(self.path / name, json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
 
     def read_json(self, name: str) -> Any:
@@ -215,7 +238,8 @@ class RunFolder:
             raise RunError(f"run '{self.id}': {name} is damaged ({error})") from error
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """Have what fails to be written in the block raise `RunError`, which says that it can go on later."""
         try:
             yield
         except (OSError, SafetensorError) as error:
@@ -280,6 +304,11 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _point_latest(path: Path) -> None:

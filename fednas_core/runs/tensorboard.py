@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from fednas_core.errors import MissingExtraError
+from fednas_core.runs.folder import RunFolder
 
 SCALARS = {
     "loss": "training/loss",  # of the clients, on the images that they train on
@@ -21,19 +21,21 @@ CLIENTS = ("mean", "worst_decile")
 """Of networks that clients tested on their own images: over all of them, and over the tenth that fares worst."""
 
 
-def write_scalars(run: Path, event: Mapping[str, Any]) -> None:
-    """Add one round's numbers to ``run/tensorboard``; needs the extra 'tensorboard'."""
+def write_scalars(run: RunFolder, event: Mapping[str, Any]) -> None:
+    """Add one round's numbers to the run's folder ``tensorboard``; needs the extra 'tensorboard'.
+
+    Raises `RunError` if they cannot be written.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtraError("tensorboard", "tensorboard", "setting 'tensorboard'") from error
-    writer = SummaryWriter(str(run / "tensorboard"))
-    for key, name in SCALARS.items():
-        if event[key] is not None:
-            writer.add_scalar(name, event[key], event["round"])
-    writer.add_scalar("round/failures", len(event["failures"]), event["round"])
-    for row in event["evaluation"] or []:
-        writer.add_scalar(f"validation/{row['name']}", row["accuracy"], event["round"])
-        for key in CLIENTS if row.get("clients") else ():
-            writer.add_scalar(f"clients/{row['name']}/{key}", row["clients"][key], event["round"])
-    writer.close()
+    with run.writing(), SummaryWriter(str(run.path / "tensorboard")) as writer:
+        for key, name in SCALARS.items():
+            if event[key] is not None:
+                writer.add_scalar(name, event[key], event["round"])
+        writer.add_scalar("round/failures", len(event["failures"]), event["round"])
+        for row in event["evaluation"] or []:
+            writer.add_scalar(f"validation/{row['name']}", row["accuracy"], event["round"])
+            for key in CLIENTS if row.get("clients") else ():
+                writer.add_scalar(f"clients/{row['name']}/{key}", row["clients"][key], event["round"])

@@ -165,6 +165,14 @@ def test_fewer_rounds_than_are_done_are_refused(begun: dict[str, Any]) -> None:
     assert settle(read({**begun, "rounds": 2})).rounds == 2
 
 
+def test_more_rounds_than_a_damaged_checkpoint_holds_are_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "a-run" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "a-run" / "config.toml").write_text("[settings]\n")
+    (tmp_path / "a-run" / "checkpoint" / "state.json").write_text('{"round": null}')
+    with pytest.raises(RunError, match="its checkpoint in .* is damaged"):
+        settle(read({"output": str(tmp_path), "resume": "a-run", "rounds": 9}))
+
+
 @pytest.mark.parametrize("more", [{"method": "ddc"}, {"sample.shrink": "d"}])
 def test_rounds_are_refused_where_later_rounds_build_on_their_number(tmp_path: Path, more: dict[str, str]) -> None:
     (tmp_path / "a-run").mkdir()

@@ -265,9 +265,7 @@ def test_truncated_tensors_are_said_so(run: RunFolder, keep: int) -> None:
         "null",
         "{}",
         '{"round": 1, "tensors": "x"}',
-        '{"round": "one", "tensors": "supernet-000001.safetensors", "data": {}}',
-        '{"round": -1, "tensors": "supernet-000001.safetensors", "data": {}}',
-        '{"round": 1, "tensors": "supernet-000001.safetensors", "data": []}',
+        '{"round": 1, "tensors": "supernet-000001.safetensors", "data": {}}',
     ],
 )
 def test_a_damaged_state_is_said_so(run: RunFolder, text: str) -> None:
@@ -277,14 +275,73 @@ def test_a_damaged_state_is_said_so(run: RunFolder, text: str) -> None:
         run.load_checkpoint()
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"round": null}', "3", "null", "{"])
+def test_a_damaged_state_is_said_so_by_all_that_read_it(run: RunFolder, text: str) -> None:
+    assert run.done() == 0
+    run.save_checkpoint(2, state(1.0))
+    assert run.done() == 2
+    (run.path / "checkpoint" / "state.json").write_text(text)
+    for reading in (run.done, run.rewind):
+        with pytest.raises(RunError, match="checkpoint in .* is damaged"):
+            reading()
+
+
+@pytest.mark.parametrize("wrong", [{"round": "one"}, {"round": -1}, {"data": []}, {"sha256": None}, {"tensors": "x"}])
+def test_a_state_with_one_wrong_value_is_said_so(run: RunFolder, wrong: dict[str, Any]) -> None:
+    run.save_checkpoint(1, state(1.0))
+    path = run.path / "checkpoint" / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    with pytest.raises(RunError, match="checkpoint in .* is damaged"):
+        run.load_checkpoint()
+
+
+@pytest.mark.parametrize("mark", [None, [], {}, {"bytes": "x", "sha256": ""}, {"bytes": 0}])
+def test_a_damaged_end_of_the_record_is_said_so(run: RunFolder, mark: object) -> None:
+    run.save_checkpoint(1, state(1.0))
+    path = run.path / "checkpoint" / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"events": mark}))
+    with pytest.raises(RunError, match="checkpoint in .* is damaged"):
+        run.rewind()
+
+
+def test_tensors_that_are_not_those_of_the_state_are_refused(run: RunFolder) -> None:
+    """They may be whole, and of the right names and shapes."""
+    other = create(config(run.path.parent))
+    other.save_checkpoint(1, state(2.0))
+    run.save_checkpoint(1, state(1.0))
+    path = run.path / "checkpoint" / "supernet-000001.safetensors"
+    flipped = bytearray(path.read_bytes())
+    flipped[-1] ^= 0b11
+    for content in (bytes(flipped), (other.path / "checkpoint" / path.name).read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(RunError, match=rf"damaged \({path.name} is not what it was when state\.json was saved\)"):
+            run.load_checkpoint()
+
+
 def test_a_state_cannot_name_tensors_elsewhere(run: RunFolder, tmp_path: Path) -> None:
     run.save_checkpoint(1, state(1.0))
     outside = tmp_path / "supernet.safetensors"
     (run.path / "checkpoint" / "supernet-000001.safetensors").rename(outside)
-    text = json.dumps({"round": 1, "tensors": str(outside), "data": {}})
-    (run.path / "checkpoint" / "state.json").write_text(text)
+    noted = json.loads((run.path / "checkpoint" / "state.json").read_text())
+    (run.path / "checkpoint" / "state.json").write_text(json.dumps(noted | {"tensors": str(outside)}))
     with pytest.raises(RunError, match="is damaged"):
         run.load_checkpoint()
+
+
+# -- images --------------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_of_the_images_comes_back(run: RunFolder) -> None:
+    assert run.images() == ""
+    run.note_images("ab12")
+    assert run.images() == "ab12"
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"sha256": 3}'])
+def test_a_damaged_digest_of_the_images_is_said_so(run: RunFolder, text: str) -> None:
+    (run.path / "images.json").write_text(text)
+    with pytest.raises(RunError, match=r"images\.json does not hold the digest .* delete it"):
+        run.images()
 
 
 # -- results -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fednas_core.errors import MissingExtraError
+from fednas_core.errors import MissingExtraError, RunError
+from fednas_core.runs.folder import RunFolder
 from fednas_core.runs.tensorboard import SCALARS, write_scalars
 
 
@@ -18,10 +19,10 @@ def event(round: int, evaluation: list[dict[str, Any]] | None) -> dict[str, Any]
 
 def test_the_numbers_of_each_round_can_be_read_back(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    write_scalars(tmp_path, event(1, None))
+    write_scalars(RunFolder(tmp_path), event(1, None))
     tested = {"mean": 0.5, "worst_decile": 0.25}
     rows = [{"name": "phone", "accuracy": 0.75}, {"name": "own", "accuracy": 0.5, "clients": tested}]
-    write_scalars(tmp_path, event(2, rows))
+    write_scalars(RunFolder(tmp_path), event(2, rows))
     reader = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     reader.Reload()
     for i, name in enumerate(SCALARS.values()):
@@ -37,4 +38,11 @@ def test_the_numbers_of_each_round_can_be_read_back(tmp_path: Path) -> None:
 def test_without_the_extra_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'fednas\[tensorboard\]'"):
-        write_scalars(tmp_path, event(1, None))
+        write_scalars(RunFolder(tmp_path), event(1, None))
+
+
+def test_a_file_in_the_place_of_its_folder_is_said_so(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "tensorboard").write_text("")
+    with pytest.raises(RunError, match=r"cannot be written to .*tensorboard'.* resume the run"):
+        write_scalars(RunFolder(tmp_path), event(1, None))
