@@ -23,14 +23,14 @@ def resumed(config: RunConfig, given: Collection[str] | None = None, usual: Path
 
     Those of a new run are its `config`. A run to be resumed has those of its folder, but for the keys that were `given`
     beside `resume` (None: those of `config` that differ from the defaults). A value ``auto`` asks for nothing else than
-    what the run came to. If the run does not lie in `output` but in the folder `usual`, it moves there.
+    what the run came to. If there is no such run in `output` but one in the folder `usual`, it moves there.
 
     Raises `ConfigError`, naming them, for settings with which rounds that are done would have been others.
     """
     if not config.resume:
         return config
     root = output_folder(config)
-    run = _found(config.resume, root, real(usual))
+    run, moves = _found(config.resume, root, real(usual))
     stored, asked, default = flatten(run.config()), flatten(config), flatten(RunConfig())
     keys = {key for key in asked if asked[key] != default[key]} if given is None else {*given}
     changes = {
@@ -40,20 +40,23 @@ def resumed(config: RunConfig, given: Collection[str] | None = None, usual: Path
     }
     _refuse_another_past(run, changes)
     new = {key: value for key, (_, value) in changes.items()}
-    if run.path.parent != root:
-        run = move(run, root)
+    if moves:
+        run = move(run, root, real(usual))
     return replace(read({**stored, **new}), resume=run.id, output=str(run.path.parent))
 
 
-def _found(name: str, root: Path, usual: Path) -> RunFolder:
-    """Return the run of that id (or ``latest``) in `root`, else in the folder `usual`."""
+def _found(name: str, root: Path, usual: Path) -> tuple[RunFolder, bool]:
+    """Return the run of that id (or ``latest``) in `root`, else in the folder `usual`, and whether it is the latter.
+
+    Where it is found may hold a link to it only: a run may lie on another disk.
+    """
     try:
-        return find(root, name)
+        return find(root, name), False
     except RunError as error:
         if usual == root:
             raise
         try:
-            return find(usual, name)
+            return find(usual, name), True
         except RunError:
             raise RunError(f"{error}, and none in {usual}") from error
 

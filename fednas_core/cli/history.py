@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fednas_core.cli.runs import Output, RunId, run_folder, run_folders, runs_folder
+from fednas_core.cli.runs import Output, RunId, run_folder, runs_folder
 from fednas_core.cli.show import Json, guard, note, print_json, print_table
 from fednas_core.errors import ArchError, ConfigError, InfeasibleError, RunError
 from fednas_core.methods.catalogue import METHODS
 from fednas_core.places import real
+from fednas_core.runs.listing import run_folders
 
 if TYPE_CHECKING:
     from fednas_core.config import RunConfig

@@ -9,6 +9,7 @@ import typer
 
 from fednas_core.errors import RunError
 from fednas_core.places import real
+from fednas_core.runs.listing import run_folders
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The folder that holds the runs.")]
 RunId = Annotated[str, typer.Argument(metavar="ID", help="A run of `fednas runs`, or latest.")]
@@ -17,13 +18,6 @@ RunId = Annotated[str, typer.Argument(metavar="ID", help="A run of `fednas runs`
 def runs_folder(output: Path) -> Path:
     """Return the folder of the runs as an absolute path."""
     return real(output)
-
-
-def run_folders(root: Path) -> list[Path]:
-    """Return the folders of the runs below `root`, oldest first; link ``latest`` is none of them."""
-    if not root.is_dir():
-        return []
-    return sorted(p for p in root.iterdir() if not p.is_symlink() and (p / "config.toml").is_file())
 
 
 def run_folder(output: Path, run_id: str) -> Path:
@@ -40,5 +34,7 @@ def run_folder(output: Path, run_id: str) -> Path:
 def newest(root: Path) -> str | None:
     """Return the id that link ``latest`` points at (without links: the last by name)."""
     link = root / "latest"
+    if link.is_symlink() and (link / "config.toml").is_file():
+        return link.readlink().name
     folders = run_folders(root)
-    return link.resolve().name if (link / "config.toml").is_file() else (folders[-1].name if folders else None)
+    return folders[-1].name if folders else None

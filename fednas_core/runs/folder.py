@@ -32,6 +32,7 @@ from fednas_core.places import real
 from fednas_core.protocol import State
 from fednas_core.runs import events, owner
 from fednas_core.runs.events import Events, Mark
+from fednas_core.runs.listing import run_folders
 from fednas_core.settings import Scalar, flatten, read
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -265,17 +266,21 @@ def create(config: RunConfig, held: ExitStack | None = None, server: Mapping[str
     root, now = output_folder(config), datetime.now()
     fraction = now.microsecond * 4096 // 1_000_000
     path = root / f"{now:%Y%m%d-%H%M%S}-{fraction:03x}{secrets.token_hex(3)[:5]}-{config.method}"
+    table = {"id": path.name, "settings": flatten(config), "server": dict(server or {}), "versions": versions()}
     try:
         root.mkdir(parents=True, exist_ok=True)
-        path.mkdir()
-        if held is not None:
-            held.enter_context(owner.owned(path))
-        table = {"id": path.name, "settings": flatten(config), "server": dict(server or {}), "versions": versions()}
-        write(path / "config.toml", tomli_w.dumps(table).encode())
-        sync(root)
-    except OSError as error:
-        raise RunError(f"setting 'output': runs cannot be written to {root} ({error})") from error
-    _point_latest(path)
+        with ExitStack() as undone:
+            path.mkdir()
+            undone.callback(shutil.rmtree, path, ignore_errors=True)
+            if held is not None:
+                held.enter_context(owner.owned(path))
+            write(path / "config.toml", tomli_w.dumps(table).encode())
+            sync(root)
+            undone.pop_all()
+    except (OSError, RunError) as error:
+        why = error.__cause__ if isinstance(error, RunError) else error  # `owned` tells how to resume what is no run
+        raise RunError(f"setting 'output': runs cannot be written to {root} ({why})") from error
+    point_latest(path)
     return RunFolder(path)
 
 
@@ -290,9 +295,7 @@ def find(root: Path, run_id: str) -> RunFolder:
 
 def all_runs(root: Path) -> list[RunFolder]:
     """Return the runs below `root`, oldest first."""
-    if not root.is_dir():
-        return []
-    return [RunFolder(p) for p in sorted(root.iterdir()) if not p.is_symlink() and (p / "config.toml").is_file()]
+    return [RunFolder(path) for path in run_folders(root)]
 
 
 def versions() -> dict[str, str]:
@@ -311,7 +314,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _point_latest(path: Path) -> None:
+def point_latest(path: Path) -> None:
+    """Have link ``latest`` beside a run's folder point at it, where there can be links."""
     link = path.parent / "latest"
     aside = path.parent / f".latest-{path.name}"
     try:

@@ -17,9 +17,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fednas_core.cli import app
-from fednas_core.cli.runs import newest, run_folders
+from fednas_core.cli.runs import newest
 from fednas_core.errors import RunError
 from fednas_core.runs.folder import RunFolder
+from fednas_core.runs.listing import run_folders
 
 
 def fednas(*arguments: str) -> Result:

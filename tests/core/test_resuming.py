@@ -18,7 +18,7 @@ from contracts.fleets import Stopping
 from fednas_core.errors import ConfigError, RunError
 from fednas_core.experiment import conduct, settle
 from fednas_core.local import LocalFleet
-from fednas_core.runs.folder import RunFolder
+from fednas_core.runs.folder import RunFolder, all_runs
 from fednas_core.runs.owner import owned
 from fednas_core.settings import describe, flatten, read
 
@@ -220,9 +220,101 @@ def test_a_run_goes_on_in_another_output(
         settle(read({"output": str(elsewhere), "resume": folder.name}), usual=folder.parent)
     config = settle(read({"output": str(elsewhere), "resume": folder.name}), usual=folder.parent)
     assert config.output == str(elsewhere) and not folder.exists()
+    assert (elsewhere / "latest").resolve() == elsewhere / folder.name
+    assert not list(folder.parent.iterdir()), "link latest too would lead to nothing"
     with closing(LocalFleet(config)) as fleet:
         resumed = conduct(config, fleet, lambda text: None)
     assert resumed.path == elsewhere / folder.name and len(resumed.events()) == 4
+
+
+def stub(folder: Path) -> Path:
+    """Make what passes for a run that may be moved."""
+    (folder / "models").mkdir(parents=True)
+    (folder / "config.toml").write_text("[settings]\n")
+    (folder / "models" / "link").symlink_to("nowhere")
+    return folder
+
+
+@pytest.fixture
+def two_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have renaming from one folder into another fail, as it does between file systems."""
+    rename = Path.rename
+
+    def renamed(path: Path, target: Path) -> Path:
+        if path.parent != target.parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+
+
+def test_a_run_on_another_disk_with_a_link_in_output_stays_there(tmp_path: Path, two_disks: None) -> None:
+    big, runs = stub(tmp_path / "big" / "a-run"), tmp_path / "runs"
+    runs.mkdir()
+    (runs / "a-run").symlink_to(big)
+    (runs / "latest").symlink_to("a-run")
+    for name in ("a-run", "latest"):
+        config = settle(read({"output": str(runs), "resume": name}), usual=runs)
+        assert (Path(config.output) / config.resume).samefile(big) and (runs / "a-run").is_symlink()
+    moved = settle(read({"output": str(tmp_path / "new"), "resume": "a-run"}), usual=runs)
+    assert moved.output == str(tmp_path / "new") and not big.exists() and not (runs / "latest").is_symlink()
+
+
+def test_latest_is_the_newest_run_that_is_left(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        stub(tmp_path / name)
+    (tmp_path / "latest").symlink_to("c")
+    settle(read({"output": str(tmp_path / "new"), "resume": "a"}), usual=tmp_path)
+    assert (tmp_path / "latest").resolve() == tmp_path / "c"
+    settle(read({"output": str(tmp_path / "new"), "resume": "c"}), usual=tmp_path)
+    assert (tmp_path / "latest").resolve() == tmp_path / "b" and (tmp_path / "new" / "latest").resolve().name == "c"
+
+
+def test_a_copy_is_on_the_disk_before_the_run_is_removed_where_it_was(
+    tmp_path: Path, two_disks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, new, synced = stub(tmp_path / "runs" / "a-run"), tmp_path / "new", set[Path]()
+
+    def noted(path: Path) -> None:
+        assert (folder / "config.toml").is_file() or path == new
+        synced.add(path.relative_to(new))
+
+    monkeypatch.setattr("fednas_core.runs.moving.sync", noted)
+    settle(read({"output": str(new), "resume": "a-run"}), usual=folder.parent)
+    copy = Path(".a-run.part")
+    assert {Path(), copy, copy / "config.toml", copy / "models"} <= synced and not folder.exists()
+
+
+def test_what_cannot_be_removed_after_a_move_is_no_run(
+    tmp_path: Path, two_disks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, unlink = stub(tmp_path / "runs" / "a-run"), shutil.os.unlink  # type: ignore[attr-defined]
+
+    def refused(path: Any, *, dir_fd: int | None = None) -> None:
+        if path == "config.toml":
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(shutil.os, "unlink", refused)  # type: ignore[attr-defined]
+    config = settle(read({"output": str(tmp_path / "new"), "resume": "a-run"}), usual=folder.parent)
+    assert config.output == str(tmp_path / "new") and all_runs(tmp_path / "new") == [RunFolder(tmp_path / "new/a-run")]
+    assert (folder.parent / ".a-run.part" / "config.toml").is_file() and not all_runs(folder.parent)
+
+
+def test_a_run_whose_folder_cannot_be_taken_away_is_not_there_twice(
+    tmp_path: Path, two_disks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, new, rename = stub(tmp_path / "runs" / "a-run"), tmp_path / "new", Path.rename
+
+    def renamed(path: Path, target: Path) -> Path:
+        if path == folder and target.parent == folder.parent:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    with pytest.raises(RunError, match=r"cannot move from .*Permission denied"):
+        settle(read({"output": str(new), "resume": "a-run"}), usual=folder.parent)
+    assert (folder / "config.toml").is_file() and not list(new.iterdir())
 
 
 def test_a_run_stays_where_it_is_if_it_cannot_move(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import ExitStack
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from fednas_core import files
+from fednas_core.cli.runs import run_folder
 from fednas_core.config import RunConfig
 from fednas_core.errors import RunError
 from fednas_core.protocol import State
@@ -85,7 +87,7 @@ def test_a_disk_that_takes_no_link_is_no_obstacle(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
-    module._point_latest(tmp_path / "run")
+    module.point_latest(tmp_path / "run")
 
 
 def test_folders_that_are_no_runs_are_passed_over(tmp_path: Path) -> None:
@@ -94,6 +96,33 @@ def test_folders_that_are_no_runs_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     run = create(config(tmp_path))
     assert all_runs(tmp_path) == [run]
+
+
+def test_a_run_on_another_disk_is_listed_by_its_link_and_leftovers_are_not(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    here, there = create(config(runs)), create(config(tmp_path / "big"))
+    (runs / there.id).symlink_to(there.path)
+    (runs / "best").symlink_to(here.id)
+    (runs / f".{here.id}.part").mkdir()
+    (runs / f".{here.id}.part" / "config.toml").write_text("[settings]\n")
+    assert {run.id for run in all_runs(runs)} == {here.id, there.id}
+    (runs / "latest").unlink()
+    (runs / "latest").symlink_to(there.id)
+    assert run_folder(runs, "latest") == run_folder(runs, there.id) == runs / there.id
+
+
+@pytest.mark.parametrize("step", ["fsync", "pwrite"])
+def test_a_disk_that_is_full_at_the_start_is_left_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, ExitStack() as stack:
+        patch.setattr(os, step, full)
+        with pytest.raises(RunError, match=r"^setting 'output': runs .*No space left on device") as told:
+            create(config(tmp_path), stack)
+        assert "resume" not in str(told.value) and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("run_id", ["nothing", "", ".", "..", "../runs", "a/b", "/etc", "-x", "x" * 101, "a\n", "ü"])
