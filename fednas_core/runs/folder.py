@@ -102,7 +102,7 @@ class RunFolder:
             entry["after"] = {k: pair[1] for k, pair in changed.items()}
             table |= {"server": dict(server), "versions": versions()}
             table.setdefault("changed", []).append({"after-round": done, **entry})
-            with self._writing():
+            with self.writing():
                 write(path, tomli_w.dumps(table).encode())
         return changed
 
