@@ -341,7 +341,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, tiny_space_file: Path)
         (torn_state, errors.RunError, ["checkpoint", "is damaged", "start it anew"]),
         (torn_tensors, errors.RunError, ["checkpoint", "is damaged"]),
         (no_tensors, errors.RunError, ["is damaged", "supernet-000001.safetensors"]),
-        (other_tensors, errors.RunError, ["does not fit the settings"]),
+        (other_tensors, errors.RunError, ["is damaged", "is not what it was when state.json was saved"]),
         (pickled, errors.RunError, ["is damaged"]),
         (torn_settings, errors.RunError, ["settings cannot be read", "config.toml"]),
         (unknown_setting, errors.ConfigError, ["unknown setting 'speed'"]),
