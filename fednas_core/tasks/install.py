@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from fednas_core.devices.budgets import budget_of
 from fednas_core.devices.latency import Latency, measure
 from fednas_core.devices.probes import blank
 from fednas_core.export.bundle import ExportInput, Facts, export
+from fednas_core.places import expanded
 from fednas_core.protocol import TrainOrder
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.bench import Ground, device_of, facts_of, ground_of
@@ -82,4 +82,4 @@ def _store(
         samples=(ground.test if len(ground.test.y) else ground.train).x[:EXPORT_SAMPLES],
         facts=Facts(known.name, trained, latency=latency),
     )
-    export(item, Path(home.models).expanduser())
+    export(item, expanded(home.models))
