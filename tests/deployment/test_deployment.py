@@ -44,7 +44,7 @@ def test_every_method_has_the_history_of_the_run_in_process(federation: Site, me
 
 
 def test_students_are_rewarded_by_the_latency_that_their_devices_measured(federation: Site, tmp_path: Path) -> None:
-    pairs = {**PAIRS, "method": "ddc", **CONTEST, "output": str(tmp_path)}
+    pairs = {**PAIRS, "method": "ddc", **CONTEST, "ddc.resource": "ms", "output": str(tmp_path)}
     run = federation.completed(federation.submit(pairs), tmp_path)
     noted = run.read_json("devices.json")
     measured = {noted["devices"][name]["profile"] for name in noted["devices"]}
