@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -121,15 +120,12 @@ class LocalFleet:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Have processes that are started here disregard Ctrl-C until they have settled what it means to them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Have Ctrl-C wait: here until the end of the block, in processes that are started here until they unblock it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _shared(count: int, values: int) -> list[Tensor]:
@@ -151,7 +147,8 @@ def _start_worker(config: RunConfig, slots: list[Tensor]) -> None:
     global _given
     _given = config, slots
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, lambda number, frame: sys.exit(128 + number))  # Ctrl-C: end without a traceback
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))  # Ctrl-C: end without a traceback
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

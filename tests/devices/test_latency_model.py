@@ -95,13 +95,17 @@ def test_no_probes_are_refused() -> None:
         LatencyModel.fit(SPACE, [])
 
 
-def test_ten_thousand_predictions_take_less_than_a_second_or_so() -> None:
+def test_a_prediction_costs_a_small_part_of_making_the_network() -> None:
+    """So that a search may ask for ten thousand; both by the processor's time, one after the other."""
     found, draw = model(), np.random.default_rng(2)
-    archs = [SPACE.sample(draw) for _ in range(10_000)]
+    archs = [SPACE.sample(draw) for _ in range(2_000)]
     start = time.process_time()
+    for arch in archs[:100]:
+        SPACE.build(arch)
+    made = time.process_time()
     for arch in archs:
         found.predict_ms(arch)
-    assert time.process_time() - start < 2.0
+    assert (time.process_time() - made) / 2_000 < (made - start) / 100 / 2
 
 
 latencies = st.floats(1e-6, 1e8)
