@@ -130,7 +130,7 @@ def _conducted(
     method = make(Setup(config, space, path, start.weights, allowances, crew.latency_ms, start.policy, start.sides))
     judge = Judge(config, method.network)
     crew.settle(method.trains)
-    crew.clients()  # data that cannot be split, or clients that do not come, are noticed before there is a folder
+    there = crew.clients()  # data that cannot be split, or nobody who comes, is noticed before there is a folder
     done = 0
     if run is None:
         run = create(config, held, _here(config))
@@ -153,7 +153,7 @@ def _conducted(
             f"from round {done + 1} on, other than the rounds before: {text}. What follows differs from what the run "
             "would have come to there; to go on with the same history, resume it where it was begun"
         )
-    for caution in cautions(config, space, crew.clients()):
+    for caution in cautions(config, space, there):
         announce(caution)
     jury = Jury(config, crew, judge, run.id, method.own)
     if done:
