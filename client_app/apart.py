@@ -23,6 +23,7 @@ FAILED = 2
 """Flower's code of an error in the ClientApp."""
 PR_SET_PDEATHSIG = 1
 POLL_S = 0.5
+"""How often it is seen to that the process still lives; its answer is taken at once."""
 
 
 def possible() -> bool:
