@@ -18,25 +18,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from fednas_core.config import RunConfig
-from fednas_core.crew import Crew
+from fednas_core.base.config import RunConfig
+from fednas_core.base.settings import Scalar
+from fednas_core.base.settings import read as parsed
+from fednas_core.base.values import Arch
 from fednas_core.data.sources import STATISTICS
 from fednas_core.devices.budgets import parse_budgets
-from fednas_core.experiment import after, settle
-from fednas_core.local import LocalFleet
+from fednas_core.engine.cohort import Crew
+from fednas_core.engine.evaluation import Judge
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import rounds
+from fednas_core.engine.run import after, settle
+from fednas_core.engine.starts import starting
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.rounds import rounds
 from fednas_core.runs.folder import RunFolder, create
-from fednas_core.selection import Judge
-from fednas_core.settings import Scalar
-from fednas_core.settings import read as parsed
 from fednas_core.spaces.layers import NormKind
 from fednas_core.spaces.registry import load
 from fednas_core.spaces.resnet import ResNetSpace
-from fednas_core.starts import starting
 from fednas_core.tasks.bench import digest_of, space_of
-from fednas_core.values import Arch
 
 CIFAR10 = Path(os.environ.get("FEDNAS_CIFAR10", "~/.cache/fednas-data/cifar10.npz")).expanduser()
 """CIFAR-10 as an npz file with x_train (n, 32, 32, 3) uint8 and y_train; random images stand in where it is missing."""
@@ -179,7 +179,7 @@ def collect(
 def searched(config: RunConfig) -> RunFolder:
     """Carry out the rounds of a run whose networks compete, in this process; return its folder.
 
-    It is `fednas_core.experiment.conduct` without what does not count here: evaluations by the server on the way,
+    It is `fednas_core.engine.run.conduct` without what does not count here: evaluations by the server on the way,
     export of models and the report, which together take longer than a short search.
     """
     torch.set_num_threads(1)

@@ -32,14 +32,14 @@ from typing import Any
 import torch
 from common import collect, deviation, medians, read, searched, standard_error, stored
 
+from fednas_core.base.values import State
+from fednas_core.engine.evaluation import Judge
+from fednas_core.engine.starts import trained
 from fednas_core.methods.host import HOST
-from fednas_core.protocol import State
 from fednas_core.runs.folder import RunFolder
 from fednas_core.search.policy import Policy, Reinforce, sample
 from fednas_core.search.rewards import Thresholds, ddc_reward
-from fednas_core.selection import Judge
 from fednas_core.spaces.chain import ChainSpace
-from fednas_core.starts import trained
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of
 
 Row = dict[str, Any]

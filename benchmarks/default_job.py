@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from common import collect, deviation, read, stored
 
+from fednas_core.base.seeding import derive
 from fednas_core.cli.settings import gather
 from fednas_core.devices.budgets import Allowance, parse_budgets
-from fednas_core.local import LocalFleet
+from fednas_core.engine.evaluation import Judge, best_within, candidates, judge_all
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import run_round
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
-from fednas_core.rounds import run_round
-from fednas_core.seeding import derive
-from fednas_core.selection import Judge, best_within, candidates, judge_all
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of

@@ -46,15 +46,16 @@ def messages(file: Path) -> int:
     """Write a server's three messages to `file`; return the MACs of the network in them."""
     from flwr.supercore.task_identity import TaskIdentity
 
+    from fednas_core.base.settings import read
     from fednas_core.cli.settings import flat
     from fednas_core.devices.budgets import Allowance, Budget
-    from fednas_core.protocol import TrainOrder
+    from fednas_core.exchange.orders import TrainOrder
+    from fednas_core.exchange.wire import Packet, pack_order
     from fednas_core.search.within import within
-    from fednas_core.settings import read
     from fednas_core.spaces.modules import initial_weights
     from fednas_core.subnets.packing import views
     from fednas_core.tasks.bench import space_of
-    from fednas_core.wire import Packet, pack_order
+    from fednas_core.training.settings import train_settings
     from server_app.records import Request, request
 
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
@@ -65,7 +66,7 @@ def messages(file: Path) -> int:
     tensors = views(initial_weights(space, 0), space.plan(arch))
     sent = [request(Request(Packet("{}", {}), config, 0), 1, "query.profile")]
     for task, returns in (("subnet", "weights"), ("install", "figures")):
-        order = TrainOrder("phone", 0, task, arch, tensors, config.train.settings(), 0, returns=returns, run="one")
+        order = TrainOrder("phone", 0, task, arch, tensors, train_settings(config.train), 0, returns=returns, run="one")
         sent.append(request(Request(pack_order(order, config.wire), config, 0), 1, "train"))
     file.write_bytes(pickle.dumps(sent))
     return space.cost(arch).macs

@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from common import CLIENTS, cohort, npz, options, read, show
 
-from fednas_core.config import RunConfig
-from fednas_core.local import LocalFleet
+from fednas_core.base.config import RunConfig
+from fednas_core.base.seeding import stream
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import run_round
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.protocol import TrainOrder
-from fednas_core.rounds import run_round
-from fednas_core.seeding import stream
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import extract
 from fednas_core.tasks.bench import space_of

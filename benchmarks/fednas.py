@@ -33,28 +33,30 @@ from typing import Any
 import torch
 from common import CIFAR10, collect, read, searched, standard_error, stored
 
-from fednas_core.config import RunConfig
-from fednas_core.local import LocalFleet
+from fednas_core.base.config import RunConfig
+from fednas_core.base.seeding import derive, stream
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import ClientInfo
+from fednas_core.engine.evaluation import Judge
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import rounds
+from fednas_core.engine.starts import trained
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup, annealed
-from fednas_core.protocol import ClientInfo, TrainOrder, TrainSettings
-from fednas_core.rounds import rounds
 from fednas_core.runs.folder import RunFolder, find, output_folder
 from fednas_core.search.dropping import alive_counts
 from fednas_core.search.ledger import Design, dynamic_rounds
 from fednas_core.search.netadapt import positions_of, proposals, step_size
-from fednas_core.seeding import derive, stream
-from fednas_core.selection import Judge
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.sorting import rank_filters
-from fednas_core.starts import trained
 from fednas_core.subnets.networks import network
 from fednas_core.subnets.packing import extract, nested, subnets_of, views
 from fednas_core.tasks.bench import Ground, client_images, preprocessing_of, space_of
 from fednas_core.tasks.images import epochs_of, prepared
 from fednas_core.training.evaluate import evaluate
 from fednas_core.training.loop import train
-from fednas_core.values import Arch
+from fednas_core.training.settings import TrainSettings, train_settings
 
 CLIENTS, TRAINERS, CANDIDATES, ITERATIONS, LEAST_ROUNDS, EVERY, FINISH = 30, 24, 12, 4, 2, 1, 60
 SPACE = Path(__file__).parent / "spaces" / "cnn12.toml"
@@ -157,7 +159,7 @@ def centralised(arm: str, seed: int, folder: str, partition: str, most: int, sta
         replace(side[0], x=torch.cat([p.x for p in side]), y=torch.cat([p.y for p in side])) for side in sides
     )
     ground = Ground(space, prepare, pooled, held, held, True)
-    full = config.train.settings()
+    full = train_settings(config.train)
     low = replace(full, lr=config.fednas.lr * full.lr, epochs=1)
 
     def tuned(

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from common import CIFAR10, collect, read, standard_error, stored
 
-from fednas_core.experiment import conduct
-from fednas_core.local import LocalFleet
-from fednas_core.report.tested import spread_of
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct
+from fednas_core.show.tested import spread_of
 
 METHODS = ("fedavg", "fedper")
 CLASSES = (2, 4, 10)

@@ -26,17 +26,17 @@ from typing import Any
 import torch
 from common import collect, read, standard_error, stored
 
-from fednas_core.config import RunConfig
-from fednas_core.local import LocalFleet
+from fednas_core.base.config import RunConfig
+from fednas_core.base.seeding import derive
+from fednas_core.base.values import Arch
+from fednas_core.engine.evaluation import Judge
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import rounds
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
-from fednas_core.rounds import rounds
-from fednas_core.seeding import derive
-from fednas_core.selection import Judge
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.bench import space_of
-from fednas_core.values import Arch
 
 Row = dict[str, Any]
 

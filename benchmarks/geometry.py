@@ -27,7 +27,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from fednas_core.protocol import TrainSettings
+from fednas_core.base.values import Arch, NormKind
 from fednas_core.spaces.layers import CHANNELS_PER_GROUP
 from fednas_core.spaces.modules import ParametricNorm, SqueezeExcitation, initial_weights
 from fednas_core.spaces.registry import load
@@ -38,7 +38,7 @@ from fednas_core.training.distil import Teacher, train_student
 from fednas_core.training.evaluate import evaluate
 from fednas_core.training.loop import train
 from fednas_core.training.sandwich import Sandwich
-from fednas_core.values import Arch, NormKind
+from fednas_core.training.settings import TrainSettings
 
 TUNABLES = "glibc.malloc.perturb=128:glibc.malloc.tcache_count=0"
 """Makes malloc fill what it hands out with the byte 0x7f, blocks of all sizes: 3.4·10³⁸ in float32 and in bf16."""

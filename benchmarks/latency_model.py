@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from common import options, show, space
 
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import Probe
 from fednas_core.devices.latency_model import LatencyModel
 from fednas_core.devices.probes import measure_probes
 from fednas_core.devices.profile import profile
-from fednas_core.protocol import Probe
 from fednas_core.spaces.resnet import ResNetSpace
-from fednas_core.values import Arch
 
 TRUTH_S = 12.0
 """Seconds for the networks of one turn: seven times each where they suffice."""

@@ -26,10 +26,11 @@ import tomli_w
 import torch
 from common import options, read, show
 
+from fednas_core.devices.info import ClientInfo
+from fednas_core.engine.rounds import run_round
+from fednas_core.exchange.orders import TrainOrder, TrainReport
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.protocol import ClientInfo, TrainOrder, TrainReport
-from fednas_core.rounds import run_round
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.registry import PRESETS
 from fednas_core.subnets.packing import extract

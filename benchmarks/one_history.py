@@ -33,15 +33,16 @@ import torch
 from common import read, stored
 from safetensors.torch import load_file, save_file
 
-from fednas_core import experiment, selection
-from fednas_core.errors import FednasError
-from fednas_core.experiment import conduct
+from fednas_core.base.errors import FednasError
+from fednas_core.base.settings import Scalar
+from fednas_core.engine import evaluation as selection
+from fednas_core.engine import run as experiment
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct
 from fednas_core.export.bundle import Exported, ExportInput
-from fednas_core.local import LocalFleet
 from fednas_core.methods.catalogue import METHODS
 from fednas_core.runs import clock
 from fednas_core.runs.folder import RunFolder
-from fednas_core.settings import Scalar
 from fednas_core.spaces.registry import load, names
 
 FILLS = (0, 128)

@@ -30,25 +30,25 @@ from common import CIFAR10, collect, deviation, read, stored
 from scipy.stats import kendalltau, spearmanr, ttest_1samp
 from torch import Tensor
 
-from fednas_core.config import RunConfig
+from fednas_core.base.config import RunConfig
+from fednas_core.base.seeding import derive, stream
+from fednas_core.base.values import Arch
 from fednas_core.data.sources import Images
-from fednas_core.local import LocalFleet
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import run_round
+from fednas_core.methods.method import Method
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.protocol import Method
-from fednas_core.rounds import run_round
 from fednas_core.search.evolution import Constraint, evolve
 from fednas_core.search.fitness import Fitness, Floats, Ints
 from fednas_core.search.fitness import evaluate as scores
 from fednas_core.search.path import PathRow, budgets, mac_matched, pareto_path, rows_of
-from fednas_core.seeding import derive, stream
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.networks import subnet
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of, validation_images
 from fednas_core.tasks.images import prepared
 from fednas_core.training.evaluate import evaluate
-from fednas_core.values import Arch
 
 ROWS = 12
 JUDGED = (2, 5, 8, 11)

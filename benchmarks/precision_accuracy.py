@@ -22,11 +22,11 @@ import torch
 from common import collect, deviation, npz, options, read, show, stored
 from scipy.stats import t as student
 
-from fednas_core.local import LocalFleet
+from fednas_core.base.seeding import derive
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import run_round
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.rounds import run_round
-from fednas_core.seeding import derive
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of

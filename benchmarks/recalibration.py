@@ -24,14 +24,15 @@ import torch
 from common import CIFAR10, collect, deviation, read, stored, three_sizes
 from torch import Tensor
 
-from fednas_core.calibration import recalibrated
-from fednas_core.config import RunConfig
-from fednas_core.crew import Crew
-from fednas_core.local import LocalFleet
+from fednas_core.base.config import RunConfig
+from fednas_core.base.seeding import derive
+from fednas_core.base.values import Arch
+from fednas_core.engine.calibration import recalibrated
+from fednas_core.engine.cohort import Crew
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import rounds
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.rounds import rounds
-from fednas_core.seeding import derive
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.moments import MEAN, VARIANCE, norms_of
@@ -39,7 +40,6 @@ from fednas_core.subnets.networks import calibrate, network, shapes_of, subnet
 from fednas_core.tasks.bench import client_images, dataset_of, preprocessing_of, space_of, validation_images
 from fednas_core.tasks.images import prepared
 from fednas_core.training.evaluate import evaluate
-from fednas_core.values import Arch
 
 Tensors = Mapping[str, Tensor]
 SIZES = ("smallest", "middle", "largest")

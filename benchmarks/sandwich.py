@@ -23,13 +23,13 @@ from torch import nn
 from torch.nn import functional
 
 from fednas_core.devices.profile import native_bf16
-from fednas_core.protocol import TrainSettings
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.registry import load
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.networks import subnet
 from fednas_core.training.loop import Batch, autocast, to_images
 from fednas_core.training.sandwich import Sandwich
+from fednas_core.training.settings import TrainSettings
 
 INNER = 2
 

@@ -28,9 +28,9 @@ from typing import Any
 
 from common import options, show
 
+from fednas_core.base.settings import flatten, read
 from fednas_core.cli.simulate import flwr_run, played_by
 from fednas_core.cli.superlink import descendants, end_tree, superlink
-from fednas_core.settings import flatten, read
 
 GREETING, HANDOVER, SEARCH, END = "run ", "handing each client", "searching:", "run folder:"
 FILES = ("devices.json", "events.jsonl", "result.json", "report.html")

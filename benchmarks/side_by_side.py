@@ -21,7 +21,7 @@ from common import options
 from one_history import digest
 from watched import Ended, arguments, live
 
-from fednas_core.config import COMPETING
+from fednas_core.base.config import COMPETING
 from fednas_core.methods.catalogue import METHODS
 from fednas_core.runs.folder import RunFolder
 

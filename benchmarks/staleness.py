@@ -22,14 +22,16 @@ from typing import Any
 import torch
 from common import options, read, show
 
-from fednas_core import asynchronous, rounds
-from fednas_core.config import RunConfig
-from fednas_core.local import LocalFleet
+from fednas_core.base.config import RunConfig
+from fednas_core.base.seeding import derive
+from fednas_core.base.values import ClientId
+from fednas_core.devices.info import ClientInfo
+from fednas_core.engine import asynchronous, rounds
+from fednas_core.engine.evaluation import Judge
+from fednas_core.engine.local import LocalFleet
+from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
-from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
-from fednas_core.seeding import derive
-from fednas_core.selection import Judge
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of

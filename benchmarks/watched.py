@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fednas_core.settings import idle, read
+from fednas_core.base.settings import idle, read
 
 SPACE = """
 stem = 8

@@ -15,18 +15,18 @@ from flwr.clientapp import ClientApp
 
 from client_app.records import Request, read_request, reply_content
 from client_app.settings import home_of, own_name, serves
-from fednas_core.config import RunConfig
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import DeadlineError, FednasError, RoomError, RunError
+from fednas_core.base.fingerprint import fingerprint
+from fednas_core.base.settings import read
 from fednas_core.data.sources import Facts
+from fednas_core.devices.info import Profile
 from fednas_core.devices.profile import profile, to_json
-from fednas_core.errors import DeadlineError, FednasError, RoomError, RunError
-from fednas_core.fingerprint import fingerprint
-from fednas_core.protocol import Profile
-from fednas_core.settings import read
+from fednas_core.exchange.wire import Packet, read_order
 from fednas_core.tasks.bench import client_names, device_of, examples_of, ground_of, held_of, labels_of, space_of
 from fednas_core.tasks.feedback import pack_answer
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import perform
-from fednas_core.wire import Packet, read_order
 
 Result = TypeVar("Result")
 

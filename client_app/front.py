@@ -13,8 +13,8 @@ from flwr.clientapp import ClientApp
 
 from client_app import apart
 from client_app.stay import ask
+from fednas_core.base.environment import prepare
 from fednas_core.devices.containers import available_cores
-from fednas_core.environment import prepare
 
 # Flower asks two CPUs for a simulated client unless told otherwise, and each of ours computes with one thread. This
 # module is imported before Ray starts: offering Ray two CPUs a core makes the plain `flwr run` use every core, and the

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from fednas_core.wire import Packet
+from fednas_core.exchange.wire import Packet
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fednas_core.errors import ConfigError
-from fednas_core.protocol import ClientId
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.values import ClientId
 from fednas_core.tasks.home import Home
 
 Scalar = str | int | float | bool

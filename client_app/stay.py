@@ -25,8 +25,8 @@ from flwr.app import Context, Message
 from flwr.supercore.task_identity import TaskIdentity
 
 from client_app.apart import answered, died, error, first_to_go
+from fednas_core.base.patience import Patience, cpu_seconds
 from fednas_core.devices.containers import out_of_memory_kills
-from fednas_core.patience import Patience, cpu_seconds
 
 START_S = 60.0
 """How long the process may get on with nothing before it has come up."""

@@ -8,11 +8,11 @@ import time
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fednas_core.errors import FednasError
-from fednas_core.experiment import conduct, settle
-from fednas_core.resuming import resumed
-from fednas_core.settings import flower_leaves, read, refuse_idle
-from fednas_core.terminal import lenient, say
+from fednas_core.base.errors import FednasError
+from fednas_core.base.settings import flower_leaves, read, refuse_idle
+from fednas_core.base.terminal import lenient, say
+from fednas_core.engine.resuming import resumed
+from fednas_core.engine.run import conduct, settle
 from server_app.folders import placed, project_folder
 from server_app.rounds import open_fleet
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fednas_core.errors import RunError
+from fednas_core.base.errors import RunError
 
 Key = TypeVar("Key")
 

@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
-from fednas_core.places import anchored
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.paths import anchored
 
 
 def placed(config: RunConfig) -> RunConfig:

@@ -9,12 +9,12 @@ from functools import lru_cache
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import ReplyError
-from fednas_core.fingerprint import fingerprint
-from fednas_core.settings import flatten
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ReplyError
+from fednas_core.base.fingerprint import fingerprint
+from fednas_core.base.settings import flatten
+from fednas_core.exchange.wire import Packet
 from fednas_core.tasks.bench import facts_of
-from fednas_core.wire import Packet
 
 REASON_LENGTH = 300
 RAISED = re.compile(r"^<class '(?:\w+\.)*(\w+)'>:<'")

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 from flwr.serverapp import Grid
 
-from fednas_core.config import RunConfig
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import FednasError, ReplyError, RunError
+from fednas_core.base.units import few
+from fednas_core.base.values import ClientId
 from fednas_core.devices.budgets import budget_of
+from fednas_core.devices.info import ClientInfo
 from fednas_core.devices.profile import from_json
-from fednas_core.errors import FednasError, ReplyError, RunError
-from fednas_core.export.units import few
-from fednas_core.protocol import ClientId, ClientInfo
+from fednas_core.exchange.wire import Packet
 from fednas_core.tasks.bench import client_names, examples_of, space_of
-from fednas_core.wire import Packet
 from server_app.exchange import exchange
 from server_app.records import Request, read_reply, reason, request
 

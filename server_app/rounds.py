@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import ReplyError
-from fednas_core.protocol import ClientId, ClientInfo, Failure, TrainOrder, TrainReport
-from fednas_core.wire import pack_order, read_report
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ReplyError
+from fednas_core.base.values import ClientId
+from fednas_core.devices.info import ClientInfo
+from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.exchange.wire import pack_order, read_report
 from server_app.exchange import exchange
 from server_app.records import Request, read_reply, request
 from server_app.roster import Member, Roster
@@ -23,7 +25,7 @@ LONGEST_TTL_S = 43_200.0
 
 
 class GridFleet:
-    """Clients reached through Flower, simulated or deployed (implements `fednas_core.protocol.Fleet`)."""
+    """Clients reached through Flower, simulated or deployed (implements `fednas_core.exchange.orders.Fleet`)."""
 
     def __init__(self, grid: Grid, config: RunConfig, roster: Roster, grace_s: float = GRACE_S) -> None:
         self._grid, self._roster = grid, roster

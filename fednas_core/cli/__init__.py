@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from fednas_core.base.terminal import lenient, silence
 from fednas_core.cli import catalogue, deploy, history, profiling, running, scoring, simulate
 from fednas_core.cli.show import REFUSED, note
-from fednas_core.terminal import lenient, silence
 
 app = typer.Typer(
     name="fednas",

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fednas_core.base.errors import ConfigError
 from fednas_core.cli.settings import deviations
 from fednas_core.cli.settings import presets as all_presets
 from fednas_core.cli.show import Json, guard, millions, print_json, print_table
-from fednas_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fednas_core.settings import Setting
+    from fednas_core.base.settings import Setting
 
 
 @guard
@@ -83,7 +83,7 @@ def settings(
     as_json: Json = False,
 ) -> None:
     """List the settings with their types or choices, defaults and meanings."""
-    from fednas_core.settings import describe
+    from fednas_core.base.settings import describe
 
     rows = describe()
     if text is not None:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fednas_core.base.errors import ConfigError, RunError
+from fednas_core.base.paths import expanded, real
 from fednas_core.cli.settings import Config, Pairs, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, note, print_json
 from fednas_core.cli.superlink import CONNECTION, end_tree, environment
 from fednas_core.devices.containers import available_cores
-from fednas_core.errors import ConfigError, RunError
-from fednas_core.places import expanded, real
 
 if TYPE_CHECKING:
     from fednas_core.cli.keys import Bundle
@@ -165,12 +165,12 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train on the devices that are there, show the rounds, and end with code 0 only if all went well."""
+    from fednas_core.base.paths import anchored
+    from fednas_core.base.settings import flatten, flower_leaves, read, refuse_idle, rounds_known
     from fednas_core.cli.keys import public_keys, server_folder
     from fednas_core.cli.operate import Watch, connect, say
     from fednas_core.cli.simulate import Stream, conclude, flwr_run, follow
-    from fednas_core.places import anchored
     from fednas_core.runs.folder import output_folder
-    from fednas_core.settings import flatten, flower_leaves, read, refuse_idle, rounds_known
 
     root = real(folder)
     if not insecure:

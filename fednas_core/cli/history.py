@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fednas_core.base.errors import ArchError, ConfigError, InfeasibleError, RunError
+from fednas_core.base.paths import real
 from fednas_core.cli.runs import Output, RunId, run_folder, runs_folder
 from fednas_core.cli.show import Json, guard, note, print_json, print_table
-from fednas_core.errors import ArchError, ConfigError, InfeasibleError, RunError
 from fednas_core.methods.catalogue import METHODS
-from fednas_core.places import real
 from fednas_core.runs.listing import run_folders
 
 if TYPE_CHECKING:
-    from fednas_core.config import RunConfig
+    from fednas_core.base.config import RunConfig
+    from fednas_core.base.values import Arch
     from fednas_core.devices.budgets import Allowance
-    from fednas_core.selection import Judge, Judged
-    from fednas_core.values import Arch
+    from fednas_core.engine.evaluation import Judge, Judged
 
 
 SHOWN = ("start", "training")
@@ -100,9 +100,9 @@ def _summary(path: Path) -> dict[str, Any]:
     `worst_decile` is the highest accuracy over a worst tenth of the clients, None if they tested nothing. `seconds` are
     all of the run's, `phases` where they went.
     """
-    from fednas_core.config import COMPETING
-    from fednas_core.report.read import read_run
-    from fednas_core.report.tested import TRAINED_ON, by_clients
+    from fednas_core.base.config import COMPETING
+    from fednas_core.show.read import read_run
+    from fednas_core.show.tested import TRAINED_ON, by_clients
 
     try:
         data = read_run(path)
@@ -141,7 +141,7 @@ def report(
 ) -> None:
     """Write a run's report anew: report.html and report.md in its folder."""
     folder = run_folder(output, run_id)
-    from fednas_core.report.write import write
+    from fednas_core.show.write import write
 
     page = write(folder)
     if as_json:
@@ -179,9 +179,9 @@ def export(
     run = RunFolder(run_folder(output, run_id))
     config = run.config()
     from fednas_core.devices.budgets import Budget
-    from fednas_core.report.ending import kept, table
-    from fednas_core.selection import Judge, deliver
-    from fednas_core.starts import trained
+    from fednas_core.engine.evaluation import Judge, deliver
+    from fednas_core.engine.starts import trained
+    from fednas_core.show.ending import kept, table
     from fednas_core.tasks.bench import space_of
 
     if parts := space_of(config).personal:
@@ -221,7 +221,7 @@ def _judged(config: RunConfig, judge: Judge, text: str, networks: Sequence[Arch]
 
     `networks` are those that the run has, None if it trained a supernet.
     """
-    from fednas_core.selection import judge_all, trained_archs
+    from fednas_core.engine.evaluation import judge_all, trained_archs
     from fednas_core.tasks.bench import space_of
 
     space = space_of(config)
@@ -238,8 +238,8 @@ def _judged(config: RunConfig, judge: Judge, text: str, networks: Sequence[Arch]
 
 def _best(config: RunConfig, judge: Judge, allowance: Allowance, networks: Sequence[Arch] | None) -> Judged:
     """Judge what fits the budget and return the most accurate; raise `InfeasibleError` if nothing does."""
+    from fednas_core.engine.evaluation import best_within, candidates, judge_all, measured, trained_archs
     from fednas_core.methods.registry import path_of, searched_by
-    from fednas_core.selection import best_within, candidates, judge_all, measured, trained_archs
     from fednas_core.tasks.bench import space_of
 
     space = space_of(config)

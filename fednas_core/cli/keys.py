@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fednas_core.errors import ConfigError, RunError
+from fednas_core.base.errors import ConfigError, RunError
 
 DAYS = 3650
 """Validity of certificates: devices in the field outlive short ones."""

@@ -11,11 +11,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from fednas_core.base.errors import RunError
 from fednas_core.cli.programs import address
 from fednas_core.cli.show import note
 from fednas_core.cli.simulate import Stream
 from fednas_core.cli.superlink import CONNECTION, Connection, connection, environment
-from fednas_core.errors import RunError
 
 STATUS_S, PATIENCE_S = 2.0, 120.0
 """Pause between two questions after a run whose log broke off, and for how long nobody may answer them."""

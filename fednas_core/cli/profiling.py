@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fednas_core.base.errors import ConfigError, InfeasibleError
 from fednas_core.cli.scoring import Space
 from fednas_core.cli.show import Json, guard, millions, print_json, print_table
 from fednas_core.devices.containers import available_cores
-from fednas_core.errors import ConfigError, InfeasibleError
 
 if TYPE_CHECKING:
     import torch
 
+    from fednas_core.devices.info import Profile
     from fednas_core.devices.latency_model import LatencyModel
-    from fednas_core.protocol import Profile
     from fednas_core.spaces.space import SearchSpace
 
 PATH_BUDGETS = 120
@@ -37,8 +37,8 @@ def profile(
     """Measure this device: cores, memory, throughput, and the latency of a space's networks, which a model predicts."""
     if threads > available_cores():
         raise ConfigError(f"--threads {threads}: allowed are 1 to {available_cores()}, the cores there are")
+    from fednas_core.base.settings import read
     from fednas_core.devices.budgets import parse_budget
-    from fednas_core.settings import read
     from fednas_core.spaces.registry import load
 
     chosen = load(space)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from cryptography import x509
 
+from fednas_core.base.errors import ConfigError, RunError
 from fednas_core.cli.keys import Bundle, join, names_of
 from fednas_core.cli.superlink import free_port, script
-from fednas_core.errors import ConfigError, RunError
 
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """Addresses that mean every interface, and how the same machine is reached then."""

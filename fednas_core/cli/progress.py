@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fednas_core.export.units import cross_entropy, share
-from fednas_core.progress import LEFT, SAID
-from fednas_core.report.search import going_on
-from fednas_core.report.tested import brief
-from fednas_core.terminal import say
+from fednas_core.base.progress import LEFT, SAID
+from fednas_core.base.terminal import say
+from fednas_core.base.units import cross_entropy, share
+from fednas_core.show.search import going_on
+from fednas_core.show.tested import brief
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fednas_core.base.errors import ConfigError, FednasError
+from fednas_core.base.terminal import say
 from fednas_core.cli.runs import Output, runs_folder
 from fednas_core.cli.settings import Config, Pairs, check_space, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, leave_if_lacking, note, print_json
-from fednas_core.errors import ConfigError, FednasError
-from fednas_core.terminal import say
 
 if TYPE_CHECKING:
-    from fednas_core.config import RunConfig
+    from fednas_core.base.config import RunConfig
 
 
 @guard
 def run(config: Config = None, pairs: Pairs = None, as_json: Json = False) -> None:
     """Train, search and export in this process: the same run as `flwr run`, without Flower."""
-    from fednas_core.settings import read
+    from fednas_core.base.settings import read
 
     given = gather(config, pairs)
     conduct_here(read(given), given, as_json)
@@ -41,7 +41,7 @@ def resume(
     Settings that leave the rounds done as they are may change: --set rounds=60 adds some, also to a finished run;
     with --set output=FOLDER the run moves there from --output.
     """
-    from fednas_core.settings import read
+    from fednas_core.base.settings import read
 
     given = gather(None, pairs)
     if "resume" in given:
@@ -53,20 +53,20 @@ def resume(
 def conduct_here(config: RunConfig, given: Collection[str], as_json: bool, usual: Path = Path("runs")) -> None:
     """Conduct a run with the in-process backend; on Ctrl-C say how to resume and leave with code 130.
 
-    `given` are the settings that were given, defaults too; for them and `usual` see `fednas_core.resuming.resumed`.
+    `given` are the settings that were given, defaults too; for them and `usual` see `engine.resuming.resumed`.
     """
     began = time.monotonic()  # importing torch is part of the start
-    from fednas_core.places import anchored
-    from fednas_core.resuming import resumed
+    from fednas_core.base.paths import anchored
+    from fednas_core.base.settings import refuse_idle
+    from fednas_core.engine.resuming import resumed
     from fednas_core.runs.folder import RunFolder, output_folder
-    from fednas_core.settings import refuse_idle
 
     # before torch is imported: what cannot run is refused at once
     config = resumed(anchored(config, Path.cwd()), given, usual)
     refuse_idle(config, given)
     check_space(config)
-    from fednas_core.experiment import conduct, settle
-    from fednas_core.local import LocalFleet
+    from fednas_core.engine.local import LocalFleet
+    from fednas_core.engine.run import conduct, settle
 
     announce = note if as_json else say
     config = settle(config, given, announce)

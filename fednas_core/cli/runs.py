@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fednas_core.errors import RunError
-from fednas_core.places import real
+from fednas_core.base.errors import RunError
+from fednas_core.base.paths import real
 from fednas_core.runs.listing import run_folders
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The folder that holds the runs.")]

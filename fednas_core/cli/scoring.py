@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fednas_core.base.errors import ArchError, ConfigError, InfeasibleError
+from fednas_core.base.paths import expanded
 from fednas_core.cli.show import Json, guard, millions, note, print_json, print_table, refuse
-from fednas_core.errors import ArchError, ConfigError, InfeasibleError
-from fednas_core.places import expanded
 
 if TYPE_CHECKING:
+    from fednas_core.base.values import Arch, NormKind
     from fednas_core.search.evolution import Measure
     from fednas_core.search.fitness import Floats, Ints
     from fednas_core.spaces.resnet import ResNetSpace
-    from fednas_core.values import Arch, NormKind
 
 Space = Annotated[str, typer.Option("--space", help="A space's name (see `fednas spaces`) or a TOML file.")]
 Lambda = Annotated[float, typer.Option("--lambda", help="λ of the fitness: weight of effectiveness.")]

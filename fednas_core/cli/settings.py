@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fednas_core.errors import ConfigError
-from fednas_core.places import expanded
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.paths import expanded
 
 if TYPE_CHECKING:
-    from fednas_core.config import RunConfig
+    from fednas_core.base.config import RunConfig
 
 PRESETS = Path(__file__).parents[1] / "methods" / "presets"
 
@@ -111,7 +111,7 @@ def _from_file(config: str) -> dict[str, Any]:
 
 
 def _pair(text: str) -> tuple[str, Any]:
-    from fednas_core.settings import describe
+    from fednas_core.base.settings import describe
 
     key, equals, value = text.partition("=")
     key, value = key.strip(), value.strip()

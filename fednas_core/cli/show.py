@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from fednas_core.errors import FednasError
-from fednas_core.terminal import say
+from fednas_core.base.errors import FednasError
+from fednas_core.base.terminal import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,7 +53,7 @@ def refuse(message: str, as_json: bool, **more: Any) -> None:
 
 def leave_if_lacking(result: Mapping[str, Any]) -> None:
     """Leave with exit code 1 if a client of a finished run has no model that it should have, and say so."""
-    from fednas_core.report.ending import lacking
+    from fednas_core.show.ending import lacking
 
     if told := lacking(result):
         typer.secho(f"error: {told}; resume the run to hand models out again", fg=typer.colors.RED, err=True)

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fednas_core.base.errors import RunError
 from fednas_core.cli.progress import display, going_by
 from fednas_core.cli.running import stopped
 from fednas_core.cli.settings import Config, Pairs, check_space, gather
 from fednas_core.cli.show import INTERRUPTED, Json, guard, leave_if_lacking, note, print_json, refuse
 from fednas_core.cli.superlink import CONNECTION, Connection, app_folder, end_tree, superlink
 from fednas_core.devices.containers import available_cores
-from fednas_core.errors import RunError
 
 if TYPE_CHECKING:
-    from fednas_core.config import RunConfig
+    from fednas_core.base.config import RunConfig
 
 POLL_S = 0.2
 LAST_LINES = 25
@@ -45,10 +45,10 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Train through Flower's simulation, as `flwr run` does, on a SuperLink of its own."""
-    from fednas_core.places import anchored
-    from fednas_core.resuming import resumed
+    from fednas_core.base.paths import anchored
+    from fednas_core.base.settings import flatten, flower_leaves, read, refuse_idle, rounds_known
+    from fednas_core.engine.resuming import resumed
     from fednas_core.runs.folder import output_folder
-    from fednas_core.settings import flatten, flower_leaves, read, refuse_idle, rounds_known
 
     began = time.monotonic()
     given = gather(config, pairs) | ({"data.clients": clients} if clients else {})
@@ -87,7 +87,7 @@ def looked_at(config: RunConfig) -> RunConfig:
 
 
 def _settled(config: RunConfig) -> RunConfig:
-    from fednas_core.experiment import settle
+    from fednas_core.engine.run import settle
 
     return settle(config)
 
@@ -97,8 +97,8 @@ def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool, w
 
     Of the command's `wall_s` seconds, those outside the run are Flower's own: its processes start and end.
     """
-    from fednas_core.export.units import duration
-    from fednas_core.report.ending import ending
+    from fednas_core.base.units import duration
+    from fednas_core.show.ending import ending
 
     status, details = told
     if status != "finished:completed" or stream.run_name is None:

@@ -25,10 +25,10 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
-from fednas_core.environment import ENVIRONMENT
-from fednas_core.errors import RunError
-from fednas_core.fingerprint import PACKAGES, SOURCES, package_folder
-from fednas_core.patience import Patience, cpu_seconds
+from fednas_core.base.environment import ENVIRONMENT
+from fednas_core.base.errors import RunError
+from fednas_core.base.fingerprint import PACKAGES, SOURCES, package_folder
+from fednas_core.base.patience import Patience, cpu_seconds
 
 STARTUP_S, ENDING_S = 60.0, 10.0
 """How long the SuperLink may get on with nothing before it has come up, and its processes may take to end."""
@@ -199,8 +199,8 @@ def app_folder(link: Connection) -> Path:
     """
     import tomli_w
 
-    from fednas_core.config import RunConfig
-    from fednas_core.settings import flatten
+    from fednas_core.base.config import RunConfig
+    from fednas_core.base.settings import flatten
 
     folder = link.home / "app"
     shutil.rmtree(folder, ignore_errors=True)

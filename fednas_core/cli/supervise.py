@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fednas_core.base.errors import RunError
 from fednas_core.cli.show import note
 from fednas_core.cli.superlink import end_tree
-from fednas_core.errors import RunError
 
 POLL_S = 0.2
 PAUSE_S = 5.0

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fednas_core.errors import ConfigError, DataError
+from fednas_core.base.errors import ConfigError, DataError
 
 RECIPES = ("none", "crop", "crop-flip", "crop-flip-cutout")
 """Names of the augmentation recipes, each doing more than the one before."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fednas_core.errors import DataError
+from fednas_core.base.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fednas_core.base.errors import DataError
+from fednas_core.base.paths import expanded
 from fednas_core.data.files import (
     image_files,
     labelled,
@@ -19,8 +21,6 @@ from fednas_core.data.files import (
     split_folders,
 )
 from fednas_core.data.sources import Facts, Images, as_images
-from fednas_core.errors import DataError
-from fednas_core.places import expanded
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fednas_core.config import DataConfig
+from fednas_core.base.config import DataConfig
+from fednas_core.base.errors import DataError
+from fednas_core.base.seeding import derive, stream
 from fednas_core.data.sources import Dataset, Origin, draw
-from fednas_core.errors import DataError
-from fednas_core.seeding import derive, stream
 
 Indices = NDArray[np.int64]
 _HANDFUL = 10

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fednas_core.config import DataConfig
+from fednas_core.base.config import DataConfig
+from fednas_core.base.errors import DataError
+from fednas_core.base.paths import expanded
+from fednas_core.base.seeding import stream
 from fednas_core.data import files
 from fednas_core.data.files import Arrays, read_folder, read_npz, shown
-from fednas_core.errors import DataError
-from fednas_core.places import expanded
-from fednas_core.seeding import stream
 
 CACHE = "~/.cache/fednas"
 """Where data sets of torchvision are kept unless `DataConfig.path` says otherwise."""

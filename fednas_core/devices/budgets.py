@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.values import Arch, Cost
 from fednas_core.devices.footprint import Room
-from fednas_core.errors import ConfigError
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch, Cost
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _MACS = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG%]?)")
@@ -63,7 +63,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """A budget on one device (implements `fednas_core.protocol.Limit`).
+    """A budget on one device (implements `fednas_core.exchange.orders.Limit`).
 
     `predict_ms` is the latency to count on there, on the safe side: `LatencyModel.upper_ms` of that device; `room` its
     memory, where that cannot hold every network of the space. Raises

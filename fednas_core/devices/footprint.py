@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fednas_core.base.values import Arch
 from fednas_core.spaces.layers import Conv, Depthwise
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch
 
 VALUE_BYTES = 4
 """Of a float32: what bf16 saves is not counted on."""

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from fednas_core.errors import ConfigError
-from fednas_core.protocol import Probe
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import Probe
 from fednas_core.spaces.layers import Conv, Depthwise, SqueezeExcite
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch
 
 Feature = tuple[str, int]
 """What is counted, and the size of the feature maps where it is (0: anywhere)."""

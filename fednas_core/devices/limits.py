@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.values import ClientId
 from fednas_core.devices.budgets import ALLOWED, Allowance, parse_budget
 from fednas_core.devices.footprint import Room
+from fednas_core.devices.info import ClientInfo, Limit, Probe
 from fednas_core.devices.latency_model import LatencyModel
-from fednas_core.errors import ConfigError
-from fednas_core.protocol import ClientId, ClientInfo, Limit, Probe
 from fednas_core.spaces.space import SearchSpace
 
 _NUMBER = re.compile(r"-([0-9]{1,9})$")

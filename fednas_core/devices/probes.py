@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from fednas_core.base.seeding import stream
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import Probe
 from fednas_core.devices.latency import passes, percentiles
-from fednas_core.protocol import Probe
-from fednas_core.seeding import stream
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.packing import shapes, unpack
-from fednas_core.values import Arch
 
 COUNT = 24
 TURNS, LEAST_TURNS = 7, 3

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from fednas_core.base.errors import ArchError
+from fednas_core.base.values import Arch
 from fednas_core.devices.containers import available_cores, granted_memory
+from fednas_core.devices.info import Probe, Profile
 from fednas_core.devices.latency import device_name, synchronize
 from fednas_core.devices.probes import blank, measure_probes
-from fednas_core.errors import ArchError
-from fednas_core.protocol import Probe, Profile
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch
 
 BATCH = 16
 PROBES_LIMIT = 200

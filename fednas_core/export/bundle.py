@@ -22,13 +22,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fednas_core.base.errors import ArchError, ConfigError, ExportError
+from fednas_core.base.values import Arch
 from fednas_core.devices.latency import Latency
-from fednas_core.errors import ArchError, ConfigError, ExportError
 from fednas_core.export.card import card
 from fednas_core.export.graph import INPUT, OUTPUT, Normalised, require, run_onnx, write_onnx
 from fednas_core.spaces.registry import from_table
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch
 
 FORMAT = 1
 """Version of arch.json: raised when an older reader could no longer understand it."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fednas_core.export.units import MISSING, count, macs, milliseconds, percent, size
+from fednas_core.base.units import MISSING, count, macs, milliseconds, percent, size
 
 
 def card(meta: Mapping[str, Any], sizes: Mapping[str, int]) -> str:

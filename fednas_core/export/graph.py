@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fednas_core.errors import ExportError, MissingExtraError
+from fednas_core.base.errors import ExportError, MissingExtraError
 
 OPSET = 18
 """ONNX operator set of exported graphs: read by onnxruntime 1.14 (2023) and later."""

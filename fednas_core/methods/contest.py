@@ -19,28 +19,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fednas_core.aggregation.weightings import ByExamples
-from fednas_core.errors import ArchError, RunError
+from fednas_core.base.errors import ArchError, RunError
+from fednas_core.base.seeding import derive
+from fednas_core.base.values import Arch, ClientId, Plan, State
+from fednas_core.devices.info import ClientInfo, Limit
+from fednas_core.exchange.orders import Errand, TrainOrder, TrainReport
 from fednas_core.methods.fedavg import Assignment, row_of, summary_of
 from fednas_core.methods.host import HOST, STAGES, START, Entrant, Host, Rules, packed, unpacked
+from fednas_core.methods.method import RoundSummary
 from fednas_core.methods.sides import Sides, able
-from fednas_core.protocol import (
-    ClientId,
-    ClientInfo,
-    Errand,
-    Limit,
-    RoundSummary,
-    State,
-    TrainOrder,
-    TrainReport,
-    TrainSettings,
-)
 from fednas_core.search.dropping import Standing, keep
 from fednas_core.search.groups import groups
-from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.merge import Merging
-from fednas_core.values import Arch, Plan
+from fednas_core.subnets.weightings import ByExamples
+from fednas_core.training.settings import TrainSettings
 
 
 class Contest:

@@ -15,21 +15,22 @@ from typing import Any
 
 import torch
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.seeding import derive, stream
+from fednas_core.base.values import Arch, State
+from fednas_core.devices.info import Limit
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.host import Entrant, Rules
 from fednas_core.methods.setup import Setup, annealed, merging, resource_of, scheduled
-from fednas_core.protocol import Limit, State, TrainSettings
 from fednas_core.search.dropping import Standing
 from fednas_core.search.netadapt import Resource
 from fednas_core.search.policy import Mask, Policy, Reinforce, sample
 from fednas_core.search.rewards import INFEASIBLE, Thresholds, ddc_reward, n2n_reward
-from fednas_core.seeding import derive, stream
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import extract
-from fednas_core.values import Arch
+from fednas_core.training.settings import TrainSettings, train_settings
 
 ITERATIONS, STUDENTS = 25, 4
 
@@ -64,7 +65,7 @@ def _settings(config: RunConfig) -> Any:
     start = scheduled(config)
 
     def settings(stage: str, index: int, of: int) -> TrainSettings:
-        return start(index) if stage == "start" else annealed(config.train.settings(), index, of)
+        return start(index) if stage == "start" else annealed(train_settings(config.train), index, of)
 
     return settings
 

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fednas_core.config import SampleConfig
+from fednas_core.base.config import SampleConfig
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import Limit
 from fednas_core.methods.superfednas import Draw, TrackingSandwich
-from fednas_core.protocol import Limit
 from fednas_core.search.path import PathRow, mac_matched, range_matched
 from fednas_core.search.within import within
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch
 
 MATCH_TOLERANCE = 0.05
 """Relative distance in MACs within which a random architecture counts as matched."""

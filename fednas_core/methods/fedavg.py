@@ -14,25 +14,19 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from fednas_core.aggregation.weightings import Weighting
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError, RunError
-from fednas_core.protocol import (
-    ClientId,
-    ClientInfo,
-    Errand,
-    RoundSummary,
-    State,
-    TrainOrder,
-    TrainReport,
-    TrainSettings,
-)
-from fednas_core.seeding import derive
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError, RunError
+from fednas_core.base.seeding import derive
+from fednas_core.base.values import Arch, ClientId, State
+from fednas_core.devices.info import ClientInfo
+from fednas_core.exchange.orders import Errand, TrainOrder, TrainReport
+from fednas_core.methods.method import RoundSummary
 from fednas_core.spaces.sorting import sort_channels
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.merge import Merge, Merging
 from fednas_core.subnets.packing import views
-from fednas_core.values import Arch
+from fednas_core.subnets.weightings import Weighting
+from fednas_core.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,20 +14,21 @@ from typing import Any
 
 from torch import Tensor
 
-from fednas_core.config import RunConfig
+from fednas_core.base.config import RunConfig
+from fednas_core.base.seeding import stream
+from fednas_core.base.values import Arch, State
+from fednas_core.devices.info import Limit
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.host import Entrant, Rules
 from fednas_core.methods.setup import Setup, annealed, merging, resource_of, scheduled
-from fednas_core.protocol import Limit, State, TrainSettings
 from fednas_core.search.dropping import Standing
 from fednas_core.search.ledger import dynamic_rounds
 from fednas_core.search.mnas import children, score
 from fednas_core.search.netadapt import Resource, positions_of, proposals, step_size
-from fednas_core.seeding import stream
 from fednas_core.spaces.sorting import rank_filters
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.packing import extract, nested
-from fednas_core.values import Arch
+from fednas_core.training.settings import TrainSettings, train_settings
 
 ITERATIONS = 12
 LEAST_STEP = 1e-4
@@ -72,8 +73,8 @@ def _settings(config: RunConfig) -> Any:
         if stage == "start":
             return start(index)
         if stage == "finish":
-            return annealed(config.train.settings(), index, of)
-        return replace(config.train.settings(), lr=config.fednas.lr * config.train.lr)
+            return annealed(train_settings(config.train), index, of)
+        return replace(train_settings(config.train), lr=config.fednas.lr * config.train.lr)
 
     return settings
 

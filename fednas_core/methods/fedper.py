@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fednas_core.aggregation.weightings import Weighting
-from fednas_core.config import RunConfig
+from fednas_core.base.config import RunConfig
 from fednas_core.methods.fedavg import Everyone, fixed_arch
 from fednas_core.methods.setup import averaging
 from fednas_core.search.path import PathRow
 from fednas_core.spaces.space import SearchSpace
+from fednas_core.subnets.weightings import Weighting
 
 
 def fedper(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Everyone, Weighting]:

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fednas_core.aggregation.weightings import Weighting
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.values import Arch, ClientId
+from fednas_core.devices.info import ClientInfo
 from fednas_core.methods.fedavg import Assignment, Forgetful
 from fednas_core.methods.setup import averaging
-from fednas_core.protocol import ClientId, ClientInfo
 from fednas_core.search.path import PathRow
 from fednas_core.search.within import within
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch
+from fednas_core.subnets.weightings import Weighting
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fednas_core.protocol import ClientId, Limit, State, TrainSettings
+from fednas_core.base.values import Arch, ClientId, State
+from fednas_core.devices.info import Limit
 from fednas_core.search.dropping import Standing
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.packing import shapes
-from fednas_core.values import Arch
+from fednas_core.training.settings import TrainSettings
 
 START = "start"
 """The label of the network that all others are made from."""

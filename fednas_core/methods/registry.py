@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pkgutil import resolve_name
 
-from fednas_core.aggregation.weightings import MaxNet, Weighting
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.seeding import derive
+from fednas_core.devices.info import ClientInfo
 from fednas_core.methods.catalogue import METHODS, Search
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.deepfednas import curriculum
@@ -16,12 +17,11 @@ from fednas_core.methods.fedavg import ArchSampler, Everyone, Schedule, Supernet
 from fednas_core.methods.setup import Setup, averaging, growing, merging, scheduled
 from fednas_core.methods.shrinking import Shrinking
 from fednas_core.methods.superfednas import TrackingSandwich
-from fednas_core.protocol import ClientInfo
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.path import PathRow, budgets, pareto_path
 from fednas_core.search.within import within
-from fednas_core.seeding import derive
 from fednas_core.spaces.space import SearchSpace
+from fednas_core.subnets.weightings import MaxNet, Weighting
 
 Parts = tuple[ArchSampler, Weighting]
 

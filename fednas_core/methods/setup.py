@@ -11,17 +11,18 @@ from itertools import count
 import numpy as np
 from torch import Tensor
 
-from fednas_core.aggregation.trimmed import TrimmedMerge
-from fednas_core.aggregation.weightings import ByExamples, Uniform
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError, RunError
-from fednas_core.protocol import ClientId, Limit, State, TrainSettings
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError, RunError
+from fednas_core.base.values import Arch, ClientId, State
+from fednas_core.devices.info import Limit
 from fednas_core.search.netadapt import Resource
 from fednas_core.search.path import PathRow
 from fednas_core.search.shrinking import Curriculum, parse_order
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.merge import DampedMerge, Merge, Merging
-from fednas_core.values import Arch
+from fednas_core.subnets.trimmed import TrimmedMerge
+from fednas_core.subnets.weightings import ByExamples, Uniform
+from fednas_core.training.settings import TrainSettings, train_settings
 
 
 def _nobody(arch: Arch) -> float:
@@ -69,7 +70,7 @@ def merging(config: RunConfig, supernet: dict[str, Tensor]) -> Merging:
 
 def scheduled(config: RunConfig) -> Callable[[int], TrainSettings]:
     """Return how clients train in each round (from 0): the rate may rise at first, then fall along half a cosine."""
-    settings, warmup = config.train.settings(), config.train.warmup
+    settings, warmup = train_settings(config.train), config.train.warmup
 
     def settled(round: int) -> TrainSettings:
         if round < warmup:

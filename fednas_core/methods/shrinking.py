@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fednas_core.base.values import ClientId
+from fednas_core.devices.info import ClientInfo
 from fednas_core.methods.fedavg import ArchSampler, Assignment
-from fednas_core.protocol import ClientId, ClientInfo
 from fednas_core.search.shrinking import Curriculum
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fednas_core.aggregation.weightings import credible
+from fednas_core.base.values import Arch, ClientId
+from fednas_core.devices.info import ClientInfo
 from fednas_core.devices.limits import number_of
-from fednas_core.protocol import ClientId, ClientInfo, TrainReport
-from fednas_core.values import Arch
+from fednas_core.exchange.orders import TrainReport
+from fednas_core.subnets.weightings import credible
 
 
 class Sides:

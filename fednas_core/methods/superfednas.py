@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from fednas_core.base.values import Arch, ClientId
+from fednas_core.devices.info import ClientInfo, Limit
 from fednas_core.methods.fedavg import Assignment
-from fednas_core.protocol import ClientId, ClientInfo, Limit
-from fednas_core.values import Arch
 
 Draw = Callable[[np.random.Generator], Arch]
 """A way to draw an architecture from a generator."""

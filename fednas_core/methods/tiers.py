@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fednas_core.errors import ConfigError
-from fednas_core.values import Arch
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.values import Arch
 
 if TYPE_CHECKING:
     from fednas_core.spaces.space import SearchSpace

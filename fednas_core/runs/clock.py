@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from fednas_core.errors import RunError
+from fednas_core.base.errors import RunError
 from fednas_core.runs.folder import RunFolder
 
 FILE = "seconds.json"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fednas_core.errors import RunError
-from fednas_core.files import append, cut
+from fednas_core.base.errors import RunError
+from fednas_core.base.files import append, cut
 
 FILE = "events.jsonl"
 LOST = "events.lost.jsonl"

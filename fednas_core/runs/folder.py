@@ -25,15 +25,15 @@ from typing import Any
 import tomli_w
 from safetensors import SafetensorError
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import RunError
-from fednas_core.files import PART, sync, write
-from fednas_core.places import real
-from fednas_core.protocol import State
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import RunError
+from fednas_core.base.files import PART, sync, write
+from fednas_core.base.paths import real
+from fednas_core.base.settings import Scalar, flatten, read
+from fednas_core.base.values import State
 from fednas_core.runs import events, owner
 from fednas_core.runs.events import Events, Mark
 from fednas_core.runs.listing import run_folders
-from fednas_core.settings import Scalar, flatten, read
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 IMAGES = "images.json"

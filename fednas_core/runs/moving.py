@@ -7,8 +7,8 @@ import errno
 import shutil
 from pathlib import Path
 
-from fednas_core.errors import RunError
-from fednas_core.files import PART, sync
+from fednas_core.base.errors import RunError
+from fednas_core.base.files import PART, sync
 from fednas_core.runs.folder import RunFolder, all_runs, point_latest
 from fednas_core.runs.owner import owned
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from fednas_core.errors import RunError
-from fednas_core.files import naming
+from fednas_core.base.errors import RunError
+from fednas_core.base.files import naming
 
 FILE = "owner.lock"
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fednas_core.errors import MissingExtraError
+from fednas_core.base.errors import MissingExtraError
 from fednas_core.runs.folder import RunFolder
 
 SCALARS = {

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fednas_core.aggregation.weightings import credible
-from fednas_core.protocol import ClientId
+from fednas_core.base.values import ClientId
+from fednas_core.subnets.weightings import credible
 
 UNTESTED = "no client trained and tested it"
 """Why nothing is known of a candidate."""

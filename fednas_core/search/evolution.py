@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fednas_core.errors import ConfigError, InfeasibleError, MissingExtraError
+from fednas_core.base.errors import ConfigError, InfeasibleError, MissingExtraError
+from fednas_core.base.values import Arch
 from fednas_core.search.fitness import Floats, Ints
-from fednas_core.values import Arch
 
 Measure = Callable[[Ints], Any]
 """A function of a population, shape (n, genes), to one number per row, shape (n,)."""

@@ -22,12 +22,12 @@ from typing import Literal
 
 import numpy as np
 
-from fednas_core.errors import ArchError, ConfigError, InfeasibleError
+from fednas_core.base.errors import ArchError, ConfigError, InfeasibleError
+from fednas_core.base.values import Arch
 from fednas_core.search.bounds import Bounds, Chords, Problem
 from fednas_core.search.fitness import MACS, PARAMS, PUBLISHED, Fitness, Floats, Ints, evaluate, tables
 from fednas_core.search.fronts import TIE, Aim, sweep
 from fednas_core.spaces.resnet import ResNetSpace
-from fednas_core.values import Arch
 
 Resource = Literal["macs", "params"]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fednas_core.errors import ArchError, ConfigError
+from fednas_core.base.errors import ArchError, ConfigError
 from fednas_core.spaces.layers import VECTORS
 from fednas_core.spaces.resnet import ResNetSpace
 

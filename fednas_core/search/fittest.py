@@ -12,18 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fednas_core.errors import InfeasibleError
+from fednas_core.base.errors import InfeasibleError
+from fednas_core.base.values import Arch
 from fednas_core.search.exact import exact_search
 from fednas_core.search.fitness import PUBLISHED, Fitness, Ints, evaluate
 from fednas_core.search.within import within
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch
 
 
 @dataclass(frozen=True, slots=True)
 class MacLimit:
-    """At most so many MACs (implements `fednas_core.protocol.Limit`)."""
+    """At most so many MACs (implements `fednas_core.exchange.orders.Limit`)."""
 
     space: SearchSpace
     macs: int

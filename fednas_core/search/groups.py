@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fednas_core.aggregation.weightings import credible
-from fednas_core.protocol import ClientId
+from fednas_core.base.values import ClientId
 from fednas_core.spaces.space import Ints
+from fednas_core.subnets.weightings import credible
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 

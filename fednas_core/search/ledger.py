@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from fednas_core.base.values import TRAINING_FACTOR
 from fednas_core.search.dropping import alive_counts
-from fednas_core.values import TRAINING_FACTOR
 
 
 def dynamic_rounds(low: int, high: int, iterations: int) -> tuple[int, ...]:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from fednas_core.protocol import Limit
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import Limit
 from fednas_core.search.within import within
 from fednas_core.spaces.space import Ints, SearchSpace
-from fednas_core.values import Arch
 
 PARENTS = 0.25
 MUTANTS = 0.2

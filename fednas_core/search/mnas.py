@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fednas_core.base.values import Arch
 from fednas_core.search.evolution import TOURNAMENT
 from fednas_core.search.within import within
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch
 
 ATTEMPTS = 32
 """Attempts for each child that is wanted: a space may hold no more that are new and fit."""

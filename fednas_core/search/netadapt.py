@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from fednas_core.base.values import Arch
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.space import Ints, SearchSpace
-from fednas_core.values import Arch
 
 Resource = Callable[[Arch], float]
 """What an architecture takes, in whatever unit; at least zero."""

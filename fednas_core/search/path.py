@@ -15,15 +15,15 @@ from typing import Literal
 
 import numpy as np
 
-from fednas_core.errors import ArchError, ConfigError, InfeasibleError
+from fednas_core.base.errors import ArchError, ConfigError, InfeasibleError
+from fednas_core.base.seeding import derive
+from fednas_core.base.values import Arch, Cost
 from fednas_core.search.evolution import Constraint, evolve
 from fednas_core.search.exact import exact_search
 from fednas_core.search.fitness import PUBLISHED, Fitness, Ints, evaluate
 from fednas_core.search.fittest import fitness_of, fittest, macs_of
-from fednas_core.seeding import derive
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch, Cost
 
 How = Literal["exact", "evolved"]
 

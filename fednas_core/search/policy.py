@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from fednas_core.errors import RunError
-from fednas_core.protocol import State
+from fednas_core.base.errors import RunError
+from fednas_core.base.values import State
 from fednas_core.spaces.chainspec import Descriptor, DescriptorKind
 
 Mask = tuple[int, ...]

@@ -12,10 +12,10 @@ from functools import cached_property
 
 import numpy as np
 
-from fednas_core.errors import ConfigError
-from fednas_core.protocol import Limit
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import Limit
 from fednas_core.spaces.space import Ints, SearchSpace
-from fednas_core.values import Arch
 
 AT_ONCE = ("k", "r")
 """Genes all of whose choices open together, as published: kernels and resolution."""

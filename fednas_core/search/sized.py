@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fednas_core.protocol import Limit
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import Limit
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch
 
 DRAWS = 32
 """Draws until one has the size; after that the largest below it is raised."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fednas_core.protocol import Limit
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import Limit
 from fednas_core.spaces.space import Ints, SearchSpace
-from fednas_core.values import Arch
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 

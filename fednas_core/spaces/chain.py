@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 
+from fednas_core.base.values import Arch, NormKind
 from fednas_core.spaces.chainspec import (
     ChainSpec,
     Descriptor,
@@ -44,7 +45,6 @@ from fednas_core.spaces.layers import (
     Norm,
     own_module,
 )
-from fednas_core.values import Arch, NormKind
 
 if TYPE_CHECKING:
     from torch import nn

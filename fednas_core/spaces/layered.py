@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fednas_core.errors import ArchError, ConfigError
+from fednas_core.base.errors import ArchError, ConfigError
+from fednas_core.base.values import Arch, Cost, NormKind, Plan
 from fednas_core.spaces.layers import Layer, cost_of, plan_of
-from fednas_core.values import Arch, Cost, NormKind, Plan
 
 if TYPE_CHECKING:
     from typing import Self

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from fednas_core.values import Cost, NormKind, Plan, Region, region_shape
+from fednas_core.base.values import Cost, NormKind, Plan, Region, region_shape
 
 if TYPE_CHECKING:
     from torch import nn

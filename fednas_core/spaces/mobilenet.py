@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
+from fednas_core.base.values import Arch, NormKind
 from fednas_core.spaces.layered import Ints, LayeredSpace
 from fednas_core.spaces.layers import (
     CHANNELS_PER_GROUP,
@@ -36,7 +37,6 @@ from fednas_core.spaces.layers import (
 )
 from fednas_core.spaces.mobilespec import Activation, MobileBlockSpec, MobileNetSpec, Stage
 from fednas_core.spaces.resnet import make_divisible
-from fednas_core.values import Arch, NormKind
 
 if TYPE_CHECKING:
     from typing import Self

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from fednas_core.errors import DataError
+from fednas_core.base.errors import DataError
 from fednas_core.spaces.layers import centre
 
 if TYPE_CHECKING:
+    from fednas_core.base.values import Arch
     from fednas_core.spaces.chainspec import ChainSpec, UnitSpec
     from fednas_core.spaces.layers import Depthwise, Layer, Make, SqueezeExcite
     from fednas_core.spaces.mobilespec import MobileBlockSpec, MobileNetSpec
     from fednas_core.spaces.resnet import BlockSpec, ResNetSpec
     from fednas_core.spaces.space import SearchSpace
-    from fednas_core.values import Arch
 
 EPSILON = 1e-8
 """What parametric normalisation adds to the root mean square."""

@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from fednas_core.errors import ConfigError
+from fednas_core.base.errors import ConfigError
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.mobilenet import MobileNetSpace
 from fednas_core.spaces.resnet import ResNetSpace

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fednas_core.errors import ArchError, ConfigError
+from fednas_core.base.errors import ArchError, ConfigError
+from fednas_core.base.values import Arch, NormKind
 from fednas_core.spaces.layered import LayeredSpace
 from fednas_core.spaces.layers import NORMS, Conv, Layer, Linear, Make, Norm, own_module, stride_at
-from fednas_core.values import Arch, NormKind
 
 if TYPE_CHECKING:
     from torch import nn

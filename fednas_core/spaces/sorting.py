@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fednas_core.base.values import Arch
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.layers import CHANNELS_PER_GROUP, Conv, Norm
 from fednas_core.spaces.mobilenet import MobileNetSpace
 from fednas_core.spaces.mobilespec import MobileBlockSpec
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch
 
 Side = tuple[str, int]
 """A dimension of a tensor."""

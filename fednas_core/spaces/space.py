@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from fednas_core.base.values import Arch, Cost, NormKind, Plan
 from fednas_core.spaces.layers import Layer, Make, own_module
-from fednas_core.values import Arch, Cost, NormKind, Plan
 
 if TYPE_CHECKING:
     from typing import Self

@@ -16,9 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fednas_core.errors import ReplyError
+from fednas_core.base.errors import ReplyError
+from fednas_core.base.values import Plan
 from fednas_core.subnets.packing import pack, shapes, views
-from fednas_core.values import Plan
 
 HEADROOM = 100.0
 """A reply may hold values up to this many times the supernet's largest; beyond that a client has diverged or lies."""

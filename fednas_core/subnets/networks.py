@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fednas_core.errors import DataError
+from fednas_core.base.errors import DataError
+from fednas_core.base.values import Arch
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.packing import shapes, unpack, views
-from fednas_core.values import Arch
 
 
 def network(

@@ -11,8 +11,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from fednas_core.base.values import Arch, Plan, Region, region_shape
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch, Plan, Region, region_shape
 
 
 def views(supernet: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fednas_core.config import RunConfig
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.seeding import derive, stream
+from fednas_core.base.values import ClientId
 from fednas_core.data.augment import Preprocessing
 from fednas_core.data.own import read_own
 from fednas_core.data.partitions import Indices, Split, split
 from fednas_core.data.sources import Dataset, Facts, Images, draw, facts, load
 from fednas_core.devices.profile import native_bf16
-from fednas_core.errors import ConfigError
 from fednas_core.methods.catalogue import METHODS
-from fednas_core.protocol import ClientId
-from fednas_core.seeding import derive, stream
 from fednas_core.spaces.layers import Conv, Depthwise
 from fednas_core.spaces.registry import load as load_space
 from fednas_core.spaces.space import SearchSpace

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fednas_core.config import RunConfig
-from fednas_core.protocol import TrainOrder
+from fednas_core.base.config import RunConfig
+from fednas_core.base.values import TRAINING_FACTOR
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.subnets.networks import network
 from fednas_core.tasks.bench import device_of, ground_of, precision_of
 from fednas_core.tasks.home import Home
@@ -11,7 +12,6 @@ from fednas_core.tasks.images import epochs_of
 from fednas_core.tasks.subnet import Work, shared
 from fednas_core.tasks.teach import teacher_of
 from fednas_core.training.distil import Teacher, train_student
-from fednas_core.values import TRAINING_FACTOR
 
 
 def distil(order: TrainOrder, config: RunConfig, index: int, home: Home, until: float) -> Work:

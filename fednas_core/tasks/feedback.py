@@ -12,13 +12,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fednas_core.config import RunConfig
-from fednas_core.protocol import State, TrainOrder, TrainReport
+from fednas_core.base.config import RunConfig
+from fednas_core.base.values import State
+from fednas_core.exchange.orders import TrainOrder, TrainReport
+from fednas_core.exchange.wire import Packet, pack_report
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.packing import pack, shapes, unpack, views
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.store import repeats, store_of
-from fednas_core.wire import Packet, pack_report
 
 PURPOSE = "residual"
 """The name of the residual in the client's private state."""

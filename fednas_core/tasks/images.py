@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fednas_core.base.errors import DataError
 from fednas_core.data.augment import Preprocessing, augment, batches
 from fednas_core.data.sources import Images
-from fednas_core.errors import DataError
-from fednas_core.protocol import TrainOrder
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.tasks.bench import Ground
 from fednas_core.training.evaluate import EVAL_BATCH, Evaluation, evaluate
 from fednas_core.training.loop import Batch

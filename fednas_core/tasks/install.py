@@ -7,13 +7,14 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from fednas_core.config import COMPETING, RunConfig
+from fednas_core.base.config import COMPETING, RunConfig
+from fednas_core.base.paths import expanded
+from fednas_core.base.values import Arch
 from fednas_core.devices.budgets import budget_of
 from fednas_core.devices.latency import Latency, measure
 from fednas_core.devices.probes import blank
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.export.bundle import ExportInput, Facts, export
-from fednas_core.places import expanded
-from fednas_core.protocol import TrainOrder
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.bench import Ground, device_of, facts_of, ground_of
 from fednas_core.tasks.home import Home
@@ -21,7 +22,6 @@ from fednas_core.tasks.images import tested
 from fednas_core.tasks.personal import ready
 from fednas_core.tasks.store import store_of
 from fednas_core.tasks.subnet import Work
-from fednas_core.values import Arch
 
 EXPORT_SAMPLES = 64
 

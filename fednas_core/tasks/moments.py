@@ -1,6 +1,6 @@
 """Task ``moments``: one pass of a finished network over the client's images, for the batch statistics of everybody's.
 
-The server combines what clients send (`fednas_core.calibration`); no image leaves the device.
+The server combines what clients send (`fednas_core.engine.calibration`); no image leaves the device.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import DeadlineError
-from fednas_core.protocol import TrainOrder
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import DeadlineError
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.subnets.moments import moments
 from fednas_core.subnets.networks import network
 from fednas_core.tasks.bench import Ground, device_of, ground_of

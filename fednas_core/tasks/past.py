@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fednas_core.config import RunConfig
-from fednas_core.protocol import TrainOrder
+from fednas_core.base.config import RunConfig
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.tasks import feedback, personal
 from fednas_core.tasks.bench import is_personal
 from fednas_core.tasks.home import Home

@@ -12,9 +12,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from fednas_core.config import RunConfig
-from fednas_core.protocol import State, TrainOrder
-from fednas_core.seeding import derive
+from fednas_core.base.config import RunConfig
+from fednas_core.base.seeding import derive
+from fednas_core.base.values import State
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.networks import calibrate, network
@@ -24,6 +25,7 @@ from fednas_core.tasks.home import Home
 from fednas_core.tasks.images import epochs_of, prepared
 from fednas_core.tasks.store import repeats, store_of
 from fednas_core.training.loop import train
+from fednas_core.training.settings import train_settings
 
 PURPOSE = "personal"
 """The name of the private layers in the client's private state."""
@@ -64,7 +66,7 @@ def ready(order: TrainOrder, config: RunConfig, ground: Ground, home: Home, unti
     if own and not _kept(order, config, space, home):
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in order.tensors)
-        settings = replace(config.train.settings(), epochs=config.personal.epochs)
+        settings = replace(train_settings(config.train), epochs=config.personal.epochs)
         few = replace(order, settings=settings, seed=derive(config.seed, order.client, PURPOSE, "fit"))
         train(module, epochs_of(few, ground, device), settings, precision_of(settings.precision, device), until)
     if own or config.calibrate == "client":

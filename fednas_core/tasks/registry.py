@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 import torch
 from safetensors import SafetensorError
 
-from fednas_core.config import RunConfig
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError, ReplyError, RoomError, TaskError
+from fednas_core.base.units import size
+from fednas_core.base.values import ClientId
 from fednas_core.devices.budgets import budget_of
 from fednas_core.devices.containers import memory_limit
 from fednas_core.devices.footprint import inference_bytes, training_bytes
+from fednas_core.devices.info import ClientInfo
 from fednas_core.devices.profile import available_memory
-from fednas_core.errors import ConfigError, ReplyError, RoomError, TaskError
-from fednas_core.export.units import size
-from fednas_core.protocol import ClientId, ClientInfo, TrainOrder, TrainReport
+from fednas_core.exchange.orders import TrainOrder, TrainReport
 from fednas_core.tasks.bench import client_names, device_of, examples_of, ground_of, held_of, labels_of
 from fednas_core.tasks.distil import distil
 from fednas_core.tasks.home import Home

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fednas_core.config import RunConfig
+from fednas_core.base.config import RunConfig
+from fednas_core.base.seeding import stream
+from fednas_core.base.values import TRAINING_FACTOR, Arch
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.methods.setup import growing
-from fednas_core.protocol import TrainOrder
 from fednas_core.search.shrinking import places
-from fednas_core.seeding import stream
 from fednas_core.spaces.space import Ints, SearchSpace
 from fednas_core.tasks.bench import device_of, ground_of, precision_of
 from fednas_core.tasks.home import Home
@@ -20,7 +21,6 @@ from fednas_core.tasks.images import epochs_of
 from fednas_core.tasks.personal import completed, keep
 from fednas_core.tasks.subnet import Work, shared
 from fednas_core.training.sandwich import Draw, Sandwich
-from fednas_core.values import TRAINING_FACTOR, Arch
 
 
 def train_sandwich(order: TrainOrder, config: RunConfig, index: int, home: Home, until: float) -> Work:

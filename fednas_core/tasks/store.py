@@ -20,10 +20,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import RunError
-from fednas_core.files import PART, write
-from fednas_core.protocol import ClientId, State
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import RunError
+from fednas_core.base.files import PART, write
+from fednas_core.base.values import ClientId, State
 from fednas_core.tasks.home import Home
 
 VARIABLE = "FEDNAS_STATE"

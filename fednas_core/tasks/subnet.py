@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from fednas_core.config import RunConfig
-from fednas_core.protocol import TrainOrder
+from fednas_core.base.config import RunConfig
+from fednas_core.base.values import TRAINING_FACTOR
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.subnets.networks import network
 from fednas_core.subnets.packing import pack, unpack
 from fednas_core.tasks.bench import device_of, ground_of, precision_of
@@ -16,7 +17,6 @@ from fednas_core.tasks.home import Home
 from fednas_core.tasks.images import epochs_of
 from fednas_core.tasks.personal import completed, keep
 from fednas_core.training.loop import train
-from fednas_core.values import TRAINING_FACTOR
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,15 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import TaskError
-from fednas_core.protocol import State, TrainOrder
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import TaskError
+from fednas_core.base.values import Arch, State
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.networks import network
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.store import Store, store_of
 from fednas_core.tasks.subnet import Work
-from fednas_core.values import Arch
 
 DEVICE, PURPOSE = "device", "teacher"
 """Under which names the teacher lies in the device's private state."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fednas_core.config import RunConfig
-from fednas_core.protocol import TrainOrder
+from fednas_core.base.config import RunConfig
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.tasks.bench import ground_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.images import tested

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fednas_core.protocol import TrainSettings
 from fednas_core.training.loop import Batch, Outcome, autocast, descend, train
+from fednas_core.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fednas_core.errors import DataError
+from fednas_core.base.errors import DataError
 from fednas_core.training.loop import to_images
 
 EVAL_BATCH = 32

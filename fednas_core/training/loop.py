@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.sgd import sgd
 
-from fednas_core.errors import DataError, DeadlineError
-from fednas_core.protocol import TrainSettings
+from fednas_core.base.errors import DataError, DeadlineError
+from fednas_core.training.settings import TrainSettings
 
 Batch = tuple[Tensor, Tensor]
 """Normalised images, float32 (n, channels, size, size), and labels, int64 (n,)."""

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fednas_core.protocol import TrainSettings
+from fednas_core.base.values import Arch, Plan, Region
 from fednas_core.spaces.layers import Layer
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.networks import network
 from fednas_core.subnets.packing import nested
 from fednas_core.training.loop import Batch, Outcome, autocast, descend
-from fednas_core.values import Arch, Plan, Region
+from fednas_core.training.settings import TrainSettings
 
 Draw = Callable[[], Sequence[Arch]]
 """A way to draw the networks that a batch trains besides the largest: random ones, then the smallest."""

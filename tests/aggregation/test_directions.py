@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from contracts.samples import random_tensors, supernet_of, toy_space
 
-from fednas_core.aggregation.directions import alignments, check_direction, to_direction
-from fednas_core.errors import ReplyError
-from fednas_core.values import Plan
+from fednas_core.base.errors import ReplyError
+from fednas_core.base.values import Plan
+from fednas_core.exchange.processors.directions import alignments, check_direction, to_direction
 
 SPACE = toy_space()
 

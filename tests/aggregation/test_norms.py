@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fednas_core.aggregation.norms import check_norm, clip_share, shorten, update_norm, usual_norm
-from fednas_core.errors import ReplyError
+from fednas_core.base.errors import ReplyError
+from fednas_core.exchange.processors.norms import check_norm, clip_share, shorten, update_norm, usual_norm
 
 norms = st.floats(1e-9, 1e9)
 

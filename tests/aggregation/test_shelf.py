@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.aggregation.shelf import Shelf
-from fednas_core.errors import RunError
+from fednas_core.base.errors import RunError
+from fednas_core.subnets.shelf import Shelf
 
 
 def flat(values: int, seed: int) -> torch.Tensor:

@@ -10,10 +10,10 @@ from contracts.samples import random_tensors, supernet_of, toy_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fednas_core.aggregation import trimmed
-from fednas_core.aggregation.trimmed import TrimmedMerge
+from fednas_core.base.values import Plan
+from fednas_core.subnets import trimmed
 from fednas_core.subnets.merge import Merge
-from fednas_core.values import Plan
+from fednas_core.subnets.trimmed import TrimmedMerge
 
 SPACE = toy_space()
 archs = st.tuples(*(st.integers(0, n - 1) for n in SPACE.gene_choices.tolist())).map(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fednas_core.aggregation.weightings import ByExamples, MaxNet, Uniform, Weighting, credible
+from fednas_core.subnets.weightings import ByExamples, MaxNet, Uniform, Weighting, credible
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "beta_schedule.json").read_text())
 POINTS = [

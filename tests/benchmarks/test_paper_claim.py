@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from fednas_core.base.seeding import stream
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.fittest import fitness_of
-from fednas_core.seeding import stream
 from fednas_core.tasks.registry import clients_of
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

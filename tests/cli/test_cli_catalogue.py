@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.settings import describe, read
 from fednas_core.cli import app
 from fednas_core.cli.settings import PRESETS, flat, gather, presets
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
 from fednas_core.methods.catalogue import METHODS
-from fednas_core.settings import describe, read
 from fednas_core.spaces.registry import load, names
 
 

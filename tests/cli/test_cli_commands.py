@@ -5,8 +5,8 @@ import json
 import pytest
 import typer
 
+from fednas_core.base.errors import RunError
 from fednas_core.cli import app, history, running, show
-from fednas_core.errors import RunError
 
 
 def test_every_command_is_there_and_says_what_it_does() -> None:

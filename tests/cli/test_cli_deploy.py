@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner, Result
 
+from fednas_core.base.errors import ConfigError, FednasError, RunError
 from fednas_core.cli import app, deploy, keys, operate, programs, simulate, supervise
 from fednas_core.cli.superlink import Connection, environment
-from fednas_core.errors import ConfigError, FednasError, RunError
 
 
 def fednas(*words: str | Path) -> Result:

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from fednas_core.base.errors import RunError
 from fednas_core.cli import app
 from fednas_core.cli.runs import newest
-from fednas_core.errors import RunError
 from fednas_core.runs.folder import RunFolder
 from fednas_core.runs.listing import run_folders
 
@@ -232,7 +232,7 @@ def test_a_run_that_fails_later_says_how_to_continue(
     def failed(*_: object) -> None:
         raise RunError("no client answered")
 
-    monkeypatch.setattr("fednas_core.experiment._finish", failed)
+    monkeypatch.setattr("fednas_core.engine.run._finish", failed)
     shown = fednas("run", *settings, "--set", f"output={tmp_path}", "--set", "rounds=1")
     assert shown.exit_code == 2 and "error: no client answered" in shown.stderr
     assert f"fednas resume {newest(tmp_path)} --output {tmp_path}" in shown.stderr

@@ -19,10 +19,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from fednas_core.base.errors import RunError
+from fednas_core.base.fingerprint import PACKAGES, digest_of, fingerprint
 from fednas_core.cli import app, progress, superlink
 from fednas_core.cli.simulate import NAMED, NODES_A_CORE, STARTED, conclude, nodes_for, read_events
-from fednas_core.errors import RunError
-from fednas_core.fingerprint import PACKAGES, digest_of, fingerprint
 
 EVENT: dict[str, Any] = {
     "round": 3, "loss": 1.25, "accuracy": 0.5, "bytes_up": 2_000_000, "seconds": 1.5,

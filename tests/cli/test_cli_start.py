@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from fednas_core.base.settings import read
 from fednas_core.runs.folder import create
-from fednas_core.settings import read
 
 HEAVY = {
     "flwr", "matplotlib", "onnx", "onnxruntime", "pandas", "pymoo", "ray", "scipy", "sklearn", "torch", "torchvision",

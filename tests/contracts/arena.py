@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from contracts.samples import answer
 
+from fednas_core.base.seeding import stream
+from fednas_core.base.values import Arch, State
+from fednas_core.devices.info import ClientInfo, Limit
+from fednas_core.exchange.orders import Errand, Failure, TrainOrder, TrainReport
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.host import START, Entrant, Rules
-from fednas_core.protocol import ClientInfo, Errand, Failure, Limit, State, TrainOrder, TrainReport, TrainSettings
 from fednas_core.search.dropping import Standing
-from fednas_core.seeding import stream
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.merge import Merge
 from fednas_core.subnets.packing import extract
-from fednas_core.values import Arch
+from fednas_core.training.settings import TrainSettings
 
 Accuracy = Callable[[Errand], float]
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import torch
 
-from fednas_core.protocol import Failure, Fleet, TrainOrder, TrainReport
+from fednas_core.base.values import Arch
+from fednas_core.exchange.orders import Failure, Fleet, TrainOrder, TrainReport
 from fednas_core.subnets.packing import shapes
-from fednas_core.values import Arch
 
 
 def reports(fleet: Fleet, orders: Mapping[str, TrainOrder]) -> dict[str, TrainReport | Failure]:

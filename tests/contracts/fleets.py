@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import torch
 
-from fednas_core.protocol import ClientInfo, Failure, Fleet, TrainOrder, TrainReport
+from fednas_core.devices.info import ClientInfo
+from fednas_core.exchange.orders import Failure, Fleet, TrainOrder, TrainReport
 
 Answer = TrainReport | Failure
 

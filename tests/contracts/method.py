@@ -12,9 +12,12 @@ import pytest
 import torch
 from contracts.samples import answer
 
+from fednas_core.base.seeding import stream
+from fednas_core.base.values import State
 from fednas_core.devices.budgets import Allowance, Budget
-from fednas_core.protocol import ClientInfo, Method, State, TrainOrder, TrainReport
-from fednas_core.seeding import stream
+from fednas_core.devices.info import ClientInfo
+from fednas_core.exchange.orders import TrainOrder, TrainReport
+from fednas_core.methods.method import Method
 from fednas_core.subnets.packing import shapes
 
 CLIENTS = tuple(ClientInfo(f"client-{i:02d}", 20 + 7 * i) for i in range(5))

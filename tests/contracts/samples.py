@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fednas_core.protocol import TrainOrder, TrainReport
+from fednas_core.base.values import Plan
+from fednas_core.exchange.orders import TrainOrder, TrainReport
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.packing import shapes
-from fednas_core.values import Plan
 
 TINY: dict[str, Any] = {
     "method": "deepfednas",

@@ -16,11 +16,11 @@ from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from fednas_core.errors import ArchError
+from fednas_core.base.errors import ArchError
+from fednas_core.base.values import Arch, Cost
 from fednas_core.spaces.registry import from_table
 from fednas_core.subnets.networks import network
 from fednas_core.subnets.packing import extract, shapes, views
-from fednas_core.values import Arch, Cost
 
 SAMPLES = 1000
 

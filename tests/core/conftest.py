@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from contracts.samples import TINY
 
-from fednas_core import experiment
-from fednas_core.config import RunConfig
-from fednas_core.local import LocalFleet
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig
+from fednas_core.base.settings import read
+from fednas_core.engine import run as experiment
+from fednas_core.engine.local import LocalFleet
 
 
 @pytest.fixture(scope="session")

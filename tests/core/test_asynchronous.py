@@ -13,20 +13,21 @@ import torch
 from contracts.fleets import Answer, Around
 from contracts.samples import answer
 
-from fednas_core.asynchronous import rounds
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError, RunError
-from fednas_core.experiment import conduct, settle
-from fednas_core.local import LocalFleet
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError, RunError
+from fednas_core.base.settings import read
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import ClientInfo
+from fednas_core.engine.asynchronous import rounds
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import NO_ANSWER, NO_ROOM
+from fednas_core.engine.run import conduct, settle
+from fednas_core.exchange.orders import Failure, TrainOrder
 from fednas_core.methods.fedavg import SupernetAveraging
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
-from fednas_core.protocol import ClientInfo, Failure, TrainOrder
-from fednas_core.rounds import NO_ANSWER, NO_ROOM
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.tasks.bench import space_of
-from fednas_core.values import Arch
 
 STEP = 0.01
 Pick = Callable[[Sequence[TrainOrder]], int]

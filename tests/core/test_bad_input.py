@@ -13,13 +13,13 @@ import pytest
 import torch
 from contracts.samples import random_tensors, supernet_of, toy_space
 
-from fednas_core import errors
+from fednas_core.base import errors
+from fednas_core.base.settings import read
 from fednas_core.devices.budgets import parse_budgets, parse_macs
-from fednas_core.experiment import conduct, settle
-from fednas_core.local import LocalFleet
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct, settle
 from fednas_core.runs.folder import create, find
 from fednas_core.search.exact import exact_search
-from fednas_core.settings import read
 from fednas_core.spaces.registry import load
 from fednas_core.subnets.merge import check_tensors, largest_allowed
 from fednas_core.tasks.bench import device_of, split_of

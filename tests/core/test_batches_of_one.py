@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
-from fednas_core.local import LocalFleet
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.settings import read
+from fednas_core.engine.evaluation import Judge
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import run_round
+from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.protocol import Failure, TrainOrder, TrainReport
-from fednas_core.rounds import run_round
-from fednas_core.selection import Judge
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import refuse_batches_of_one, space_of
+from fednas_core.training.settings import train_settings
 
 ALONE, MANY = "client-00", "client-01"
 
@@ -57,7 +58,7 @@ def answers_of(config: RunConfig, task: str) -> dict[str, TrainReport | Failure]
         {"moments": "moments", "trial": "figures", "install": "figures"},
     )
     given = judge.model(space.largest) if task in returns else shared
-    settings, kind = config.train.settings(), returns.get(task, "weights")
+    settings, kind = train_settings(config.train), returns.get(task, "weights")
     orders = {
         client: TrainOrder(client, 1, task, space.largest, given, settings, 0, returns=kind, run="run")
         for client in (ALONE, MANY)

@@ -12,19 +12,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fednas_core import calibration
-from fednas_core.calibration import Recalibrated, recalibrated
-from fednas_core.config import RunConfig
-from fednas_core.crew import Crew
-from fednas_core.local import LocalFleet
-from fednas_core.protocol import ClientInfo, Failure, TrainOrder, TrainReport
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig
+from fednas_core.base.settings import read
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import ClientInfo
+from fednas_core.engine import calibration
+from fednas_core.engine.calibration import Recalibrated, recalibrated
+from fednas_core.engine.cohort import Crew
+from fednas_core.engine.local import LocalFleet
+from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.moments import MEAN, VARIANCE, norms_of
 from fednas_core.subnets.networks import calibrate, network, shapes_of, subnet
 from fednas_core.tasks import registry
 from fednas_core.tasks.bench import client_images, preprocessing_of, space_of, validation_images
-from fednas_core.values import Arch
 
 Reply = TrainReport | Failure
 Changing = Callable[[TrainReport], list[Reply]]

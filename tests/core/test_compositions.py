@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from fednas_core.errors import ConfigError
-from fednas_core.experiment import conduct
-from fednas_core.local import LocalFleet
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.settings import read
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct
 from fednas_core.runs.folder import RunFolder
-from fednas_core.settings import read
 
 MOBILE = """
 kind = "mobilenet"

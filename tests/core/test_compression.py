@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fednas_core.compression import EXACT, STEPS, Codec, Shapes, TopK, codec, count
-from fednas_core.errors import ReplyError
+from fednas_core.base.errors import ReplyError
+from fednas_core.exchange.codecs import EXACT, STEPS, Codec, Shapes, TopK, codec, count
 
 CODECS = ["fp32", "fp16", "bf16", "int8", "topk"]
 SHAPES: dict[str, tuple[int, ...]] = {"conv": (6, 4, 3, 3), "norm": (6,), "one": (1,), "head": (10, 6)}

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.settings import describe, flatten, flower_leaves, read, refuse_idle
 from fednas_core.cli.settings import gather, presets
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
-from fednas_core.protocol import TrainSettings
-from fednas_core.settings import describe, flatten, flower_leaves, read, refuse_idle
+from fednas_core.training.settings import TrainSettings, train_settings
 
 DEFAULTS = flatten(RunConfig())
 
@@ -45,7 +45,7 @@ def test_settings_are_hashable_and_frozen() -> None:
 
 
 def test_the_settings_that_travel_with_an_order() -> None:
-    settings = read({"train.epochs": 5, "train.momentum": 0.9, "train.label-smoothing": 0.1}).train.settings()
+    settings = train_settings(read({"train.epochs": 5, "train.momentum": 0.9, "train.label-smoothing": 0.1}).train)
     assert isinstance(settings, TrainSettings)
     assert (settings.epochs, settings.momentum, settings.label_smoothing) == (5, 0.9, 0.1)
 

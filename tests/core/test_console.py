@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from fednas_core.config import PersonalConfig, RunConfig
-from fednas_core.console import greeting, line
-from fednas_core.report.ending import clients_table, ending, kept
-from fednas_core.report.tested import spread_of
+from fednas_core.base.config import PersonalConfig, RunConfig
+from fednas_core.base.settings import read
+from fednas_core.engine.console import greeting, line
 from fednas_core.runs.folder import RunFolder
-from fednas_core.settings import read
+from fednas_core.show.ending import clients_table, ending, kept
+from fednas_core.show.tested import spread_of
 
 EVENT: dict[str, Any] = {
     "round": 3, "loss": 1.25, "accuracy": 0.5, "bytes_up": 2_000_000, "seconds": 1.5, "evaluation": None,

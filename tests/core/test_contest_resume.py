@@ -11,17 +11,17 @@ import pytest
 import torch
 from contracts.fleets import Around, Stopping
 
-from fednas_core.config import RunConfig
-from fednas_core.crew import Crew
-from fednas_core.errors import RunError
-from fednas_core.experiment import conduct, settle
-from fednas_core.local import LocalFleet
-from fednas_core.protocol import Failure, Fleet
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import RunError
+from fednas_core.base.settings import read
+from fednas_core.base.values import Arch
+from fednas_core.engine.cohort import Crew
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct, settle
+from fednas_core.engine.starts import trained
+from fednas_core.exchange.orders import Failure, Fleet
 from fednas_core.runs.folder import RunFolder
-from fednas_core.settings import read
-from fednas_core.starts import trained
 from fednas_core.tasks.bench import space_of
-from fednas_core.values import Arch
 
 TOML = """
 kind = "chain"

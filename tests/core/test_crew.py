@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core import crew as crew_module
-from fednas_core import local
-from fednas_core.config import RunConfig, WireConfig
-from fednas_core.crew import Crew
+from fednas_core.base.config import RunConfig, WireConfig
+from fednas_core.base.errors import ConfigError, RunError
+from fednas_core.base.settings import read
 from fednas_core.devices.budgets import Allowance, parse_budgets
-from fednas_core.errors import ConfigError, RunError
-from fednas_core.experiment import conduct
-from fednas_core.local import LocalFleet
-from fednas_core.protocol import ClientInfo, Probe, Profile
+from fednas_core.devices.info import ClientInfo, Probe, Profile
+from fednas_core.engine import cohort as crew_module
+from fednas_core.engine import local
+from fednas_core.engine.cohort import Crew
+from fednas_core.engine.evaluation import Judge
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct
 from fednas_core.runs.folder import create
-from fednas_core.selection import Judge
-from fednas_core.settings import read
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import client_images, preprocessing_of, space_of
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fednas_core.config import RunConfig
-from fednas_core.defaults import settled
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError, DataError, FednasError, InfeasibleError
+from fednas_core.base.paths import anchored
+from fednas_core.base.settings import flatten, read, refuse_idle
 from fednas_core.devices.budgets import parse_budgets
-from fednas_core.errors import ConfigError, DataError, FednasError, InfeasibleError
-from fednas_core.experiment import conduct, settle
-from fednas_core.local import LocalFleet
+from fednas_core.engine.defaults import settled
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct, settle
 from fednas_core.methods.catalogue import METHODS
-from fednas_core.places import anchored
-from fednas_core.settings import flatten, read, refuse_idle
 from fednas_core.tasks.bench import dataset_of, space_of, split_of
 
 PUBLISHED = {"budgets": "phone=1M,tablet=2M,workstation=max", "data.source": "digits", "data.clients": 10}

@@ -15,18 +15,20 @@ from contracts.arena import contest_of, judged
 from contracts.fleets import Answer
 from contracts.samples import answer
 
-from fednas_core.config import RunConfig
-from fednas_core.crew import Crew
-from fednas_core.errands import order_of, run_errands
-from fednas_core.experiment import after
-from fednas_core.local import LocalFleet
-from fednas_core.protocol import ClientInfo, Errand, Failure, TrainOrder, TrainReport
-from fednas_core.rounds import NO_ANSWER
-from fednas_core.selection import Judge
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig
+from fednas_core.base.settings import read
+from fednas_core.devices.info import ClientInfo
+from fednas_core.engine.cohort import Crew
+from fednas_core.engine.errands import order_of, run_errands
+from fednas_core.engine.evaluation import Judge
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import NO_ANSWER
+from fednas_core.engine.run import after
+from fednas_core.exchange.orders import Errand, Failure, TrainOrder, TrainReport
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import examples_of, space_of
+from fednas_core.training.settings import train_settings
 
 Spoil = Callable[[TrainReport], list[Answer]]
 
@@ -89,7 +91,7 @@ def test_an_order_is_that_of_its_errand(config: RunConfig) -> None:
     weights = initial_weights(space, 1)
     for order, errand in zip(fleet.orders, errands, strict=True):
         assert (order.round, order.run, order.returns, order.arch) == (4, "run-9", "figures", errand.arch)
-        assert order.budget == "2M" and order.settings == config.train.settings()
+        assert order.budget == "2M" and order.settings == train_settings(config.train)
         for name, region in space.plan(errand.arch).items():
             assert torch.equal(order.tensors[name], weights[name][region])
     info = fleet.clients()[0]

@@ -17,16 +17,17 @@ import torch
 from contracts import fleets
 from contracts.fleets import Around, Hostile, Shuffled, Stopping
 
-from fednas_core.config import DataConfig, RunConfig
+from fednas_core.base.config import DataConfig, RunConfig
+from fednas_core.base.errors import FednasError, InfeasibleError, RunError
+from fednas_core.base.settings import read
 from fednas_core.data.sources import load
-from fednas_core.errors import FednasError, InfeasibleError, RunError
-from fednas_core.experiment import conduct, settle
-from fednas_core.local import LocalFleet
-from fednas_core.protocol import ClientInfo, Fleet
-from fednas_core.report.ending import table
+from fednas_core.devices.info import ClientInfo
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct, settle
+from fednas_core.exchange.orders import Fleet
 from fednas_core.runs import folder as folder_module
 from fednas_core.runs.folder import RunFolder, find
-from fednas_core.settings import read
+from fednas_core.show.ending import table
 from fednas_core.spaces.registry import from_table
 from fednas_core.subnets.networks import subnet
 from fednas_core.tasks.bench import dataset_of, device_of, precision_of, space_of

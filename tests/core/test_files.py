@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fednas_core import files
+from fednas_core.base import files
 
 
 def test_a_failed_write_names_the_file_and_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

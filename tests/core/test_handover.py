@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from contracts.samples import answer
 
-from fednas_core.config import RunConfig
-from fednas_core.crew import Crew
-from fednas_core.handover import ATTEMPTS, hand_over, smallest_without_loss
-from fednas_core.local import LocalFleet
-from fednas_core.protocol import Failure, TrainOrder, TrainReport
-from fednas_core.report.ending import clients_table, lacking, table
-from fednas_core.selection import Judge, Judged
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig
+from fednas_core.base.settings import read
+from fednas_core.engine.cohort import Crew
+from fednas_core.engine.evaluation import Judge, Judged
+from fednas_core.engine.handover import ATTEMPTS, hand_over, smallest_without_loss
+from fednas_core.engine.local import LocalFleet
+from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.show.ending import clients_table, lacking, table
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of

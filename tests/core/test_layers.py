@@ -29,10 +29,10 @@ NAMES = sorted(
 )
 PROGRAM = f"""
 import importlib, json, sys
-import fednas_core.experiment, fednas_core.local
-from fednas_core.config import RunConfig
+import fednas_core.engine.run, fednas_core.engine.local
+from fednas_core.base.config import RunConfig
 from fednas_core.tasks.bench import split_of
-split_of(fednas_core.experiment.settle(RunConfig()))
+split_of(fednas_core.engine.run.settle(RunConfig()))
 some = sorted(sys.modules)
 for name in {NAMES}:
     importlib.import_module(name)
@@ -51,7 +51,7 @@ def loaded() -> tuple[set[str], set[str]]:
 
 def test_the_core_imports_neither_flower_nor_ray(loaded: tuple[set[str], set[str]]) -> None:
     some, every = loaded
-    assert {"fednas_core.experiment", "fednas_core.local"} <= some and set(NAMES) <= every
+    assert {"fednas_core.engine.run", "fednas_core.engine.local"} <= some and set(NAMES) <= every
     assert not {name.partition(".")[0] for name in every} & {"flwr", "ray", "client_app", "server_app"}
 
 

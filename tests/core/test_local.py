@@ -18,21 +18,22 @@ import pytest
 import torch
 from contracts.fleet import FleetContract, orders_for, reports
 
-from fednas_core import local
-from fednas_core.config import RunConfig
-from fednas_core.environment import ENVIRONMENT
-from fednas_core.errors import RunError
-from fednas_core.local import LocalFleet
-from fednas_core.protocol import Failure, TrainOrder, TrainReport, TrainSettings
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig
+from fednas_core.base.environment import ENVIRONMENT
+from fednas_core.base.errors import RunError
+from fednas_core.base.settings import read
+from fednas_core.engine import local
+from fednas_core.engine.local import LocalFleet
+from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
 from fednas_core.tasks import registry
 from fednas_core.tasks.bench import client_names, space_of
+from fednas_core.training.settings import TrainSettings, train_settings
 
 
 def orders_of(config: RunConfig) -> dict[str, TrainOrder]:
     space = space_of(config)
     archs = dict(zip(client_names(config), [space.largest, space.smallest] * 2, strict=True))
-    like = TrainOrder("", 3, "subnet", space.largest, {}, config.train.settings(), 0)
+    like = TrainOrder("", 3, "subnet", space.largest, {}, train_settings(config.train), 0)
     return orders_for(archs, {client: space.plan(arch) for client, arch in archs.items()}, like)
 
 
@@ -209,7 +210,7 @@ def test_zero_workers_are_one_for_each_core(config: RunConfig, monkeypatch: pyte
 
 
 def test_workers_know_nothing_but_the_settings() -> None:
-    assert local._given is None and "fednas_core.local" in sys.modules
+    assert local._given is None and "fednas_core.engine.local" in sys.modules
 
 
 def test_ctrl_c_while_workers_start_says_nothing_for_them(tiny_pairs: dict[str, Any], tmp_path: Path) -> None:

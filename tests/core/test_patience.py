@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from fednas_core.patience import Patience, cpu_seconds
+from fednas_core.base.patience import Patience, cpu_seconds
 
 
 def test_it_lasts_as_long_as_something_moves() -> None:

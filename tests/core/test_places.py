@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.paths import anchored, expanded, real
+from fednas_core.base.settings import read
 from fednas_core.cli import app
-from fednas_core.config import RunConfig
 from fednas_core.data.own import read_own
 from fednas_core.data.sources import Facts
-from fednas_core.errors import ConfigError
-from fednas_core.places import anchored, expanded, real
 from fednas_core.runs.folder import output_folder
-from fednas_core.settings import read
 
 NOBODY = "~nobody-of-this-name/x"
 

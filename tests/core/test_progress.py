@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from contracts.fleets import Stopping
 
+from fednas_core.base.progress import Progress, left
+from fednas_core.base.settings import read
 from fednas_core.cli.progress import display, going_by
-from fednas_core.experiment import conduct, settle
-from fednas_core.local import LocalFleet
-from fednas_core.progress import Progress, left
-from fednas_core.settings import read
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct, settle
 
 
 class Watch:
@@ -58,8 +58,8 @@ def test_what_a_run_says_is_found_in_its_lines() -> None:
 def test_a_run_says_how_long_it_takes_in_every_phase(
     tiny_pairs: dict[str, Any], light: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fednas_core.progress.EVERY_S", 0.0)
-    monkeypatch.setattr("fednas_core.progress.SHARE", 0.0)
+    monkeypatch.setattr("fednas_core.base.progress.EVERY_S", 0.0)
+    monkeypatch.setattr("fednas_core.base.progress.SHARE", 0.0)
     said: list[str] = []
     config = settle(read({**tiny_pairs, "method": "superfednas", "search.population": 4, "search.generations": 1}))
     conduct(config, LocalFleet(config), said.append)

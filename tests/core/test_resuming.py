@@ -15,12 +15,12 @@ import pytest
 import tomli_w
 from contracts.fleets import Stopping
 
-from fednas_core.errors import ConfigError, RunError
-from fednas_core.experiment import conduct, settle
-from fednas_core.local import LocalFleet
+from fednas_core.base.errors import ConfigError, RunError
+from fednas_core.base.settings import describe, flatten, read
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct, settle
 from fednas_core.runs.folder import RunFolder, all_runs
 from fednas_core.runs.owner import owned
-from fednas_core.settings import describe, flatten, read
 
 LATER = {setting.key for setting in describe() if setting.later}
 

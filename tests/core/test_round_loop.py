@@ -14,20 +14,22 @@ import torch
 from contracts.fleets import Answer, Around
 from contracts.samples import answer
 
-from fednas_core.aggregation.norms import update_norm
-from fednas_core.config import RunConfig
-from fednas_core.errors import RunError
-from fednas_core.local import LocalFleet
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import RunError
+from fednas_core.base.seeding import derive
+from fednas_core.base.settings import read
+from fednas_core.base.values import Arch, State
+from fednas_core.devices.info import ClientInfo
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import NO_ANSWER, NO_ROOM, rounds, run_round
+from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.exchange.processors.norms import update_norm
 from fednas_core.methods.fedavg import SupernetAveraging
+from fednas_core.methods.method import RoundSummary
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
-from fednas_core.protocol import ClientInfo, Failure, RoundSummary, State, TrainOrder, TrainReport
-from fednas_core.rounds import NO_ANSWER, NO_ROOM, rounds, run_round
-from fednas_core.seeding import derive
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.tasks.bench import space_of
-from fednas_core.values import Arch
 
 Spoil = Callable[[TrainReport, TrainOrder], Sequence[Answer]]
 BAD = "client-02"

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.config import RunConfig
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import InfeasibleError
+from fednas_core.base.settings import flatten, read
+from fednas_core.base.values import Arch
 from fednas_core.devices.budgets import Allowance, Budget
-from fednas_core.errors import InfeasibleError
-from fednas_core.methods.registry import path_of
-from fednas_core.selection import (
+from fednas_core.engine.evaluation import (
     FRONTIER_ROWS,
     Judge,
     Judged,
@@ -24,12 +25,11 @@ from fednas_core.selection import (
     prepared,
     trained_archs,
 )
-from fednas_core.settings import flatten, read
+from fednas_core.methods.registry import path_of
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of, validation_images
 from fednas_core.training.evaluate import Evaluation, evaluate
-from fednas_core.values import Arch
 
 
 @pytest.fixture

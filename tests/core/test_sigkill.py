@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.experiment import conduct, settle
-from fednas_core.local import LocalFleet
+from fednas_core.base.settings import read
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct, settle
 from fednas_core.runs.folder import RunFolder, find
-from fednas_core.settings import read
 
 ROUNDS = 8
 PROGRAM = """
 import json, sys
 from fednas_core import experiment
-from fednas_core.settings import read
-from fednas_core.local import LocalFleet
+from fednas_core.base.settings import read
+from fednas_core.engine.local import LocalFleet
 
 config = read(json.loads(sys.argv[1]))
 experiment.conduct(config, LocalFleet(config), lambda text: None)
@@ -78,7 +78,7 @@ def test_killed_in_a_random_round_and_resumed(tiny_pairs: dict[str, Any], tmp_pa
 
 @pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(tiny_pairs: dict[str, Any], tmp_path: Path) -> None:
-    program = "import os\nfrom fednas_core.settings import read\nfrom fednas_core.local import LocalFleet\n"
+    program = "import os\nfrom fednas_core.base.settings import read\nfrom fednas_core.engine.local import LocalFleet\n"
     program += "if __name__ == '__main__':\n    fleet = LocalFleet(read({'workers': 2}))\n"
     program += "    for process in fleet._pool._processes.values():\n        print(process.pid, flush=True)\n"
     program += "    fleet._pool.submit(os.getpid).result()\n    os.kill(os.getpid(), 9)\n"

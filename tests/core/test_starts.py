@@ -12,18 +12,18 @@ import pytest
 import torch
 from contracts.arena import Round, crowd
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError, RunError
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError, RunError
+from fednas_core.base.seeding import derive
+from fednas_core.base.settings import read
+from fednas_core.devices.info import ClientInfo
+from fednas_core.engine.starts import starting, trained
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.fedavg import SupernetAveraging
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.protocol import ClientInfo
 from fednas_core.runs.folder import RunFolder, create
-from fednas_core.seeding import derive
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
-from fednas_core.starts import starting, trained
 from fednas_core.tasks.bench import digest_of, space_of
 
 TOML = """

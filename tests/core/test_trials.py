@@ -11,23 +11,24 @@ import pytest
 from contracts.fleets import Around, Stopping
 from contracts.samples import answer
 
-from fednas_core.config import RunConfig
-from fednas_core.crew import Crew
-from fednas_core.errors import RunError
-from fednas_core.experiment import conduct, settle
-from fednas_core.local import LocalFleet
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import RunError
+from fednas_core.base.settings import read
+from fednas_core.devices.info import ClientInfo
+from fednas_core.engine.cohort import Crew
+from fednas_core.engine.evaluation import Judge
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct, settle
+from fednas_core.engine.trials import Finding, Jury, mean, spread
+from fednas_core.exchange.orders import Failure, Fleet, TrainOrder, TrainReport
 from fednas_core.methods.fedavg import Assignment
-from fednas_core.protocol import ClientInfo, Failure, Fleet, TrainOrder, TrainReport
 from fednas_core.runs.folder import RunFolder
-from fednas_core.selection import Judge
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import client_names, ground_of, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import perform
 from fednas_core.tasks.trial import trial
-from fednas_core.trials import Finding, Jury, mean, spread
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fednas_core import errors
-from fednas_core.errors import ArchError, FednasError, MissingExtraError
-from fednas_core.protocol import ClientInfo, Failure, Profile, RoundSummary, State, TrainSettings
-from fednas_core.seeding import derive, stream
-from fednas_core.values import Arch, Cost, region_shape
+from fednas_core.base import errors
+from fednas_core.base.errors import ArchError, FednasError, MissingExtraError
+from fednas_core.base.seeding import derive, stream
+from fednas_core.base.values import Arch, Cost, State, region_shape
+from fednas_core.devices.info import ClientInfo, Profile
+from fednas_core.exchange.orders import Failure
+from fednas_core.methods.method import RoundSummary
+from fednas_core.training.settings import TrainSettings
 
 parts = st.lists(st.one_of(st.integers(), st.text()), max_size=4)
 

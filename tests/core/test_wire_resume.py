@@ -10,12 +10,12 @@ import pytest
 import torch
 from contracts.fleets import Around, Stopping
 
-from fednas_core.errors import RunError
-from fednas_core.experiment import conduct, settle
-from fednas_core.local import LocalFleet
-from fednas_core.protocol import Fleet
+from fednas_core.base.errors import RunError
+from fednas_core.base.settings import read
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct, settle
+from fednas_core.exchange.orders import Fleet
 from fednas_core.runs.folder import RunFolder
-from fednas_core.settings import read
 
 Run = Callable[..., RunFolder]
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fednas_core.config import TrainConfig
+from fednas_core.base.config import TrainConfig
+from fednas_core.base.errors import ConfigError, DataError
 from fednas_core.data.augment import RECIPES, Preprocessing, augment, batches
 from fednas_core.data.sources import STATISTICS
-from fednas_core.errors import ConfigError, DataError
 
 MEAN, STD = STATISTICS["cifar10"]
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from fednas_core.config import DataConfig
+from fednas_core.base.config import DataConfig
+from fednas_core.base.errors import DataError
 from fednas_core.data.files import Arrays, pixels, read_folder, read_npz, shortest_side
 from fednas_core.data.sources import load
-from fednas_core.errors import DataError
 
 RNG = np.random.default_rng(0)
 

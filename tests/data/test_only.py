@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from fednas_core.config import DataConfig
+from fednas_core.base.config import DataConfig
+from fednas_core.base.errors import DataError
+from fednas_core.base.settings import flatten, read
 from fednas_core.data.sources import facts, load
-from fednas_core.errors import DataError
-from fednas_core.settings import flatten, read
 from fednas_core.tasks.bench import client_images, client_names, ground_of, space_of, validation_images
 from fednas_core.tasks.registry import clients_of
 

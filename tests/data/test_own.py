@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fednas_core.base.errors import DataError
 from fednas_core.data.own import read_own
 from fednas_core.data.sources import Facts
-from fednas_core.errors import DataError
 
 FACTS = Facts("set", 8, 1, ("cat", "dog", "owl"), (0.5,), (0.25,))
 

@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fednas_core.config import DataConfig
+from fednas_core.base.config import DataConfig
+from fednas_core.base.errors import DataError
+from fednas_core.base.seeding import derive, stream
 from fednas_core.data.partitions import Split, split
 from fednas_core.data.sources import Dataset, Images, load
-from fednas_core.errors import DataError
-from fednas_core.seeding import derive, stream
 
 
 def dataset(labels: np.ndarray, groups: np.ndarray | None = None) -> Dataset:

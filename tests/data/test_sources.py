@@ -13,9 +13,9 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fednas_core.config import DataConfig
+from fednas_core.base.config import DataConfig
+from fednas_core.base.errors import DataError
 from fednas_core.data.sources import draw, load
-from fednas_core.errors import DataError
 
 
 def test_digits() -> None:

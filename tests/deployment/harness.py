@@ -34,14 +34,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from fednas_core.base.config import RunConfig
+from fednas_core.base.patience import Patience, cpu_seconds
+from fednas_core.base.settings import read
 from fednas_core.cli.superlink import descendants, free_port, script
-from fednas_core.config import RunConfig
-from fednas_core.experiment import conduct, settle
-from fednas_core.local import LocalFleet
-from fednas_core.patience import Patience, cpu_seconds
-from fednas_core.protocol import ClientInfo, Failure, TrainOrder, TrainReport
+from fednas_core.devices.info import ClientInfo
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct, settle
+from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
 from fednas_core.runs.folder import RunFolder
-from fednas_core.settings import read
 
 ROOT = Path(__file__).parents[2]
 LINK = "site"

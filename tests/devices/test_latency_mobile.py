@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from contracts.mobile import toy_mobile
 
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import Probe
 from fednas_core.devices.latency_model import LatencyModel
 from fednas_core.devices.probes import architectures
-from fednas_core.protocol import Probe
 from fednas_core.spaces.layers import Conv, Depthwise, SqueezeExcite
 from fednas_core.spaces.mobilenet import MobileNetSpace
 from fednas_core.spaces.registry import load
-from fednas_core.values import Arch
 
 SPACES = {"mobilenet": load("mobilenet"), "fedsup": load("fedsup")}
 

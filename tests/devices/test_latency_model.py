@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import Probe
 from fednas_core.devices.latency_model import LatencyModel
 from fednas_core.devices.probes import architectures
-from fednas_core.errors import ConfigError
-from fednas_core.protocol import Probe
 from fednas_core.spaces.layers import Conv
 from fednas_core.spaces.registry import load
 from fednas_core.spaces.resnet import ResNetSpace
-from fednas_core.values import Arch
 
 SPACE = load("small")
 rng = np.random.default_rng(0)

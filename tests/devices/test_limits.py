@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fednas_core.base.errors import ConfigError
 from fednas_core.devices.budgets import Allowance, Budget, budget_texts, parse_budget, parse_budgets
 from fednas_core.devices.footprint import Room, training_bytes
+from fednas_core.devices.info import ClientInfo, Probe, Profile
 from fednas_core.devices.latency_model import LatencyModel
 from fednas_core.devices.limits import client_budget_texts, limits
 from fednas_core.devices.probes import architectures
-from fednas_core.errors import ConfigError
-from fednas_core.protocol import ClientInfo, Probe, Profile
 from fednas_core.spaces.registry import load
 
 SPACE = load("small")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from fednas_core.devices import containers
 from fednas_core.devices import profile as profiles
 from fednas_core.devices.containers import available_cores
+from fednas_core.devices.info import Probe, Profile
 from fednas_core.devices.profile import (
     available_memory,
     from_json,
@@ -23,7 +24,6 @@ from fednas_core.devices.profile import (
     profile,
     to_json,
 )
-from fednas_core.protocol import Probe, Profile
 from fednas_core.spaces.resnet import ResNetSpace
 
 SPACE = ResNetSpace("tiny", 8, (8, 16), (1, 2), (1.0, 2.0), (0.5, 1.0), 1, image_size=8, in_channels=1)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from fednas_core.base.settings import read
 from fednas_core.cli.settings import flat
 from fednas_core.devices.budgets import parse_budget, parse_budgets
-from fednas_core.settings import read
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

@@ -11,10 +11,12 @@ import torch
 from edges.grid import InProcessGrid, Spoil, simulated
 
 from client_app.app import app as client
-from fednas_core.config import RunConfig
-from fednas_core.protocol import ClientInfo, TrainOrder
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig
+from fednas_core.base.settings import read
+from fednas_core.devices.info import ClientInfo
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.tasks.bench import client_names, space_of
+from fednas_core.training.settings import train_settings
 from server_app.roster import Roster
 from server_app.rounds import GridFleet
 
@@ -42,7 +44,7 @@ def make_order(config: RunConfig, client: str) -> TrainOrder:
         name: torch.randn(tensor.shape, generator=generator) * 0.1
         for name, tensor in space.build(space.largest).state_dict().items()
     }
-    return TrainOrder(client, 0, "subnet", space.largest, tensors, config.train.settings(), 5)
+    return TrainOrder(client, 0, "subnet", space.largest, tensors, train_settings(config.train), 5)
 
 
 @pytest.fixture

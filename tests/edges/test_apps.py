@@ -14,13 +14,13 @@ from edges.grid import InProcessGrid, simulated
 from flwr.app import Context, RecordDict
 from safetensors.torch import load_file
 
-import fednas_core.experiment as experiment
+import fednas_core.engine.run as experiment
 from client_app.app import app as client
+from fednas_core.base.environment import ENVIRONMENT
+from fednas_core.base.errors import ConfigError, RunError
+from fednas_core.base.settings import read
 from fednas_core.devices.containers import available_cores
-from fednas_core.environment import ENVIRONMENT
-from fednas_core.errors import ConfigError, RunError
-from fednas_core.local import LocalFleet
-from fednas_core.settings import read
+from fednas_core.engine.local import LocalFleet
 from server_app.app import PlainErrors
 from server_app.app import app as server
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import fednas_core
-from fednas_core.fingerprint import PACKAGES, digest_of, fingerprint, package_folder
+from fednas_core.base.fingerprint import PACKAGES, digest_of, fingerprint, package_folder
 
 
 def write(folder: Path, **files: str) -> Path:

@@ -14,10 +14,10 @@ from flwr.common.serde import message_to_proto
 from safetensors.torch import load_file
 
 from client_app.app import app as client
-from fednas_core.experiment import conduct
-from fednas_core.local import LocalFleet
+from fednas_core.base.settings import read
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import conduct
 from fednas_core.runs.folder import RunFolder
-from fednas_core.settings import read
 from server_app.roster import Roster
 from server_app.rounds import GridFleet
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fednas_core.config import RunConfig
-from fednas_core.settings import flatten
+from fednas_core.base.config import RunConfig
+from fednas_core.base.settings import flatten
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

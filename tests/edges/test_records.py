@@ -8,11 +8,11 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from client_app.app import app as client
 from client_app.records import read_request, reply_content
-from fednas_core.config import RunConfig
-from fednas_core.errors import ReplyError
-from fednas_core.fingerprint import fingerprint
-from fednas_core.settings import read
-from fednas_core.wire import Packet
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ReplyError
+from fednas_core.base.fingerprint import fingerprint
+from fednas_core.base.settings import read
+from fednas_core.exchange.wire import Packet
 from server_app.exchange import exchange
 from server_app.records import Request, read_reply, reason, request
 
@@ -48,7 +48,7 @@ def test_a_reply_of_other_records_is_refused(message: Message) -> None:
     [
         ("Traceback:\n  File x\nKeyError: 'y'\n", "KeyError: 'y'"),
         ("<class 'X'>:<'\\nException ClientAppException occurred. Message: no room'>", "no room"),
-        ("<class 'fednas_core.errors.DataError'>:<'no room'>", "DataError: no room"),
+        ("<class 'fednas_core.base.errors.DataError'>:<'no room'>", "DataError: no room"),
         ("", "Flower error 2"),
         ("x" * 1000, "x" * 297 + "..."),
     ],

@@ -13,9 +13,9 @@ from flwr.app import Message
 import client_app.app as client_module
 from client_app.app import app as client
 from client_app.settings import home_of, serves
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError, ReplyError, RunError
-from fednas_core.fingerprint import Fingerprint
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError, ReplyError, RunError
+from fednas_core.base.fingerprint import Fingerprint
 from fednas_core.tasks.bench import client_images
 from fednas_core.tasks.registry import clients_of
 from server_app.roster import Roster, read_members

@@ -11,9 +11,9 @@ from edges.grid import error_reply
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 import client_app.app as client_module
-from fednas_core.config import RunConfig
-from fednas_core.errors import RunError
-from fednas_core.protocol import Failure, TrainOrder, TrainReport
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import RunError
+from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import perform
 from server_app.rounds import GridFleet, open_fleet

@@ -14,16 +14,16 @@ from edges.grid import InProcessGrid, error_reply, simulated
 from flwr.app import Message
 
 from client_app.app import app as client
-from fednas_core import experiment
-from fednas_core.config import RunConfig
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import RunError
+from fednas_core.base.settings import read
+from fednas_core.base.values import Arch
 from fednas_core.devices.budgets import Allowance
-from fednas_core.errors import RunError
-from fednas_core.experiment import conduct
-from fednas_core.protocol import TrainReport
+from fednas_core.engine import run as experiment
+from fednas_core.engine.run import conduct
+from fednas_core.exchange.orders import TrainReport
 from fednas_core.search.path import PathRow
-from fednas_core.settings import read
 from fednas_core.tasks import install
-from fednas_core.values import Arch
 from server_app import roster
 from server_app.roster import Roster
 from server_app.rounds import open_fleet

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import server_app.folders as folders
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.settings import read
 
 
 class Installed:

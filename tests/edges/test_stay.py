@@ -18,8 +18,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 import client_app.apart as apart
 import client_app.front as front
 import client_app.stay as stay
+from fednas_core.base.patience import Patience, cpu_seconds
 from fednas_core.cli.superlink import descendants
-from fednas_core.patience import Patience, cpu_seconds
 
 APP = """
 import os, threading, time

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fednas_core import wire as wire_module
-from fednas_core.config import RunConfig, WireConfig
-from fednas_core.errors import ArchError, ReplyError
-from fednas_core.protocol import TrainOrder, TrainReport
+from fednas_core.base.config import RunConfig, WireConfig
+from fednas_core.base.errors import ArchError, ReplyError
+from fednas_core.exchange import wire as wire_module
+from fednas_core.exchange.orders import TrainOrder, TrainReport
+from fednas_core.exchange.wire import Flat, Packet, lossless, pack_order, pack_report, read_order, read_report
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.packing import pack, shapes
 from fednas_core.tasks.bench import space_of
-from fednas_core.wire import Flat, Packet, lossless, pack_order, pack_report, read_order, read_report
 
 PLAIN = WireConfig()
 NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8", "topk": "topk"}

@@ -16,16 +16,17 @@ from contracts.samples import answer
 from edges.grid import InProcessGrid, simulated
 
 from client_app.app import app as client
-from fednas_core import local
-from fednas_core.config import RunConfig, WireConfig
-from fednas_core.experiment import settle
-from fednas_core.local import LocalFleet
-from fednas_core.protocol import Failure, TrainOrder, TrainReport
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig, WireConfig
+from fednas_core.base.settings import read
+from fednas_core.engine import local
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.run import settle
+from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.exchange.wire import pack_order
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import shapes, views
 from fednas_core.tasks.bench import client_names, space_of
-from fednas_core.wire import pack_order
+from fednas_core.training.settings import train_settings
 from server_app.records import Request, request
 from server_app.rounds import GridFleet
 
@@ -137,7 +138,7 @@ def test_an_order_of_the_default_job_is_little_more_than_its_plan(tiny_pairs: di
             "subnet",
             arch,
             views(initial_weights(space, 1), plan),
-            config.train.settings(),
+            train_settings(config.train),
             2**62,
         )
         message = request(Request(pack_order(order, config.wire), config, 3), 7, "train", 9.0)

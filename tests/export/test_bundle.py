@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from fednas_core.base.errors import ExportError, MissingExtraError
 from fednas_core.devices.latency import Latency
-from fednas_core.errors import ExportError, MissingExtraError
 from fednas_core.export import bundle
 from fednas_core.export.bundle import Exported, ExportInput, Facts, export, load_bundle
 from fednas_core.spaces.resnet import ResNetSpace

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fednas_core.export.units import count, duration, few, macs, milliseconds, percent, size
+from fednas_core.base.units import count, duration, few, macs, milliseconds, percent, size
 
 
 @pytest.mark.parametrize(

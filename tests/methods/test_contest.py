@@ -15,26 +15,28 @@ from contracts.chains import toy_chain
 from contracts.fleets import Around
 from contracts.samples import answer, random_tensors
 
-from fednas_core.aggregation.weightings import ByExamples
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError, RunError
-from fednas_core.local import LocalFleet
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError, RunError
+from fednas_core.base.seeding import derive, stream
+from fednas_core.base.settings import read
+from fednas_core.base.values import Arch, State
+from fednas_core.devices.info import ClientInfo
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import run_round
+from fednas_core.exchange.orders import Errand
 from fednas_core.methods.contest import HOST, Contest
 from fednas_core.methods.fedavg import Everyone, Schedule, SupernetAveraging
 from fednas_core.methods.host import START, Entrant, Rules
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.protocol import ClientInfo, Errand, State
-from fednas_core.rounds import run_round
-from fednas_core.seeding import derive, stream
-from fednas_core.settings import read
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.merge import Merge
 from fednas_core.subnets.packing import extract
+from fednas_core.subnets.weightings import ByExamples
 from fednas_core.tasks.bench import space_of
-from fednas_core.values import Arch
+from fednas_core.training.settings import train_settings
 
 SPACE = ChainSpace("even", (Unit("conv", 32, 1, pool=True),) + (Unit("conv", 32, 1),) * 5, image_size=4, classes=3)
 
@@ -122,7 +124,7 @@ def test_one_group_and_no_dropping_is_federated_averaging_bit_for_bit(
 ) -> None:
     """One round of the start, two of one candidate trained by everybody, one of finishing: four rounds of FedAvg."""
     config = digits(tiny_pairs)
-    space, settings = space_of(config), config.train.settings()
+    space, settings = space_of(config), train_settings(config.train)
     weights = [initial_weights(space, 5) for _ in range(2)]
     averaging = SupernetAveraging(
         space, weights[0], Everyone(space.largest), ByExamples(), Schedule(4, lambda round: settings, config.seed)
@@ -416,7 +418,7 @@ def test_settings_are_those_of_the_stage_and_its_round() -> None:
 
     def settings(stage: str, index: int, of: int) -> Any:
         asked.append((stage, index, of))
-        return read({}).train.settings()
+        return train_settings(read({}).train)
 
     played(contest(2, rounds=2, finish=2, settings=settings), crowd(10))
     assert asked == [("start", 0, 1), ("compete", 0, 2), ("compete", 1, 2), ("finish", 0, 2), ("finish", 1, 2)]

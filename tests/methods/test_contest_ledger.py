@@ -6,18 +6,18 @@ import pytest
 from contracts.arena import Instant, contest_of, crowd, judged
 from contracts.samples import random_tensors
 
-from fednas_core.config import RunConfig
-from fednas_core.local import LocalFleet
+from fednas_core.base.config import RunConfig
+from fednas_core.base.settings import flatten, read
+from fednas_core.base.values import Arch
+from fednas_core.engine.local import LocalFleet
+from fednas_core.engine.rounds import run_round
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.rounds import run_round
 from fednas_core.search.ledger import Design, Job, Work, dynamic_rounds, work
-from fednas_core.settings import flatten, read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.bench import space_of
-from fednas_core.values import Arch
 
 K, TRAINERS, ITERATIONS, MOST, LEAST, EPOCHS = 10, 100, 20, 20, 2, 2
 ALIVE = (10, 10, 5, 5, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1)

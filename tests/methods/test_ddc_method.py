@@ -13,20 +13,21 @@ import torch
 from contracts.arena import Round, crowd, played
 from contracts.samples import random_tensors, toy_space
 
-from fednas_core.errors import ConfigError, RunError
+from fednas_core.base.errors import ConfigError, RunError
+from fednas_core.base.settings import read
+from fednas_core.base.values import Arch, State
+from fednas_core.devices.info import ClientInfo, Limit
+from fednas_core.exchange.orders import Errand
 from fednas_core.methods.contest import HOST, Contest
 from fednas_core.methods.ddc import Removal
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.protocol import ClientInfo, Errand, Limit, State
 from fednas_core.search.rewards import INFEASIBLE, Thresholds, ddc_reward, n2n_reward
-from fednas_core.settings import read
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.registry import load
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch
 
 SPACE = ChainSpace("five", (Unit("conv", 16), *[Unit("conv", 16)] * 4), image_size=4, in_channels=1, classes=3)
 CLIENTS = crowd(20)

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from fednas_core.config import SampleConfig
+from fednas_core.base.config import SampleConfig
+from fednas_core.devices.info import ClientInfo
 from fednas_core.methods.deepfednas import MATCH_TOLERANCE, curriculum
 from fednas_core.methods.fedavg import Assignment
-from fednas_core.protocol import ClientInfo
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.path import PathRow, pareto_path
 from fednas_core.spaces.registry import load

@@ -9,16 +9,17 @@ from contracts.method import MethodContract, plan
 from contracts.mobile import toy_mobile
 from contracts.samples import supernet_of, toy_space
 
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.settings import read
 from fednas_core.cli.settings import gather
 from fednas_core.devices.budgets import Allowance, Budget
-from fednas_core.errors import ConfigError
+from fednas_core.devices.info import ClientInfo
 from fednas_core.methods.efedsup import Tiers, cautions, efedsup
 from fednas_core.methods.fedavg import Schedule, SupernetAveraging
 from fednas_core.methods.tiers import BREADTH, FEW, Tier, parse_tiers
-from fednas_core.protocol import ClientInfo, TrainSettings
-from fednas_core.settings import read
 from fednas_core.spaces.registry import load
 from fednas_core.subnets.merge import DampedMerge
+from fednas_core.training.settings import TrainSettings
 
 SPACE = load("small")
 TOY = toy_space(widths=(0.5, 1.0, 1.5), expansions=(0.25, 0.5, 1.0))

@@ -6,11 +6,13 @@ import torch
 from contracts.method import CLIENTS, plan, replies
 from contracts.samples import answer, supernet_of, toy_space
 
-from fednas_core.aggregation.weightings import ByExamples, MaxNet
-from fednas_core.errors import RunError
+from fednas_core.base.errors import RunError
+from fednas_core.base.seeding import derive
+from fednas_core.base.values import State
+from fednas_core.devices.info import ClientInfo
 from fednas_core.methods.fedavg import Assignment, Everyone, Schedule, SupernetAveraging
-from fednas_core.protocol import ClientInfo, State, TrainSettings
-from fednas_core.seeding import derive
+from fednas_core.subnets.weightings import ByExamples, MaxNet
+from fednas_core.training.settings import TrainSettings
 
 SPACE = toy_space()
 

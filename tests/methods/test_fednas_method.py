@@ -13,24 +13,24 @@ import torch
 from contracts.arena import Round, crowd, played
 from contracts.samples import random_tensors, toy_space
 
+from fednas_core.base.errors import ConfigError, RunError
+from fednas_core.base.settings import read
+from fednas_core.base.values import Arch, State
 from fednas_core.devices.budgets import Allowance, Budget
-from fednas_core.errors import ConfigError, RunError
+from fednas_core.exchange.orders import Errand
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.fednas import NetAdapt
 from fednas_core.methods.host import Entrant
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup, resource_of
-from fednas_core.protocol import Errand, State
 from fednas_core.search.dropping import Standing
 from fednas_core.search.mnas import score
 from fednas_core.search.netadapt import positions_of, proposals
-from fednas_core.settings import read
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.networks import subnet
-from fednas_core.values import Arch
 
 UNITS = (Unit("conv", 32), Unit("conv", 40, pool=True), Unit("conv", 48), Unit("conv", 64))
 SPACE = ChainSpace("five", UNITS, image_size=8, classes=4)

@@ -10,15 +10,16 @@ from contracts.method import CLIENTS, MethodContract, plan, replies
 from contracts.mobile import toy_mobile
 from contracts.samples import supernet_of, toy_space
 
-from fednas_core.aggregation.weightings import ByExamples
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.settings import read
 from fednas_core.devices.budgets import Allowance, Budget
-from fednas_core.errors import ConfigError
+from fednas_core.devices.info import ClientInfo
 from fednas_core.methods.fedavg import Assignment, Schedule, SupernetAveraging
 from fednas_core.methods.fedsup import Broadcast, fedsup, role_of
-from fednas_core.protocol import ClientInfo, TrainSettings
 from fednas_core.search.within import within
-from fednas_core.settings import read
 from fednas_core.subnets.merge import DampedMerge, Merging
+from fednas_core.subnets.weightings import ByExamples
+from fednas_core.training.settings import TrainSettings
 
 SPACE = toy_space()
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.settings import read
 from fednas_core.methods.setup import closed_rounds, growing, scheduled
 from fednas_core.search.shrinking import Curriculum, parse_order, places
-from fednas_core.settings import read
 from fednas_core.spaces.registry import load, names
 from fednas_core.spaces.space import SearchSpace
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from fednas_core.base.config import TrainConfig
+from fednas_core.base.settings import flatten, read
 from fednas_core.cli.settings import PRESETS, deviations, flat, gather, presets
-from fednas_core.config import TrainConfig
 from fednas_core.methods.registry import path_of, searched_by
 from fednas_core.search.path import budgets
-from fednas_core.settings import flatten, read
 from fednas_core.spaces.registry import load
 
 NAMES = [name for name, _ in presets()]

@@ -6,16 +6,17 @@ import pytest
 from contracts.method import MethodContract
 from contracts.samples import supernet_of, toy_space
 
-from fednas_core.aggregation.weightings import ByExamples, MaxNet, Uniform
-from fednas_core.config import RunConfig, TrainConfig
-from fednas_core.errors import ArchError, ConfigError
+from fednas_core.base.config import RunConfig, TrainConfig
+from fednas_core.base.errors import ArchError, ConfigError
+from fednas_core.base.settings import read
 from fednas_core.methods.catalogue import METHODS
 from fednas_core.methods.fedavg import SupernetAveraging, fixed_arch
 from fednas_core.methods.registry import make, max_net, path_of, searched_by
 from fednas_core.methods.setup import Setup, scheduled
 from fednas_core.methods.superfednas import TrackingSandwich
-from fednas_core.settings import read
+from fednas_core.subnets.weightings import ByExamples, MaxNet, Uniform
 from fednas_core.tasks.bench import is_personal, personal_parts
+from fednas_core.training.settings import train_settings
 
 SPACE = toy_space(widths=(0.5, 1.0, 1.5), expansions=(0.25, 0.5, 1.0))
 
@@ -116,7 +117,7 @@ def test_decay_is_a_share_of_all_rounds(rounds: int, share: float, decay: int) -
 
 def test_the_learning_rate_is_constant_or_falls_along_half_a_cosine() -> None:
     constant = scheduled(read({"train.lr": 0.2, "rounds": 8, "train.schedule": "constant"}))
-    assert constant(0) == constant(7) == RunConfig(train=TrainConfig(lr=0.2)).train.settings()
+    assert constant(0) == constant(7) == train_settings(TrainConfig(lr=0.2))
     falling = scheduled(read({"train.lr": 0.2, "rounds": 8, "train.schedule": "cosine", "train.batch": 5}))
     rates = [falling(round).lr for round in range(8)]
     assert rates[0] == 0.2 and rates[4] == pytest.approx(0.1) and 0 < rates[7] < 0.01

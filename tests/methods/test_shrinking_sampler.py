@@ -8,11 +8,11 @@ from contracts.mobile import toy_mobile
 from contracts.samples import toy_space
 
 from fednas_core.devices.budgets import Allowance, Budget
+from fednas_core.devices.info import ClientInfo
 from fednas_core.methods.efedsup import Tiers
 from fednas_core.methods.shrinking import Shrinking
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.methods.tiers import parse_tiers
-from fednas_core.protocol import ClientInfo
 from fednas_core.search.shrinking import Curriculum
 from fednas_core.search.within import within
 

@@ -9,9 +9,10 @@ from contracts.chains import toy_chain
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fednas_core.base.values import Arch
+from fednas_core.devices.info import ClientInfo
+from fednas_core.exchange.orders import Errand
 from fednas_core.methods.sides import Sides, able
-from fednas_core.protocol import ClientInfo, Errand
-from fednas_core.values import Arch
 
 SPACE = toy_chain()
 

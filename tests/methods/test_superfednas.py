@@ -8,13 +8,14 @@ import pytest
 from contracts.method import CLIENTS, plan, replies
 from contracts.samples import supernet_of, toy_space
 
-from fednas_core.aggregation.weightings import MaxNet
+from fednas_core.base.values import Arch
 from fednas_core.devices.budgets import Allowance, Budget
+from fednas_core.devices.info import ClientInfo
 from fednas_core.methods.fedavg import Assignment, Schedule, SupernetAveraging
 from fednas_core.methods.superfednas import TrackingSandwich
-from fednas_core.protocol import ClientInfo, TrainSettings
 from fednas_core.search.within import within
-from fednas_core.values import Arch
+from fednas_core.subnets.weightings import MaxNet
+from fednas_core.training.settings import TrainSettings
 
 SPACE = toy_space()
 NAMES = [client.name for client in CLIENTS]

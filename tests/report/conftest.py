@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fednas_core.report.tested import spread_of
+from fednas_core.show.tested import spread_of
 
 HOSTILE = "<script>alert('x')</script>|$x^$\n_`*"
 DEVICES = {"phone": (0.5e6, 0.955), "tablet": (1.5e6, 0.972), "workstation": (3.8e6, 0.983)}

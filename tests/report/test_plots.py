@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fednas_core.report import panel, plots
-from fednas_core.report.read import RunData, read_run
+from fednas_core.show import panel, plots
+from fednas_core.show.read import RunData, read_run
 
 WriteRun = Callable[..., Path]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fednas_core.errors import RunError
-from fednas_core.report.read import read_run
+from fednas_core.base.errors import RunError
+from fednas_core.show.read import read_run
 
 WriteRun = Callable[..., Path]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fednas_core.errors import MissingExtraError, RunError
-from fednas_core.report import page, view
-from fednas_core.report.read import read_run
-from fednas_core.report.write import write
+from fednas_core.base.errors import MissingExtraError, RunError
+from fednas_core.show import page, view
+from fednas_core.show.read import read_run
+from fednas_core.show.write import write
 
 WriteRun = Callable[..., Path]
 

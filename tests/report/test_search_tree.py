@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from fednas_core.report import searched, treeplot
-from fednas_core.report.read import RunData, read_run
-from fednas_core.report.search import (
+from fednas_core.search.ledger import Design
+from fednas_core.show import searched, treeplot
+from fednas_core.show.read import RunData, read_run
+from fednas_core.show.search import (
     Effort,
     effort,
     going_on,
@@ -24,10 +25,9 @@ from fednas_core.report.search import (
     tree,
     tree_of,
 )
-from fednas_core.report.story import headline
-from fednas_core.report.view import view_of
-from fednas_core.report.write import write
-from fednas_core.search.ledger import Design
+from fednas_core.show.story import headline
+from fednas_core.show.view import view_of
+from fednas_core.show.write import write
 
 Event = dict[str, Any]
 Trained = dict[str, list[str]]

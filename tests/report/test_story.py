@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fednas_core.report.read import RunData
-from fednas_core.report.story import clients_story, headline, listed, number, stays
+from fednas_core.show.read import RunData
+from fednas_core.show.story import clients_story, headline, listed, number, stays
 
 DONE: dict[str, Any] = {"method": "fedper", "models": [], "clients": []}
 MODEL = {"device": "phone", "budget": "1 M MACs", "arch": {}, "validation_accuracy": 0.9, "test_accuracy": 0.8,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fednas_core.report.tested import (
+from fednas_core.show.tested import (
     MOST_TIERS,
     brief,
     by_clients,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fednas_core.errors import RunError
+from fednas_core.base.errors import RunError
 from fednas_core.runs.clock import PHASES, Clock
 from fednas_core.runs.folder import RunFolder
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fednas_core.errors import RunError
-from fednas_core.protocol import State
+from fednas_core.base.errors import RunError
+from fednas_core.base.values import State
 from fednas_core.runs.events import read_events
 from fednas_core.runs.folder import RunFolder
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core import files
+from fednas_core.base import files
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import RunError
+from fednas_core.base.settings import read
+from fednas_core.base.values import State
 from fednas_core.cli.runs import run_folder
-from fednas_core.config import RunConfig
-from fednas_core.errors import RunError
-from fednas_core.protocol import State
 from fednas_core.runs import folder as module
 from fednas_core.runs.folder import RunFolder, all_runs, create, find, output_folder
-from fednas_core.settings import read
 
 
 def config(root: Path, **pairs: Any) -> RunConfig:

@@ -12,12 +12,13 @@ import torch
 from contracts.method import CLIENTS, plan, replies
 from contracts.samples import supernet_of, toy_space
 
-from fednas_core.aggregation.weightings import ByExamples
-from fednas_core.errors import RunError
+from fednas_core.base.errors import RunError
+from fednas_core.engine.waiting import WaitingRoom
+from fednas_core.exchange.orders import TrainReport
 from fednas_core.methods.fedavg import Everyone, Schedule, SupernetAveraging
-from fednas_core.protocol import TrainReport, TrainSettings
-from fednas_core.runs.ordering import WaitingRoom
 from fednas_core.subnets.packing import pack, shapes, unpack
+from fednas_core.subnets.weightings import ByExamples
+from fednas_core.training.settings import TrainSettings
 
 SPACE = toy_space()
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fednas_core.errors import RunError
+from fednas_core.base.errors import RunError
+from fednas_core.base.settings import read
 from fednas_core.runs import owner
 from fednas_core.runs.folder import create
-from fednas_core.settings import read
 
 HOLDER = """
 import sys, time

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fednas_core.errors import MissingExtraError, RunError
+from fednas_core.base.errors import MissingExtraError, RunError
 from fednas_core.runs.folder import RunFolder
 from fednas_core.runs.tensorboard import SCALARS, write_scalars
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from fednas_core.errors import ConfigError, InfeasibleError, MissingExtraError
+from fednas_core.base.errors import ConfigError, InfeasibleError, MissingExtraError
 from fednas_core.search.evolution import Constraint, evolve
 from fednas_core.search.exact import exact_search
 from fednas_core.search.fitness import PUBLISHED, evaluate

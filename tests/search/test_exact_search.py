@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fednas_core.errors import ArchError, ConfigError, InfeasibleError
+from fednas_core.base.errors import ArchError, ConfigError, InfeasibleError
 from fednas_core.search import bounds, fronts
 from fednas_core.search.exact import exact_search
 from fednas_core.search.fitness import MACS, Fitness, Scores, evaluate, tables

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fednas_core.errors import ArchError, ConfigError
+from fednas_core.base.errors import ArchError, ConfigError
 from fednas_core.search.fitness import REFUSED, Fitness, evaluate
 from fednas_core.spaces.registry import load, names
 from fednas_core.spaces.resnet import ResNetSpace, make_divisible

@@ -8,7 +8,7 @@ import pytest
 from contracts.mobile import toy_mobile
 from contracts.samples import toy_space
 
-from fednas_core.errors import ConfigError, InfeasibleError
+from fednas_core.base.errors import ConfigError, InfeasibleError
 from fednas_core.search.exact import exact_search
 from fednas_core.search.fittest import MacLimit, fitness_of, fittest, macs_of
 from fednas_core.search.path import budgets, mac_matched, pareto_path, range_matched

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fednas_core.aggregation.weightings import credible
 from fednas_core.search.groups import groups
+from fednas_core.subnets.weightings import credible
 
 
 def cohort(clients: int, alpha: float, seed: int, classes: int = 10) -> tuple[dict[str, int], dict[str, list[int]]]:

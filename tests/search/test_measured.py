@@ -9,12 +9,12 @@ from contracts.samples import toy_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fednas_core.base.values import Arch
 from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.search.measured import MUTANTS, PARENTS, Worth, most_accurate
 from fednas_core.search.within import within
 from fednas_core.spaces.registry import load
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.values import Arch
 
 TOY = toy_space(widths=(0.5, 1.0, 1.5), expansions=(0.25, 0.5, 1.0))
 FREE = Allowance(Budget("any"), TOY)

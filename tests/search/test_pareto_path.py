@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fednas_core.errors import ArchError, ConfigError, InfeasibleError
+from fednas_core.base.errors import ArchError, ConfigError, InfeasibleError
 from fednas_core.search.fitness import Fitness, evaluate
 from fednas_core.search.path import (
     PathRow,

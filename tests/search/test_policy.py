@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fednas_core.errors import RunError
-from fednas_core.protocol import State
+from fednas_core.base.errors import RunError
+from fednas_core.base.values import State
 from fednas_core.search.policy import (
     CURIOSITY,
     MEMORY,

@@ -7,8 +7,8 @@ import pytest
 from contracts.mobile import toy_mobile
 from contracts.samples import toy_space
 
+from fednas_core.base.errors import ConfigError
 from fednas_core.devices.budgets import Allowance, Budget
-from fednas_core.errors import ConfigError
 from fednas_core.search.shrinking import Curriculum, parse_order, places
 
 MOBILE = toy_mobile()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fednas_core.errors import ArchError, ConfigError
+from fednas_core.base.errors import ArchError, ConfigError
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Descriptor, Unit
 from fednas_core.spaces.modules import initial_weights

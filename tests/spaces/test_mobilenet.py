@@ -14,7 +14,7 @@ from contracts.space import SearchSpaceContract
 from torch import nn
 from torch.nn import functional
 
-from fednas_core.errors import ArchError, ConfigError
+from fednas_core.base.errors import ArchError, ConfigError
 from fednas_core.spaces.mobilenet import MobileNetSpace
 from fednas_core.spaces.mobilespec import MobileBlockSpec, Stage
 from fednas_core.spaces.modules import DepthwiseConv, initial_weights

@@ -8,7 +8,7 @@ import torch
 from contracts.samples import toy_space
 from torch import Tensor
 
-from fednas_core.errors import ConfigError
+from fednas_core.base.errors import ConfigError
 from fednas_core.spaces.layers import Norm
 from fednas_core.spaces.modules import ParametricNorm
 

@@ -12,11 +12,11 @@ from contracts.mobile import toy_mobile
 from contracts.samples import random_tensors, toy_space
 from torch import Tensor
 
+from fednas_core.base.values import Arch
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.sorting import rank_filters, sort_channels
 from fednas_core.subnets.networks import calibrate, network
 from fednas_core.subnets.packing import extract, nested, views
-from fednas_core.values import Arch
 
 NORMS = ["none", "group", "batch", "parametric"]
 

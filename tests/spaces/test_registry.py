@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fednas_core.errors import ConfigError
+from fednas_core.base.errors import ConfigError
 from fednas_core.spaces.layered import LayeredSpace
 from fednas_core.spaces.registry import from_table, load, names
 

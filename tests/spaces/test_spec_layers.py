@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fednas_core.base.values import Cost, region_shape
 from fednas_core.spaces.layers import CHANNELS_PER_GROUP, Conv, Linear, Norm, cost_of, first, plan_of
 from fednas_core.spaces.modules import GroupNorm
-from fednas_core.values import Cost, region_shape
 
 LAYERS = (Conv("a", 3, 8, 3, 2, 5), Norm("n", 8, "group"), Linear("h", 8, 4))
 

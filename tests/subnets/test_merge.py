@@ -12,10 +12,10 @@ from contracts.samples import random_tensors, supernet_of, toy_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fednas_core.errors import ReplyError
+from fednas_core.base.errors import ReplyError
+from fednas_core.base.values import Arch
 from fednas_core.subnets.merge import HEADROOM, DampedMerge, Merge, check_tensors, largest_allowed
 from fednas_core.subnets.packing import shapes
-from fednas_core.values import Arch
 
 SPACE = toy_space()
 archs = st.tuples(*(st.integers(0, n - 1) for n in SPACE.gene_choices.tolist())).map(

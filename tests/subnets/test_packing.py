@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call
 
+from fednas_core.base.values import Arch
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.merge import Merge
 from fednas_core.subnets.networks import subnet
 from fednas_core.subnets.packing import copy_into, extract, nested, pack, shapes, unpack, views
-from fednas_core.values import Arch
 
 SPACES = {norm: toy_space(norm=norm) for norm in ("none", "group")}
 genes = st.tuples(*(st.integers(0, n - 1) for n in SPACES["group"].gene_choices.tolist()))

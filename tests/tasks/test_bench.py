@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.settings import read
 from fednas_core.data.partitions import Split
-from fednas_core.errors import ConfigError
-from fednas_core.settings import read
 from fednas_core.tasks import bench
 from fednas_core.tasks.bench import (
     client_images,

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import DeadlineError, TaskError
-from fednas_core.protocol import TrainOrder, TrainSettings
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import DeadlineError, TaskError
+from fednas_core.base.settings import read
+from fednas_core.base.values import TRAINING_FACTOR
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import network, shapes_of, subnet
 from fednas_core.subnets.packing import views
@@ -21,7 +22,7 @@ from fednas_core.tasks.images import epochs_of
 from fednas_core.tasks.subnet import Work, train_subnet
 from fednas_core.tasks.teach import teach
 from fednas_core.training.distil import Teacher, train_student
-from fednas_core.values import TRAINING_FACTOR
+from fednas_core.training.settings import TrainSettings
 
 FOREVER = float("inf")
 SETTINGS = TrainSettings(epochs=2, batch=16, lr=0.1, precision="fp32", augment="crop")

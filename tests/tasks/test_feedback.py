@@ -10,18 +10,19 @@ import torch
 from contracts.samples import answer, supernet_of
 from torch import Tensor
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import ReplyError, RunError
-from fednas_core.protocol import State, TrainOrder, TrainReport
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ReplyError, RunError
+from fednas_core.base.settings import read
+from fednas_core.base.values import Arch, State
+from fednas_core.exchange.orders import TrainOrder, TrainReport
+from fednas_core.exchange.wire import Packet, read_report
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.feedback import PURPOSE, pack_answer
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.store import store_of
-from fednas_core.values import Arch
-from fednas_core.wire import Packet, read_report
+from fednas_core.training.settings import train_settings
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def supernet(space: ResNetSpace) -> dict[str, Tensor]:
 
 def order_of(config: RunConfig, supernet: Mapping[str, Tensor], round: int, arch: Arch) -> TrainOrder:
     tensors = views(supernet, space_of(config).plan(arch))
-    return TrainOrder("client-01", round, "subnet", arch, tensors, config.train.settings(), 5, run="r")
+    return TrainOrder("client-01", round, "subnet", arch, tensors, train_settings(config.train), 5, run="r")
 
 
 def trained(order: TrainOrder, seed: int) -> TrainReport:

@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 import torch
 
+from fednas_core.base.errors import DataError
+from fednas_core.base.settings import read
 from fednas_core.data.sources import Images
-from fednas_core.errors import DataError
-from fednas_core.protocol import TrainOrder, TrainSettings
-from fednas_core.settings import read
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.tasks.bench import ground_of, space_of
 from fednas_core.tasks.images import epochs_of, prepared
 from fednas_core.training.evaluate import EVAL_BATCH
+from fednas_core.training.settings import TrainSettings
 
 
 def raw(images: torch.Tensor) -> torch.Tensor:

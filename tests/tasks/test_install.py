@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from fednas_core.config import RunConfig
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import DataError, ReplyError, RoomError
+from fednas_core.base.settings import read
 from fednas_core.data.augment import Preprocessing
-from fednas_core.errors import DataError, ReplyError, RoomError
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.export.bundle import load_bundle
-from fednas_core.protocol import TrainOrder, TrainSettings
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.subnets.packing import views
@@ -22,6 +22,7 @@ from fednas_core.tasks import personal, registry
 from fednas_core.tasks.bench import client_images, examples_of, facts_of, ground_of, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import clients_of, perform
+from fednas_core.training.settings import TrainSettings
 
 
 @pytest.fixture

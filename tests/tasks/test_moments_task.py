@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import DeadlineError
-from fednas_core.protocol import TrainOrder, TrainSettings
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import DeadlineError
+from fednas_core.base.settings import read
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.moments import moment_shapes, whole
 from fednas_core.subnets.networks import shapes_of, subnet
 from fednas_core.tasks.bench import examples_of, facts_of, ground_of, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.moments import send_moments
+from fednas_core.training.settings import TrainSettings
 
 FOREVER = float("inf")
 

@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError, DeadlineError
-from fednas_core.protocol import TrainOrder, TrainReport, TrainSettings
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError, DeadlineError
+from fednas_core.base.settings import read
+from fednas_core.base.values import TRAINING_FACTOR
+from fednas_core.exchange.orders import TrainOrder, TrainReport
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import client_images, client_names, space_of
 from fednas_core.tasks.registry import TASKS, clients_of, index_of, perform
 from fednas_core.tasks.subnet import train_subnet
-from fednas_core.values import TRAINING_FACTOR
+from fednas_core.training.settings import TrainSettings
 
 
 @pytest.fixture

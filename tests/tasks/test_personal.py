@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import ConfigError
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import ConfigError
+from fednas_core.base.seeding import derive
+from fednas_core.base.settings import read
+from fednas_core.base.values import Arch
+from fednas_core.exchange.orders import TrainOrder
 from fednas_core.export.bundle import load_bundle
 from fednas_core.methods.catalogue import METHODS
 from fednas_core.methods.fedper import fedper
-from fednas_core.protocol import TrainOrder, TrainSettings
-from fednas_core.seeding import derive
-from fednas_core.settings import read
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import client_images, examples_of, ground_of, space_of
@@ -25,7 +26,7 @@ from fednas_core.tasks.home import Home
 from fednas_core.tasks.personal import PURPOSE, completed, ready
 from fednas_core.tasks.registry import perform
 from fednas_core.tasks.store import store_of
-from fednas_core.values import Arch
+from fednas_core.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(epochs=1, batch=16, lr=0.1, precision="fp32")
 

@@ -8,17 +8,18 @@ import pytest
 import torch
 from contracts.mobile import toy_mobile
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import DeadlineError
-from fednas_core.protocol import TrainOrder, TrainReport, TrainSettings
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import DeadlineError
+from fednas_core.base.settings import read
+from fednas_core.base.values import TRAINING_FACTOR, Arch
+from fednas_core.exchange.orders import TrainOrder, TrainReport
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import nested, views
 from fednas_core.tasks.bench import client_images, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import TASKS, perform
 from fednas_core.tasks.sandwich import draws, train_sandwich
-from fednas_core.values import TRAINING_FACTOR, Arch
+from fednas_core.training.settings import TrainSettings
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.errors import RunError
-from fednas_core.protocol import State
+from fednas_core.base.errors import RunError
+from fednas_core.base.values import State
 from fednas_core.tasks import store as store_module
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.store import Store, store_of
@@ -200,7 +200,7 @@ def test_a_state_survives_its_process(store: Store) -> None:
     program = """
 import sys, torch, os
 from pathlib import Path
-from fednas_core.protocol import State
+from fednas_core.exchange.orders import State
 from fednas_core.tasks.store import Store
 Store(Path(sys.argv[1])).save("run", "client-01", "residual", 6, State({"b": torch.tensor([6.5])}, {"a": 1}))
 os._exit(9)

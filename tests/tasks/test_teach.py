@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from fednas_core.config import RunConfig
-from fednas_core.errors import RunError, TaskError
-from fednas_core.protocol import TrainOrder, TrainSettings
-from fednas_core.settings import read
+from fednas_core.base.config import RunConfig
+from fednas_core.base.errors import RunError, TaskError
+from fednas_core.base.settings import read
+from fednas_core.exchange.orders import TrainOrder
+from fednas_core.exchange.wire import pack_order, read_order
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import shapes_of, subnet
 from fednas_core.subnets.packing import pack, unpack
@@ -19,7 +20,7 @@ from fednas_core.tasks.bench import ground_of, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.store import Store
 from fednas_core.tasks.teach import DEVICE, PURPOSE, teach, teacher_of
-from fednas_core.wire import pack_order, read_order
+from fednas_core.training.settings import TrainSettings
 
 FOREVER = float("inf")
 CPU = torch.device("cpu")

@@ -7,13 +7,13 @@ import torch
 from contracts.samples import toy_space
 from torch import Tensor, nn
 
-from fednas_core.errors import DeadlineError
-from fednas_core.protocol import TrainSettings
+from fednas_core.base.errors import DeadlineError
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.training.distil import Teacher, train_student
 from fednas_core.training.evaluate import evaluate
 from fednas_core.training.loop import Batch, to_images, train
+from fednas_core.training.settings import TrainSettings
 
 PLAIN = TrainSettings(lr=0.05, momentum=0.9, clip=0.0, weight_decay=0.0)
 

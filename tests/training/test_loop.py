@@ -10,12 +10,12 @@ import torch
 from contracts.samples import toy_space
 from torch import nn
 
-from fednas_core.errors import DataError, DeadlineError
-from fednas_core.protocol import TrainSettings
+from fednas_core.base.errors import DataError, DeadlineError
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.training import loop
 from fednas_core.training.loop import Batch, Sgd, autocast, clip, to_images, train
+from fednas_core.training.settings import TrainSettings
 
 
 def problem(n: int = 48, batch: int = 16) -> list[Batch]:

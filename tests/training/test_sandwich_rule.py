@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from fednas_core.errors import DeadlineError
-from fednas_core.protocol import TrainSettings
+from fednas_core.base.errors import DeadlineError
+from fednas_core.base.values import Arch
 from fednas_core.spaces.mobilenet import MobileNetSpace
 from fednas_core.spaces.mobilespec import Stage
 from fednas_core.spaces.modules import initial_weights
@@ -21,7 +21,7 @@ from fednas_core.subnets.networks import subnet
 from fednas_core.subnets.packing import nested, views
 from fednas_core.training.loop import Batch, train
 from fednas_core.training.sandwich import Sandwich
-from fednas_core.values import Arch
+from fednas_core.training.settings import TrainSettings
 
 NORMS = ("none", "group", "batch", "parametric", "parametric-sample")
 

@@ -1,1 +1,0 @@
-"""How replies are weighed against each other."""

@@ -1,0 +1,1 @@
+"""Values, errors, seeds, settings and files: what every other room stands on."""

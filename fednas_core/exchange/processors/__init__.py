@@ -1,0 +1,1 @@
+"""What is done to every update on its way: refusing and shortening what is far from the others."""
