@@ -52,8 +52,9 @@ from fednas_core.spaces.modules import initial_weights
 from fednas_core.spaces.sorting import rank_filters
 from fednas_core.subnets.networks import network
 from fednas_core.subnets.packing import extract, nested, subnets_of, views
-from fednas_core.tasks.bench import Ground, client_images, preprocessing_of, space_of
+from fednas_core.tasks.bench import client_images, preprocessing_of, space_of
 from fednas_core.tasks.images import epochs_of, prepared
+from fednas_core.tasks.site import Site
 from fednas_core.training.evaluate import evaluate
 from fednas_core.training.loop import train
 from fednas_core.training.settings import TrainSettings, train_settings
@@ -158,7 +159,7 @@ def centralised(arm: str, seed: int, folder: str, partition: str, most: int, sta
     pooled, held = (
         replace(side[0], x=torch.cat([p.x for p in side]), y=torch.cat([p.y for p in side])) for side in sides
     )
-    ground = Ground(space, prepare, pooled, held, held, True)
+    ground = Site(space, prepare, pooled, held, held, True)
     full = train_settings(config.train)
     low = replace(full, lr=config.fednas.lr * full.lr, epochs=1)
 

@@ -23,10 +23,11 @@ from fednas_core.data.sources import Facts
 from fednas_core.devices.info import Profile
 from fednas_core.devices.profile import profile, to_json
 from fednas_core.exchange.wire import Packet, read_order
-from fednas_core.tasks.bench import client_names, device_of, examples_of, ground_of, held_of, labels_of, space_of
-from fednas_core.tasks.feedback import pack_answer
+from fednas_core.tasks.bench import client_names, device_of, examples_of, held_of, space_of
+from fednas_core.tasks.feedback import pack_with_feedback
 from fednas_core.tasks.home import Home
-from fednas_core.tasks.registry import perform
+from fednas_core.tasks.registry import FORMS, perform
+from fednas_core.tasks.site import labels_of, site_of
 
 Result = TypeVar("Result")
 
@@ -77,10 +78,11 @@ def _check_code(theirs: str) -> None:
 
 
 def _train(request: Request, config: RunConfig, home: Home) -> Packet:
-    space = ground_of(config, request.index, home).space
-    order = read_order(request.packet, space, config.wire)
-    report = within(config.deadline, lambda: perform(order, config, request.index, home))
-    return pack_answer(report, order, config, space, home)
+    space, wire = site_of(config, request.index, home).space, config.wire
+    order = read_order(request.packet, FORMS, space, wire)
+    answer = within(config.deadline, lambda: perform(order, config, request.index, home))
+    site = site_of(config, request.index, home, order.trains)
+    return pack_with_feedback(answer, order, FORMS[order.task], wire, site)
 
 
 def within(deadline_s: float, work: Callable[[], Result], grace_s: float = GRACE_S) -> Result:
@@ -100,7 +102,7 @@ def within(deadline_s: float, work: Callable[[], Result], grace_s: float = GRACE
 
 def _describe(context: Context, config: RunConfig, home: Home) -> Packet:
     if home.data:
-        mine, everything = (len(ground_of(config, 0, home, trains).train.y) for trains in (True, False))
+        mine, everything = (len(site_of(config, 0, home, trains).train.y) for trains in (True, False))
         clients = [(own_name(context.node_config), 0, mine, everything - mine, labels_of(config, 0, home))]
     else:
         served = serves(context.node_config, client_names(config))

@@ -12,8 +12,9 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ReplyError
 from fednas_core.base.values import ClientId
 from fednas_core.devices.info import ClientInfo
-from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
-from fednas_core.exchange.wire import pack_order, read_report
+from fednas_core.exchange.orders import Answer, Failure, Order
+from fednas_core.exchange.wire import pack_order, read_answer
+from fednas_core.tasks.registry import FORMS
 from server_app.exchange import exchange
 from server_app.records import Request, read_reply, request
 from server_app.roster import Member, Roster
@@ -39,9 +40,7 @@ class GridFleet:
         self._members |= there  # an order may still wait for a client that has just left
         return [member.info for member in there.values()]
 
-    def train(
-        self, orders: Mapping[ClientId, TrainOrder], more: deque[TrainOrder] | None = None
-    ) -> Iterator[TrainReport | Failure]:
+    def train(self, orders: Mapping[ClientId, Order], more: deque[Order] | None = None) -> Iterator[Answer | Failure]:
         """Carry out the orders, started in the mapping's order, and yield one answer for each as they arrive.
 
         A node has one order at a time; those for its other clients wait here, so that Flower's queue holds no more of
@@ -54,7 +53,7 @@ class GridFleet:
 
         busy: set[int] = set()
 
-        def messages() -> Iterator[tuple[TrainOrder, Message]]:
+        def messages() -> Iterator[tuple[Order, Message]]:
             """Yield what waits now; asked again, what has come up since."""
             for _ in range(len(waiting)):
                 order = waiting.popleft()
@@ -73,16 +72,16 @@ class GridFleet:
     def close(self) -> None:
         """Nothing to release: Flower ends the processes."""
 
-    def _message(self, order: TrainOrder, ttl_s: float) -> Message:
+    def _message(self, order: Order, ttl_s: float) -> Message:
         member = self._members[order.client]
-        ask = Request(pack_order(order, self._config.wire), self._config, member.index)
+        ask = Request(pack_order(order, FORMS[order.task], self._config.wire), self._config, member.index)
         return request(ask, member.node, "train", ttl_s)
 
-    def _answer(self, order: TrainOrder, reply: Message | None) -> TrainReport | Failure:
+    def _answer(self, order: Order, reply: Message | None) -> Answer | Failure:
         if reply is None:
             return Failure(order.client, f"no answer within the deadline of {self._deadline_s:g} seconds")
         try:
-            return read_report(read_reply(reply), order, self._config.wire)
+            return read_answer(read_reply(reply), order, FORMS[order.task], self._config.wire)
         except ReplyError as error:
             return Failure(order.client, str(error).removeprefix(f"client {order.client}: "))
 

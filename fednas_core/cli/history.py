@@ -189,11 +189,11 @@ def export(
     done, method = trained(run)
     judge = Judge(config, method.network)
     if arch is not None:
-        chosen = _judged(config, judge, arch, method.networks)
+        chosen = _judged(config, judge, arch, method.catalogue.these)
         limit = Budget(device, macs=space_of(config).cost(chosen.arch).macs)
     else:
         allowance = _allowance(config, device, budget or "max")
-        chosen, limit = _best(config, judge, allowance, method.networks), allowance.budget
+        chosen, limit = _best(config, judge, allowance, method.catalogue.these), allowance.budget
     folder = real(to) if to else run.path / "models"
     model = deliver(replace(config, rounds=done), judge, limit, chosen, folder)
     if as_json:

@@ -29,54 +29,58 @@ from fednas_core.base.errors import ConfigError, ReplyError
 from fednas_core.base.seeding import derive, stream
 from fednas_core.base.values import ClientId
 from fednas_core.devices.info import ClientInfo
-from fednas_core.engine.rounds import NO_ANSWER, NO_ROOM, Event, checked_norm, event_of, everyone_of, longest_first, why
-from fednas_core.exchange.orders import Failure, Fleet, TrainOrder, TrainReport
-from fednas_core.exchange.processors.norms import ENOUGH, check_norm, clip_share, usual_norm
-from fednas_core.methods.fedavg import mean_of
-from fednas_core.methods.method import Method, RoundSummary
+from fednas_core.engine.collect import Outcome, collect, why
+from fednas_core.engine.rounds import Event, Model, event_of, everyone_of, longest_first
+from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Fleet, Order
+from fednas_core.exchange.processors.norms import ENOUGH, check_norm, clip_share, update_norm, usual_norm
+from fednas_core.methods.method import Ask, Method
 from fednas_core.subnets.merge import largest_allowed
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import space_of
-
-Answer = TrainReport | Failure
 
 SMALLEST_WAVE = 2
 """Clients that get new orders together at least, unless the settings say: a sandwich has two ends."""
 
 
 def rounds(
-    config: RunConfig, method: Method, fleet: Fleet, start: int, usual: float | None = None, run: str = ""
+    config: RunConfig,
+    method: Method,
+    fleet: Fleet,
+    start: int,
+    usual: float | None = None,
+    run: str = "",
+    model: Model | None = None,
 ) -> Iterator[Event]:
     """Conduct rounds from number `start` (from 0) on until the method is done, and yield the event of each.
 
-    `usual` is the last event's `update_norm`, if there was one; `run` the run's id, which the orders carry. Clients
-    go on working while an event is looked at; what they still have in hand after the last one is dropped. Raises
-    `ConfigError` for a merge that needs replies side by side, `RunError` if no client gives a usable answer.
+    `usual` is the last event's `update_norm`, if there was one; `run` the run's id, which the orders carry. Methods
+    that request anything besides training are not for this loop, so that no `model` is needed. Clients go on working
+    while an event is looked at; what they still have in hand after the last one is dropped. Raises `ConfigError` for a
+    merge that needs replies side by side, `RunError` if no client gives a usable answer.
     """
     if config.merge.rule != "overlap" or config.merge.opposed < 1:
         raise ConfigError(
             "settings 'merge.rule' and 'merge.opposed' compare the replies of a round, and loop 'async' absorbs them "
             "one by one: allowed there are rule overlap and opposed 1; merge.clip and merge.outlier hold there too"
         )
-    desk = _Desk(config, method, fleet, usual, run)
+    work = _Work(config, method, fleet, usual, run)
     try:
         index = start
         while not method.done(index):
-            desk.open(index)
-            while desk.due > 0 and (answer := desk.next_answer()):
-                desk.take(answer)
+            work.open(index)
+            while work.due > 0 and (outcome := work.next_outcome()):
+                work.take(*outcome)
             index += 1
-            yield desk.event()
+            yield work.event()
     finally:
-        desk.leave()
+        work.leave()
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """An order that is being carried out, by whom, and how many replies had been merged when it was given."""
+    """An order that is being carried out, and how many replies had been merged when it was given."""
 
-    order: TrainOrder
-    client: ClientInfo
+    order: Order
     merges: int
 
 
@@ -84,12 +88,12 @@ class _Job:
 class _Usable:
     """A reply that can be merged, the job it came of, and the norm of its update."""
 
-    report: TrainReport
+    answer: Answer
     job: _Job
     norm: float
 
 
-class _Desk:
+class _Work:
     """Who is at work, what has come in of the present round, and which norm is usual."""
 
     def __init__(self, config: RunConfig, method: Method, fleet: Fleet, usual: float | None, run: str) -> None:
@@ -97,9 +101,10 @@ class _Desk:
         self._space = space_of(config)
         self._norms: list[float] = []
         self._jobs: dict[ClientId, _Job] = {}
+        self._infos: dict[ClientId, ClientInfo] = {}
         self._merges = 0
-        self._more: deque[TrainOrder] = deque()
-        self._answers: Iterator[Answer] = iter(())
+        self._more: deque[Order] = deque()
+        self._outcomes: Iterator[tuple[Order, Outcome]] = iter(())
 
     def open(self, index: int) -> None:
         """Begin round number `index`: see who is there."""
@@ -110,37 +115,32 @@ class _Desk:
         self._resting: set[ClientId] = set()  # who failed is not asked again before the next round
         self._failures: list[tuple[ClientId, str]] = []
         self._waiting: list[_Usable] = []
-        self._merged: list[tuple[RoundSummary, dict[str, Any]]] = []
+        self._merged: list[dict[str, Any]] = []
 
     # -- who does what ---------------------------------------------------------------------------------------------
 
-    def next_answer(self) -> Answer | None:
-        """Return the next answer, after giving orders to those who are free; None if there is nobody left to ask."""
+    def next_outcome(self) -> tuple[Order, Outcome] | None:
+        """Return what comes next of an order, after giving some to those who are free; None if there is nobody left."""
         self._more.extend(self._wave())
-        answer = next(self._answers, None)
-        if answer is None:
-            for client in self._jobs.keys() - {order.client for order in self._more}:
-                self.take(Failure(client, NO_ANSWER))
-            if self.due > 0:
-                self._more.extend(self._wave())
-            if self.due > 0 and self._more:
-                first = {order.client: order for order in self._more}
-                self._more.clear()
-                self._answers = self._fleet.train(first, self._more)
-                answer = next(self._answers, None)
-        return answer
+        outcome = next(self._outcomes, None)
+        if outcome is None and self._more:
+            orders = list(self._more)
+            self._more.clear()
+            self._outcomes = collect(self._fleet, orders, self._infos, limit=lambda: self._limit, more=self._more)
+            outcome = next(self._outcomes, None)
+        return outcome
 
     def leave(self) -> None:
         """Drop whatever is still being done."""
         self._more.clear()
-        if isinstance(self._answers, Generator):
-            self._answers.close()
+        if isinstance(self._outcomes, Generator):
+            self._outcomes.close()
 
-    def _wave(self) -> list[TrainOrder]:
+    def _wave(self) -> list[Order]:
         """Return orders for clients that are free, if there are enough of them or nobody is at work."""
         if self._method.done(self._round + 1) and len(self._jobs) >= self.due:
             return []  # enough is under way to end the run
-        busy = self._jobs.keys() | {usable.report.client for usable in self._waiting}
+        busy = self._jobs.keys() | {usable.answer.client for usable in self._waiting}
         free = [c for c in self._everyone if c.name not in busy | self._resting]
         count = min(self._size - len(busy), len(free))
         enough = min(self._size, self._config.stale.batch or max(SMALLEST_WAVE, -(-self._size // 4)))
@@ -150,58 +150,40 @@ class _Desk:
         drawn = stream(self._config.seed, self._round, "wave", self._waves).choice(len(free), count, replace=False)
         chosen = [free[i] for i in sorted(drawn)]
         rng = stream(self._config.seed, self._round, "plan", self._waves)
-        orders = longest_first(self._method.plan(self._round, chosen, rng), chosen, self._space, self._run)
-        for client in chosen:
-            if client.name not in orders:
-                self._fail(client.name, NO_ROOM)
+        ask = self._method.ask(self._round, 0, chosen, rng)
+        if ask is None:
+            return []
+        self._infos |= {client.name: client for client in chosen}
+        for client, reason in ask.left_out.items():
+            self._fail(client, reason)
         snapshot = {name: tensor.clone() for name, tensor in self._method.weights().items()}
-        given = [
-            replace(
-                order,
-                tensors=views(snapshot, self._space.plan(order.arch)),
-                seed=derive(order.seed, "wave", self._waves),
-            )
-            for order in orders.values()
-        ]
-        infos = {client.name: client for client in chosen}
-        self._jobs |= {order.client: _Job(order, infos[order.client], self._merges) for order in given}
+        given = []
+        for order in longest_first(ask.orders, chosen, self._space, self._run):
+            tensors = views(snapshot, self._space.plan(order.arch))
+            seed = derive(order.seed, "wave", self._waves)
+            given.append(replace(order, channels={WEIGHTS: tensors}, seed=seed))
+        self._jobs |= {order.client: _Job(order, self._merges) for order in given}
         return given
 
     # -- what comes of it ------------------------------------------------------------------------------------------
 
-    def take(self, answer: Answer) -> None:
-        """Judge an answer and merge it, as soon as enough are there to tell which norm is usual."""
-        job = self._jobs.get(answer.client)
-        if job is None or any(order is job.order for order in self._more):
-            return  # nobody asked, or not yet
-        del self._jobs[answer.client]
+    def take(self, order: Order, outcome: Outcome) -> None:
+        """Take what came of an order and merge it, as soon as enough is there to tell which norm is usual."""
+        job = self._jobs.pop(order.client)
         self.due -= 1
-        if isinstance(answer, Failure):
-            self._fail(answer.client, answer.reason)
+        if isinstance(outcome, Failure):
+            self._fail(outcome.client, outcome.reason)
         else:
-            try:
-                norm = checked_norm(answer, job.order, job.client, self._space, self._limit)
-                self._waiting.append(_Usable(answer, job, norm))
-            except ReplyError as error:
-                self._fail(answer.client, why(error, answer.client))
+            norm = update_norm(outcome.weights, order.weights)
+            self._waiting.append(_Usable(outcome, job, norm))
         enough = self._usual or len(self._norms) + len(self._waiting) >= ENOUGH
         if enough or not self._jobs or self.due <= 0:
             self._merge_waiting()
 
     def event(self) -> Event:
         """Return the event of the round."""
-        rows = [row for _, row in self._merged]
-        summaries = [summary for summary, _ in self._merged]
-        summary = RoundSummary(
-            round=self._round,
-            loss=mean_of(rows, "loss"),
-            accuracy=mean_of(rows, "accuracy"),
-            bytes_up=sum(s.bytes_up for s in summaries),
-            bytes_down=sum(s.bytes_down for s in summaries),
-            client_macs=sum(s.client_macs for s in summaries),
-            clients=tuple(rows),
-        )
-        event = event_of(summary, rows, self._failures, time.monotonic() - self._since)
+        rows = self._merged
+        event = event_of(self._round, rows, self._failures, time.monotonic() - self._since)
         ages = [row["staleness"] for row in rows]
         return event | {
             "update_norm": statistics.median_low(self._norms),
@@ -218,28 +200,28 @@ class _Desk:
             try:
                 self._merge(usable, usual)
             except ReplyError as error:
-                self._fail(usable.report.client, why(error, usable.report.client))
+                self._fail(usable.answer.client, why(error, usable.answer.client))
         self._waiting.clear()
 
     def _merge(self, usable: _Usable, usual: float | None) -> None:
         """Move the weights by a share of the update; raise `ReplyError` if it is too old or too far out."""
-        report, job, stale = usable.report, usable.job, self._config.stale
+        answer, job, stale = usable.answer, usable.job, self._config.stale
         age = self._merges - job.merges
         if stale.limit and age > stale.limit:
             raise ReplyError(f"{age} other replies overtook it, allowed are {stale.limit} (stale.limit)")
-        check_norm(report.client, usable.norm, usual, self._config.merge.outlier)
+        check_norm(answer.client, usable.norm, usual, self._config.merge.outlier)
         share = stale.rate * (1 + age) ** -stale.power * clip_share(self._config.merge.clip, usable.norm, usual)
-        summary = self._method.absorb(job.order.round, [replace(report, tensors=self._moved(report, job, share))])
-        if summary.clients:
+        moved = replace(answer, channels={WEIGHTS: self._moved(answer, job, share)})
+        told = self._method.tell(Ask(job.order.round, 0, (job.order,)), [moved])
+        if told.rows:
             self._merges += 1
             self._norms = [*self._norms, usable.norm][-max(ENOUGH, self._size) :]
-            extra = {"update_norm": usable.norm, "staleness": age}
-            self._merged.append((summary, {**summary.clients[0], **extra}))
+            self._merged.append({**told.rows[0], "update_norm": usable.norm, "staleness": age})
 
-    def _moved(self, report: TrainReport, job: _Job, share: float) -> dict[str, Tensor]:
-        """Return what the weights become that the report covers."""
-        now = views(self._method.weights(), self._space.plan(report.arch))
-        moved = torch._foreach_sub([report.tensors[name] for name in now], [job.order.tensors[name] for name in now])
+    def _moved(self, answer: Answer, job: _Job, share: float) -> dict[str, Tensor]:
+        """Return what the weights become that the answer covers."""
+        now = views(self._method.weights(), self._space.plan(answer.arch))
+        moved = torch._foreach_sub([answer.weights[name] for name in now], [job.order.weights[name] for name in now])
         torch._foreach_mul_(moved, share)
         torch._foreach_add_(moved, list(now.values()))
         return dict(zip(now, moved, strict=True))

@@ -8,8 +8,8 @@ after each pass. Of exact statistics nothing is the server's images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,29 +19,17 @@ from fednas_core.base.errors import ReplyError
 from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.info import ClientInfo
 from fednas_core.engine.cohort import Crew
-from fednas_core.engine.errands import order_of
+from fednas_core.engine.collect import collect, completed, why
 from fednas_core.engine.evaluation import Judge
-from fednas_core.engine.rounds import NO_ANSWER, why
-from fednas_core.exchange.orders import Errand, Failure, TrainOrder, TrainReport
+from fednas_core.exchange.orders import Answer, Failure, Order, Tensors
 from fednas_core.exchange.processors.norms import check_norm, usual_norm
-from fednas_core.subnets.moments import (
-    EPSILON,
-    SQUARES,
-    SUM,
-    VARIANCE,
-    foreseen,
-    moment_shapes,
-    norms_of,
-    statistics,
-    whole,
-)
+from fednas_core.exchange.results import Summed
+from fednas_core.methods.method import request
+from fednas_core.subnets.moments import distance, foreseen, norms_of, statistics
 from fednas_core.subnets.networks import network
 from fednas_core.tasks.bench import device_of, is_personal, preprocessing_of, space_of, validation_images
+from fednas_core.tasks.moments import MOMENTS
 
-ROUNDING = 1e-9
-"""By what share S² may exceed n·Q, which no images make it do: of what is sent, 48 bits are right."""
-TINY = torch.finfo(torch.float32).tiny
-"""What a float32 may be rounded to nothing from."""
 GUIDES = 128
 """Images of the server that show what a change of earlier layers does to later ones."""
 
@@ -73,9 +61,7 @@ def recalibrated(config: RunConfig, crew: Crew, arch: Arch, tensors: Mapping[str
     enough = len(norms_of(tensors))
     for index in range(min(config.calibration_passes or enough, enough)):
         round = config.rounds + index  # a pass counts as a round: no late answer is taken for another's
-        errands = {client: Errand(client.name, "moments", arch) for client in able}
-        orders = {c.name: order_of(config, c, e, tensors, round, run_id, "moments") for c, e in errands.items()}
-        answers = _answers(config, crew, {client.name: client for client in able}, orders, failures)
+        answers = _answers(config, crew, _orders(config, able, arch, tensors, round, run_id), able, failures)
         if not answers:
             break
         module = network(space_of(config), arch, tensors, device_of(config))
@@ -103,69 +89,37 @@ def _guides(config: RunConfig) -> Tensor:
     return preprocessing_of(config)(images[:: -(-len(images) // GUIDES)])
 
 
+def _orders(
+    config: RunConfig, clients: Sequence[ClientInfo], arch: Arch, tensors: Tensors, round: int, run_id: str
+) -> list[Order]:
+    """Return the orders of a pass: over the images that a client may train on, whether it does or only tests."""
+    asked = [(request(round, client.name, "moments", arch), client) for client in clients]
+    return [replace(completed(order, config, client, tensors, run_id), trains=True) for order, client in asked]
+
+
 def _answers(
     config: RunConfig,
     crew: Crew,
-    clients: Mapping[ClientId, ClientInfo],
-    orders: Mapping[ClientId, TrainOrder],
+    orders: Sequence[Order],
+    clients: Sequence[ClientInfo],
     failures: dict[ClientId, str],
-) -> list[tuple[Mapping[str, Tensor], int]]:
+) -> list[tuple[Tensors, int]]:
     """Return the moments and numbers of images of the credible answers, sorted by client; note why others are not."""
-    found, norms = dict[ClientId, TrainReport](), dict[ClientId, float]()
-    awaited = set(orders)
-    for answer in crew.train(orders) if orders else ():
-        if answer.client not in awaited:
-            continue
-        awaited.discard(answer.client)
-        if isinstance(answer, Failure):
-            failures[answer.client] = answer.reason
-            continue
-        try:
-            norms[answer.client] = checked(answer, orders[answer.client], clients[answer.client])
-            found[answer.client] = answer
-        except ReplyError as error:
-            failures[answer.client] = why(error, answer.client)
-    failures |= dict.fromkeys(awaited, NO_ANSWER)
-    usual, credible = usual_norm(norms.values(), None), []
+    found, norms = dict[ClientId, tuple[Tensors, int]](), dict[ClientId, float]()
+
+    def accept(answer: Answer, order: Order) -> None:
+        assert isinstance(answer.result, Summed)
+        norms[order.client] = distance(answer.channels[MOMENTS], order.weights, answer.result.images)
+        found[order.client] = answer.channels[MOMENTS], answer.result.images
+
+    for _, outcome in collect(crew, orders, {client.name: client for client in clients}, accept):
+        if isinstance(outcome, Failure):
+            failures[outcome.client] = outcome.reason
+    usual, agreed = usual_norm(norms.values(), None), []
     for client in sorted(found):
         try:
             check_norm(client, norms[client], usual, config.merge.outlier)
-            credible.append((found[client].tensors, int(found[client].figures["images"])))
+            agreed.append(found[client])
         except ReplyError as error:
             failures[client] = why(error, client)
-    return credible
-
-
-def checked(answer: TrainReport, order: TrainOrder, client: ClientInfo) -> float:
-    """Return how far an image is from the order's means, in the order's standard deviations (root mean square).
-
-    Raises `ReplyError` unless the answer is one to `order` that images can have made, no more than the client has.
-    """
-    if answer.arch != order.arch or answer.round != order.round:
-        raise ReplyError("answered for another architecture or pass")
-    images = answer.figures.get("images", 0.0)
-    if not 1 <= images <= client.examples or images % 1:
-        raise ReplyError(f"images: found {images:g}, allowed 1 to the {client.examples} that it said it has")
-    wanted = moment_shapes({name: tuple(tensor.shape) for name, tensor in order.tensors.items()})
-    shapes = {name: tuple(tensor.shape) for name, tensor in answer.tensors.items()}
-    if shapes != wanted:
-        name = min(name for name, _ in shapes.items() ^ wanted.items())
-        raise ReplyError(f"moment '{name[:80]}': found {shapes.get(name)}, allowed {wanted.get(name)}")
-    far = [_distance(answer.tensors, norm, order.tensors, images) for norm in norms_of(order.tensors)]
-    return float(torch.cat(far).mean().sqrt())
-
-
-def _distance(found: Mapping[str, Tensor], norm: str, sent: Mapping[str, Tensor], images: float) -> Tensor:
-    """Return the mean square of (x − m) / σ, float64 (channels,); raise `ReplyError` if no images can have made it."""
-
-    def refuse(what: str, allowed: str) -> None:
-        raise ReplyError(f"moments of '{norm}': found {what}, allowed {allowed}")
-
-    sums, squares = whole(found[f"{norm}{SUM}"]), whole(found[f"{norm}{SQUARES}"])
-    if not bool((sums.isfinite() & squares.isfinite()).all()):
-        refuse("values that are not finite", "finite values")
-    if bool((squares < 0).any()):
-        refuse(f"a sum of squares of {float(squares.min()):.3g}", "0 and more")
-    if bool((sums**2 > images * (squares * (1 + ROUNDING) + TINY)).any()):
-        refuse("sums larger than their sums of squares permit", "what images make")
-    return squares / (images * (sent[f"{norm}{VARIANCE}"].double() + EPSILON))
+    return agreed

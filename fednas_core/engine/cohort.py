@@ -19,7 +19,7 @@ from fednas_core.devices.info import ClientInfo, Limit, Profile
 from fednas_core.devices.latency_model import LatencyModel
 from fednas_core.devices.limits import client_budget_texts, limits
 from fednas_core.devices.profile import from_json, profile, to_json
-from fednas_core.exchange.orders import Failure, Fleet, TrainOrder, TrainReport
+from fednas_core.exchange.orders import Answer, Failure, Fleet, Order
 from fednas_core.runs.folder import RunFolder
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.tasks.bench import device_of, space_of
@@ -79,12 +79,10 @@ class Crew:
             raise RunError("no client has room for a network: raise the devices' budgets, or choose a smaller space")
         return able
 
-    def train(
-        self, orders: Mapping[ClientId, TrainOrder], more: deque[TrainOrder] | None = None
-    ) -> Iterator[TrainReport | Failure]:
+    def train(self, orders: Mapping[ClientId, Order], more: deque[Order] | None = None) -> Iterator[Answer | Failure]:
         """See `Fleet.train`; who has lost its private state is said."""
         for answer in self._fleet.train(orders, more):
-            if isinstance(answer, TrainReport) and answer.figures.get("fresh") and answer.client not in self._anew:
+            if isinstance(answer, Answer) and answer.fresh and answer.client not in self._anew:
                 self._anew.add(answer.client)
                 self._announce(f"{answer.client} has none of its private state of before and begins anew")
             yield answer

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from fednas_core.base.config import RunConfig
 from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.budgets import Allowance
 from fednas_core.devices.info import ClientInfo
 from fednas_core.engine.calibration import settle_statistics
 from fednas_core.engine.cohort import Crew
-from fednas_core.engine.errands import credible, order_of, run_errands
+from fednas_core.engine.collect import answered, collect, completed
 from fednas_core.engine.evaluation import Judge, Judged, preference
-from fednas_core.engine.rounds import NO_ANSWER
-from fednas_core.exchange.orders import Errand, Failure, TrainReport
+from fednas_core.exchange.orders import Answer, Failure, Order, Tensors
+from fednas_core.exchange.results import Installed, Tested
+from fednas_core.methods.method import request
 from fednas_core.tasks.bench import space_of
 
 ATTEMPTS = 3
@@ -45,33 +44,26 @@ def hand_over(
     ranked = {_kind(client): _ranked(judged, client) for client in clients.values()}
     choices = {name: _first(ranked[_kind(client)], (own or {}).get(name)) for name, client in clients.items()}
     rows = {name: _without(client, "no judged network keeps its limits") for name, client in clients.items()}
-    tensors: dict[Arch, Mapping[str, Tensor]] = {}
+    tensors: dict[Arch, Tensors] = {}
     waiting = [name for name in clients if choices[name]]
     for _ in range(ATTEMPTS):
-        orders = {}
+        orders: list[Order] = []
         for name in waiting:
             arch = choices[name][0].arch
             if arch not in tensors:
                 settle_statistics(config, crew, judge, arch, run_id)
                 tensors[arch] = judge.model(arch)
-            errand = Errand(name, "install", arch)
-            orders[name] = order_of(config, clients[name], errand, tensors[arch], config.rounds, run_id)
+            asked = request(config.rounds, name, "install", arch)
+            orders.append(completed(asked, config, clients[name], tensors[arch], run_id))
         waiting = []
-        awaited = set(orders)
-        for answer in crew.train(orders) if orders else ():
-            if answer.client not in awaited:
-                continue
-            awaited.discard(answer.client)
-            client, chosen = clients[answer.client], choices[answer.client][0]
-            answer = credible(answer, client, Errand(client.name, "install", chosen.arch), config.rounds)
-            rows[client.name] = _row(client, chosen, answer, ranked[_kind(client)])
-            if isinstance(answer, TrainReport) and not answer.figures.get("fits"):
-                choices[answer.client] = [row for row in choices[answer.client] if row.macs < chosen.macs]
-                waiting += [answer.client] if choices[answer.client] else []
-            if answer.client not in waiting:
+        for order, outcome in collect(crew, orders, clients):
+            client, chosen = clients[order.client], choices[order.client][0]
+            rows[client.name] = _row(client, chosen, outcome, ranked[_kind(client)])
+            if isinstance(outcome, Answer) and isinstance(outcome.result, Installed) and not outcome.result.fits:
+                choices[client.name] = [row for row in choices[client.name] if row.macs < chosen.macs]
+                waiting += [client.name] if choices[client.name] else []
+            if client.name not in waiting:
                 settled()
-        for name in awaited:
-            rows[name] = _without(clients[name], NO_ANSWER, failed=True)
     return [rows[name] for name in sorted(rows)]
 
 
@@ -85,13 +77,13 @@ def smallest_without_loss(
     trains), and tells nobody its classes. A client that has none to test on is not among them.
     """
     clients = [(c, [a for a in archs if c.limit is None or c.limit.allows(a)]) for c in crew.clients()]
-    errands = [Errand(client.name, "trial", arch) for client, allowed in clients for arch in allowed]
-    reports, _ = run_errands(config, crew, judge, errands, config.rounds, run_id)
+    trials = [request(config.rounds, client.name, "trial", arch) for client, allowed in clients for arch in allowed]
+    answers, _ = answered(config, crew, trials, judge.model, run_id)
     cost = space_of(config).cost
     found: dict[ClientId, dict[Arch, float]] = {}
-    for report in reports:
-        if report.figures.get("tested"):
-            found.setdefault(report.client, {})[report.arch] = report.accuracy
+    for answer in answers:
+        if isinstance(answer.result, Tested) and answer.result.tested:
+            found.setdefault(answer.client, {})[answer.arch] = answer.result.accuracy
 
     def cheapest(accuracies: Mapping[Arch, float]) -> Arch:
         least = max(accuracies.values()) - config.contest.loss
@@ -122,14 +114,13 @@ def _without(client: ClientInfo, reason: str, failed: bool = False) -> dict[str,
     return {"client": client.name, "budget": told, "reason": reason, "failed": failed}
 
 
-def _row(
-    client: ClientInfo, chosen: Judged, answer: TrainReport | Failure, allowed: Sequence[Judged]
-) -> dict[str, Any]:
-    if isinstance(answer, Failure):
-        return _without(client, answer.reason, failed=True)
-    figures = answer.figures
-    if not figures.get("fits"):
-        return _without(client, f"the smallest network offered takes {figures.get('latency_ms', 0):.2f} ms there")
+def _row(client: ClientInfo, chosen: Judged, outcome: Answer | Failure, allowed: Sequence[Judged]) -> dict[str, Any]:
+    if isinstance(outcome, Failure):
+        return _without(client, outcome.reason, failed=True)
+    found = outcome.result
+    assert isinstance(found, Installed)
+    if not found.fits:
+        return _without(client, f"the smallest network offered takes {found.latency_ms:.2f} ms there")
     return _without(client, "") | {
         "arch": chosen.arch.to_json(),
         "macs": chosen.macs,
@@ -137,9 +128,9 @@ def _row(
         "bytes": chosen.bytes,
         "validation_accuracy": chosen.validation_accuracy,
         "larger_accuracy": max((row.validation_accuracy for row in allowed if row.macs > chosen.macs), default=None),
-        "accuracy": answer.accuracy if figures.get("tested") else None,
-        "tested": int(figures.get("tested", 0)),
-        "held_out": bool(figures.get("held_out")),
-        "latency_ms": figures["latency_ms"],
-        "stored": bool(figures.get("stored")),
+        "accuracy": found.accuracy if found.tested else None,
+        "tested": found.tested,
+        "held_out": found.held_out,
+        "latency_ms": found.latency_ms,
+        "stored": found.stored,
     }

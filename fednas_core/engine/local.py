@@ -19,6 +19,7 @@ from dataclasses import replace
 from math import prod
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, multiprocessing
@@ -30,18 +31,21 @@ from fednas_core.base.units import size
 from fednas_core.base.values import ClientId
 from fednas_core.devices.containers import available_cores
 from fednas_core.devices.info import ClientInfo
-from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
-from fednas_core.exchange.wire import lossless, pack_order, read_order, read_report, returned
+from fednas_core.exchange.orders import Answer, Failure, Order, Tensors
+from fednas_core.exchange.schema import Channels
+from fednas_core.exchange.wire import lossless, pack_order, read_answer, read_order
 from fednas_core.subnets.networks import shapes_of
 from fednas_core.subnets.packing import copy_into, unpack
 from fednas_core.tasks.bench import device_of, space_of, split_of
-from fednas_core.tasks.feedback import pack_answer
+from fednas_core.tasks.feedback import pack_with_feedback
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.past import lost
-from fednas_core.tasks.registry import clients_of, index_of, perform
-from fednas_core.tasks.store import VARIABLE, store_of
+from fednas_core.tasks.registry import FORMS, TASKS, clients_of, index_of, perform
+from fednas_core.tasks.site import site_of
+from fednas_core.tasks.store import VARIABLE
 
-Answer = TrainReport | Failure
+T = TypeVar("T")
+Outcome = Answer | Failure
 
 
 class LocalFleet:
@@ -71,7 +75,7 @@ class LocalFleet:
         """See `Fleet.clients`."""
         return clients_of(self._config)
 
-    def train(self, orders: Mapping[ClientId, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+    def train(self, orders: Mapping[ClientId, Order], more: deque[Order] | None = None) -> Iterator[Outcome]:
         """See `Fleet.train`; orders are started in the mapping's order."""
         waiting = deque() if more is None else more
         waiting.extendleft(reversed(list(orders.values())))
@@ -82,15 +86,15 @@ class LocalFleet:
         else:
             yield from self._through(self._pool, waiting)
 
-    def _through(self, pool: ProcessPoolExecutor, waiting: deque[TrainOrder]) -> Iterator[Answer]:
+    def _through(self, pool: ProcessPoolExecutor, waiting: deque[Order]) -> Iterator[Outcome]:
         free = list(range(len(self._slots)))
-        running: dict[Future[Answer], tuple[TrainOrder, int]] = {}
+        running: dict[Future[Outcome], tuple[Order, int]] = {}
 
         def start() -> None:
             while waiting and free:
                 order, slot = waiting.popleft(), free.pop()
-                copy_into(self._slots[slot], order.tensors)
-                running[pool.submit(_there, replace(order, tensors={}), slot)] = order, slot
+                copy_into(self._slots[slot], _joined(order.channels))
+                running[pool.submit(_there, replace(order, channels={}), slot)] = order, slot
 
         try:
             while running or waiting:
@@ -108,11 +112,13 @@ class LocalFleet:
         finally:
             wait(running)  # until then workers write to the slots
 
-    def _received(self, answer: Answer, order: TrainOrder, slot: int) -> Answer:
-        wanted = returned(order)
-        if isinstance(answer, Failure) or not wanted:
-            return answer  # a reason, or figures only
-        return replace(answer, tensors=unpack(_front(self._slots[slot], wanted).clone(), wanted))
+    def _received(self, outcome: Outcome, order: Order, slot: int) -> Outcome:
+        if isinstance(outcome, Failure) or outcome.channels:
+            return outcome
+        wanted = FORMS[order.task].returns(order)
+        if not wanted:
+            return outcome
+        return replace(outcome, channels=_channels(_front(self._slots[slot], wanted).clone(), wanted))
 
     def close(self) -> None:
         """End the worker processes."""
@@ -162,49 +168,74 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _there(order: TrainOrder, slot: int) -> Answer:
-    """In a worker: train what lies in the slot, leave the trained tensors there and return the report without them."""
+def _there(order: Order, slot: int) -> Outcome:
+    """In a worker: train what lies in the slot, leave what returns there, and return the answer without it."""
     assert _given is not None
     config, slots = _given
-    wanted = shapes_of(space_of(config), order.arch, statistics=order.returns != "weights")
-    order = replace(order, tensors=unpack(_front(slots[slot], wanted), wanted))
-    answer = _performed(order, config)
-    if isinstance(answer, Failure) or not answer.tensors:
-        return answer
-    copy_into(slots[slot], {name: answer.tensors[name] for name in returned(order)})
-    return replace(answer, tensors={})
+    sent = FORMS[order.task].sends(space_of(config), order.arch)
+    order = replace(order, channels=_channels(_front(slots[slot], sent), sent))
+    outcome = _performed(order, config)
+    if isinstance(outcome, Failure):
+        return outcome
+    returned = FORMS[order.task].returns(order)
+    if _values(returned) > slots[slot].numel():
+        return outcome  # it goes by the pool's own way
+    copy_into(slots[slot], {name: _joined(outcome.channels)[name] for name in _joined(returned)})
+    return replace(outcome, channels={})
 
 
-def _front(slot: Tensor, wanted: Mapping[str, tuple[int, ...]]) -> Tensor:
-    """Return the part of a slot that tensors of these shapes fill."""
-    return slot[: sum(map(prod, wanted.values()))]
+def _joined(channels: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    """Return what channels hold by ``channel/name``, one channel after the other."""
+    found = {}
+    for channel, items in channels.items():
+        for name, item in items.items():
+            found[f"{channel}/{name}"] = item
+    return found
 
 
-def _refuse_without_past(orders: Iterable[TrainOrder], config: RunConfig) -> None:
+def _values(wanted: Channels) -> int:
+    return sum(map(prod, _joined(wanted).values()))
+
+
+def _front(slot: Tensor, wanted: Channels) -> Tensor:
+    """Return the part of a slot that channels of these shapes fill."""
+    return slot[: _values(wanted)]
+
+
+def _channels(flat: Tensor, wanted: Channels) -> dict[str, Tensors]:
+    """Return the channels that lie in a flat tensor."""
+    found, tensors = dict[str, Tensors](), unpack(flat, _joined(wanted))
+    for channel, shapes in wanted.items():
+        found[channel] = {name: tensors[f"{channel}/{name}"] for name in shapes}
+    return found
+
+
+def _refuse_without_past(orders: Iterable[Order], config: RunConfig) -> None:
     """Raise `RunError`, before any client begins, if one lacks its private state, which is on this machine's disk."""
-    home = Home()
     for order in orders:
-        if lost(order, config, home):
+        task, site = TASKS.get(order.task), site_of(config, index_of(order.client), Home(), order.trains)
+        if task and lost(order, task, config.wire.up, site):
             raise RunError(
                 f"the private state that {order.client} had before round {order.round + 1} of run '{order.run}' is not "
-                f"in {store_of(home).root}, and the run would go on with another history. Nothing was changed: name "
+                f"in {site.store.root}, and the run would go on with another history. Nothing was changed: name "
                 f"the folder that has it in ${VARIABLE}, or restore it from a copy made together with that of the "
                 "run's folder, then resume the run; or start a new one"
             )
 
 
-def _performed(order: TrainOrder, config: RunConfig) -> Answer:
+def _performed(order: Order, config: RunConfig) -> Outcome:
     """Carry out an order; where the wire would lose something, what a network would bring is worked out here.
 
     Raises `RunError` where this machine, and not one client, cannot go on.
     """
-    index, home, space = index_of(order.client), Home(), space_of(config)
+    index, home, wire = index_of(order.client), Home(), config.wire
     try:
-        if lossless(config.wire):
+        if lossless(wire):
             return perform(order, config, index, home)
-        received = read_order(pack_order(order, config.wire), space, config.wire)
-        reply = pack_answer(perform(received, config, index, home), received, config, space, home)
-        return read_report(reply, order, config.wire)
+        form, site = FORMS[order.task], site_of(config, index, home, order.trains)
+        received = read_order(pack_order(order, form, wire), FORMS, site.space, wire)
+        reply = pack_with_feedback(perform(received, config, index, home), received, form, wire, site)
+        return read_answer(reply, order, form, wire)
     except RunError:
         raise  # simulated clients keep their private state on one disk: a round that it spoils is lived again
     except RoomError as error:  # and share one memory: who else uses it must not decide who takes part

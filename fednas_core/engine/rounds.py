@@ -1,12 +1,10 @@
-"""One round: a cohort is drawn, the method plans, the fleet carries out, and what comes back is judged and absorbed."""
+"""One round: the method asks, the clients answer, and what comes back is judged and told, until the round is over."""
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -14,80 +12,146 @@ from typing import Any
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ReplyError, RunError
 from fednas_core.base.seeding import stream
-from fednas_core.base.values import ClientId
+from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.info import ClientInfo
+from fednas_core.engine.collect import answered, collect, why
 from fednas_core.engine.waiting import WaitingRoom
-from fednas_core.exchange.orders import Failure, Fleet, TrainOrder, TrainReport
+from fednas_core.exchange.orders import Answer, Failure, Fleet, Order, Tensors
 from fednas_core.exchange.processors.directions import Update, alignments, check_direction, to_direction
 from fednas_core.exchange.processors.norms import ENOUGH, check_norm, clip_share, shorten, update_norm, usual_norm
-from fednas_core.methods.method import Method, RoundSummary
+from fednas_core.methods.method import Ask, Method
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.subnets.merge import check_tensors, largest_allowed
+from fednas_core.subnets.merge import largest_allowed
 from fednas_core.tasks.bench import space_of
-
-NO_ROOM = "no network is small enough for its budget"
-"""Why a client of the cohort has no order."""
-NO_ANSWER = "gave no answer"
-"""Why a client that has an order appears among the failures, if the fleet says nothing of it."""
 
 Event = dict[str, Any]
 """One line of the event log."""
 
 
+Model = Callable[[Arch], Tensors]
+"""What a network is used with: its tensors and its batch statistics."""
+
+
 def rounds(
-    config: RunConfig, method: Method, fleet: Fleet, start: int, usual: float | None = None, run: str = ""
+    config: RunConfig,
+    method: Method,
+    fleet: Fleet,
+    start: int,
+    usual: float | None = None,
+    run: str = "",
+    model: Model | None = None,
 ) -> Iterator[Event]:
     """Conduct rounds from number `start` (from 0) on until the method is done, and yield the event of each.
 
-    `usual` is the last event's `update_norm`, if there was one; `run` the run's id, which the orders carry. The next
-    round begins when the next event is asked for.
+    `usual` is the last event's `update_norm`, if there was one; `run` the run's id, which the orders carry, and `model`
+    what networks are used with (None: the method's own tensors). The next round begins when the next event is asked
+    for.
     """
     index = start
     while not method.done(index):
-        event = run_round(config, method, fleet, index, usual, run)
+        event = run_round(config, method, fleet, index, usual, run, model)
         index, usual = index + 1, event["update_norm"]
         yield event
 
 
 def run_round(
-    config: RunConfig, method: Method, fleet: Fleet, index: int, usual: float | None = None, run: str = ""
+    config: RunConfig,
+    method: Method,
+    fleet: Fleet,
+    index: int,
+    usual: float | None = None,
+    run: str = "",
+    model: Model | None = None,
 ) -> Event:
     """Conduct round number `index` (from 0) and return its event (see `rounds`).
 
-    Replies wait until the last one is in: only then can it be seen which is far from the cohort's median. Raises
-    `RunError` if no reply can be used.
+    Raises `RunError` if clients were asked and none gave a usable answer.
     """
-    start = time.monotonic()
-    everyone = everyone_of(fleet)
-    cohort = everyone if method.networks else _cohort(config, everyone, index)  # else it draws those that train
-    planned = method.plan(index, cohort, stream(config.seed, index, "plan"))
-    orders = longest_first(planned, cohort, space_of(config), run)
-    infos, limit = {client.name: client for client in cohort}, largest_allowed(method.weights())
+    start, everyone = time.monotonic(), everyone_of(fleet)
+    event: Event | None = None
+    turn = 0
+    while ask := method.ask(index, turn, everyone, stream(config.seed, index, "plan", *([turn] if turn else []))):
+        if ask.requests:
+            told = _requested(config, method, fleet, ask, model or method.network, run)
+        else:
+            told = _updated(config, method, fleet, ask, everyone, usual, run, start)
+        event = told if event is None else joined(event, told)
+        turn += 1
+    if event is None:
+        raise RunError(f"round {index + 1}: method '{config.method}' asked nobody for anything")
+    return event
 
-    def norm(report: TrainReport) -> float:
-        return checked_norm(report, orders[report.client], infos[report.client], space_of(config), limit)
 
-    failures = {
-        client.name: NO_ROOM for client in cohort if client.name not in orders and _lacks(client, method, orders)
-    }
-    with closing(WaitingRoom(method.weights())) as room:
-        norms = _received(fleet, orders, norm, room, failures)
+def _updated(
+    config: RunConfig,
+    method: Method,
+    fleet: Fleet,
+    ask: Ask,
+    everyone: Sequence[ClientInfo],
+    usual: float | None,
+    run: str,
+    start: float,
+) -> Event:
+    """Have clients train; return the event of it.
+
+    Replies wait until the last one is in: only then can it be seen which is far from the cohort's median.
+    """
+    space, weights = space_of(config), method.weights()
+    orders = {order.client: order for order in longest_first(ask.orders, everyone, space, run)}
+    infos = {client.name: client for client in everyone}
+    failures, norms, most = dict(ask.left_out), dict[ClientId, float](), largest_allowed(weights)
+    with closing(WaitingRoom(weights)) as room:
+
+        def admit(answer: Answer, order: Order) -> None:
+            norms[order.client] = update_norm(answer.weights, order.weights)
+            room.admit(answer)
+
+        for order, outcome in collect(fleet, orders.values(), infos, admit, lambda: most):
+            if isinstance(outcome, Failure):
+                failures[order.client] = outcome.reason
+            del outcome  # nothing here holds a reply when the next one comes
+        norms = {client: norms[client] for client in orders if client in norms}
         judged = _judged(norms, usual_norm(norms.values(), usual), config.merge.outlier, failures)
         if config.merge.opposed < 1:
             judged = _agreeing(judged, room, orders, config, method, failures)
         typical = usual_norm(judged.values(), usual)
 
-        def accepted() -> Iterator[TrainReport]:
-            for report in room.called(client for client in orders if client in judged):
-                share = clip_share(config.merge.clip, norms[report.client], typical)
+        def accepted() -> Iterator[Answer]:
+            for answer in room.called(client for client in orders if client in judged):
+                share = clip_share(config.merge.clip, norms[answer.client], typical)
                 if share < 1:
-                    shorten(report.tensors, orders[report.client].tensors, share)
-                yield report
+                    shorten(answer.weights, orders[answer.client].weights, share)
+                yield answer
 
-        summary = method.absorb(index, accepted())
-    rows = [{**row, "update_norm": norms[row["client"]]} for row in summary.clients]
+        told = method.tell(ask, accepted())
+    ranked = sorted(told.rows, key=lambda row: str(row["client"]))
+    rows = [{**row, "update_norm": norms[row["client"]]} for row in ranked]
     typical = typical or (statistics.median_low(judged.values()) if judged else None)
-    return event_of(summary, rows, list(failures.items()), time.monotonic() - start) | {"update_norm": typical}
+    event = event_of(ask.round, rows, list(failures.items()), time.monotonic() - start)
+    return event | {"update_norm": typical} | dict(told.story)
+
+
+def _requested(config: RunConfig, method: Method, fleet: Fleet, ask: Ask, model: Model, run: str) -> Event:
+    """Have clients do what a method requests of them; return what the round's event tells of it."""
+    answers, failures = answered(config, fleet, ask.orders, model, run)
+    if ask.orders and not answers:
+        reasons = "; ".join(sorted({failure.reason for failure in failures})[:3])
+        raise RunError(
+            f"round {ask.round + 1}: none of {len(ask.orders)} requests was met ({reasons}), so nobody tested a "
+            "network or got the teacher. The rounds before are safe: mend the cause, then resume the run"
+        )
+    event = {
+        "bytes_down": sum(answer.bytes_down for answer in answers),
+        "client_macs": sum(answer.macs for answer in answers),
+        "failures": [{"client": failure.client, "reason": failure.reason} for failure in failures],
+    }
+    return event | dict(method.tell(ask, answers).story)
+
+
+def joined(event: Event, more: Event) -> Event:
+    """Return the event of a round with what a further ask of it adds: bytes, MACs and failures, and its story."""
+    added = {key: event[key] + more[key] for key in ("bytes_down", "client_macs", "failures")}
+    return event | more | added
 
 
 def everyone_of(fleet: Fleet) -> list[ClientInfo]:
@@ -98,67 +162,33 @@ def everyone_of(fleet: Fleet) -> list[ClientInfo]:
     return everyone
 
 
-def checked_norm(report: TrainReport, order: TrainOrder, client: ClientInfo, space: SearchSpace, limit: float) -> float:
-    """Return the norm of a reply's update; raise `ReplyError` unless it answers the order and can be merged.
-
-    `limit` is the largest absolute value that it may hold.
-    """
-    if report.arch != order.arch or report.round != order.round:
-        raise ReplyError("answered for another architecture or round")
-    check_figures(report, client)
-    check_tensors(report.client, space.plan(order.arch), report.tensors, limit)
-    return update_norm(report.tensors, order.tensors)
-
-
-def check_figures(report: TrainReport, client: ClientInfo) -> None:
-    """Raise `ReplyError`, naming the field, unless a report's numbers are such as the client can have found."""
-    for name in ("loss", "seconds", "macs"):
-        value = getattr(report, name)
-        if not math.isfinite(value) or value < 0:
-            raise ReplyError(f"{name}: found {value}, allowed a finite number from 0")
-    if not 0 <= report.accuracy <= 1:
-        raise ReplyError(f"accuracy: found {report.accuracy}, allowed a number from 0 to 1")
-    if not report.figures.get("tested", 0) >= 0:
-        raise ReplyError(f"tested: found {report.figures['tested']:g} images, allowed a number from 0")
-    most = client.examples + (0 if client.trains else client.held_out)
-    if not 0 <= report.examples <= most:
-        raise ReplyError(f"examples: found {report.examples}, allowed up to the {most} that it said it has")
-
-
-def longest_first(
-    orders: Mapping[ClientId, TrainOrder], clients: Sequence[ClientInfo], space: SearchSpace, run: str
-) -> dict[ClientId, TrainOrder]:
+def longest_first(orders: Iterable[Order], clients: Sequence[ClientInfo], space: SearchSpace, run: str) -> list[Order]:
     """Return the orders, as those of `run`, so that the largest job is the first to start."""
-    examples = {client.name: client.examples for client in clients}
-    trained = {client.name for client in clients if client.trained}
-    ranked = sorted(
-        orders.values(), key=lambda order: (-space.cost(order.arch).macs * examples[order.client], order.client)
-    )
-    return {order.client: replace(order, run=run, trained=order.client in trained) for order in ranked}
-
-
-def why(error: ReplyError, client: ClientId) -> str:
-    """Return why a client's reply was refused, without its name, which stands beside it."""
-    return str(error).removeprefix(f"client {client}: ")
+    infos = {client.name: client for client in clients}
+    ranked = sorted(orders, key=lambda o: (-space.cost(o.arch).macs * infos[o.client].examples, o.client))
+    return [replace(order, run=run, trained=infos[order.client].trained) for order in ranked]
 
 
 def event_of(
-    summary: RoundSummary, rows: Sequence[Mapping[str, Any]], failures: Sequence[tuple[ClientId, str]], seconds: float
+    index: int, rows: Sequence[Mapping[str, Any]], failures: Sequence[tuple[ClientId, str]], seconds: float
 ) -> Event:
-    """Return the event of a round; raise `RunError` if clients were asked and none gave a usable answer."""
+    """Return the event of round number `index` (from 0), given the rows of the clients whose update was merged.
+
+    Raises `RunError` if clients were asked and none gave a usable answer.
+    """
     if failures and not rows:
         reasons = "; ".join(sorted({reason for _, reason in failures})[:3])
         raise RunError(
-            f"round {summary.round + 1}: none of the {len(failures)} clients gave a usable answer ({reasons}). The "
+            f"round {index + 1}: none of the {len(failures)} clients gave a usable answer ({reasons}). The "
             "rounds before are safe: mend the cause, then resume the run"
         )
     return {
-        "round": summary.round + 1,
-        "loss": summary.loss,
-        "accuracy": summary.accuracy,
-        "bytes_up": summary.bytes_up,
-        "bytes_down": summary.bytes_down,
-        "client_macs": summary.client_macs,
+        "round": index + 1,
+        "loss": mean_of(rows, "loss"),
+        "accuracy": mean_of(rows, "accuracy"),
+        "bytes_up": sum(row["bytes_up"] for row in rows),
+        "bytes_down": sum(row["bytes_down"] for row in rows),
+        "client_macs": sum(row["client_macs"] for row in rows),
         "seconds": seconds,
         "clients": [dict(row) for row in rows],
         "failures": [{"client": client, "reason": reason} for client, reason in sorted(failures)],
@@ -166,57 +196,16 @@ def event_of(
     }
 
 
-def _lacks(client: ClientInfo, method: Method, orders: Mapping[ClientId, TrainOrder]) -> bool:
-    """Whether a client has no order for lack of room; where networks compete it may be left out for other reasons."""
-    if method.networks is None or client.limit is None or not orders:
-        return method.networks is None
-    return not any(client.limit.allows(order.arch) for order in orders.values())
-
-
-def _cohort(config: RunConfig, everyone: Sequence[ClientInfo], index: int) -> list[ClientInfo]:
-    if not config.cohort or config.cohort >= len(everyone):
-        return list(everyone)
-    chosen = stream(config.seed, index, "cohort").choice(len(everyone), config.cohort, replace=False)
-    return [everyone[i] for i in sorted(chosen)]
-
-
-def _received(
-    fleet: Fleet,
-    orders: Mapping[ClientId, TrainOrder],
-    norm: Callable[[TrainReport], float],
-    room: WaitingRoom,
-    failures: dict[ClientId, str],
-) -> dict[ClientId, float]:
-    """Let the usable replies wait and return the norms of their updates; note every other client in `failures`.
-
-    A client's first answer counts; answers of clients that were not asked are lost.
-    """
-    norms: dict[ClientId, float] = {}
-    awaited = set(orders)
-
-    def take(answer: TrainReport | Failure) -> None:
-        """Let one answer wait, or note why not."""
-        if answer.client not in awaited:
-            return
-        awaited.discard(answer.client)
-        if isinstance(answer, Failure):
-            failures[answer.client] = answer.reason
-            return
-        try:
-            norms[answer.client] = norm(answer)
-            room.admit(answer)
-        except ReplyError as error:
-            failures[answer.client] = why(error, answer.client)
-
-    deque(map(take, fleet.train(orders)), maxlen=0)  # nothing here holds a reply when the next one comes
-    failures.update(dict.fromkeys(awaited, NO_ANSWER))
-    return {client: norms[client] for client in orders if client in norms}
+def mean_of(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """Return the mean of one figure over the rows of a round's clients, weighted by examples; None without any."""
+    examples = sum(row["examples"] for row in rows)
+    return float(sum(row[key] * row["examples"] for row in rows)) / examples if examples else None
 
 
 def _agreeing(
     norms: Mapping[ClientId, float],
     room: WaitingRoom,
-    orders: Mapping[ClientId, TrainOrder],
+    orders: Mapping[ClientId, Order],
     config: RunConfig,
     method: Method,
     failures: dict[ClientId, str],
@@ -228,9 +217,9 @@ def _agreeing(
     agreeing = {client: norm for client, norm in norms.items() if norm}
 
     def updates() -> Iterator[Update]:
-        for report in room.seen(agreeing):
-            to_direction(report.tensors, orders[report.client].tensors, agreeing[report.client])
-            yield report.client, space_of(config).plan(report.arch), report.tensors
+        for answer in room.seen(agreeing):
+            to_direction(answer.weights, orders[answer.client].weights, agreeing[answer.client])
+            yield answer.client, space_of(config).plan(answer.arch), answer.weights
 
     while len(agreeing) >= ENOUGH:
         cosines = alignments(updates, method.weights())

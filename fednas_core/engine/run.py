@@ -17,14 +17,14 @@ from fednas_core.base.errors import InfeasibleError, RunError
 from fednas_core.base.paths import anchored
 from fednas_core.base.progress import Progress, left
 from fednas_core.base.settings import rounds_known
-from fednas_core.base.values import Arch, ClientId
+from fednas_core.base.values import Arch
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.engine import asynchronous, rounds
 from fednas_core.engine.calibration import settle_statistics
 from fednas_core.engine.cohort import Crew
+from fednas_core.engine.collect import answered
 from fednas_core.engine.console import greeting, line, searching
 from fednas_core.engine.defaults import settled
-from fednas_core.engine.errands import run_errands
 from fednas_core.engine.evaluation import (
     Judge,
     Judged,
@@ -38,12 +38,10 @@ from fednas_core.engine.evaluation import (
 )
 from fednas_core.engine.handover import hand_over, smallest_without_loss
 from fednas_core.engine.resuming import resumed, told
-from fednas_core.engine.rounds import Event
 from fednas_core.engine.starts import starting
 from fednas_core.engine.trials import Jury, mean, spread
 from fednas_core.exchange.orders import Fleet
-from fednas_core.methods.fedavg import Assignment
-from fednas_core.methods.method import Method
+from fednas_core.methods.method import Catalogue
 from fednas_core.methods.registry import cautions, make, path_of, searched_by
 from fednas_core.methods.setup import Setup
 from fednas_core.runs import owner
@@ -156,9 +154,10 @@ def _conducted(
         )
     for caution in cautions(config, space, there):
         announce(caution)
-    jury = Jury(config, crew, judge, run.id, method.own)
+    jury = Jury(config, crew, judge, run.id, method.catalogue.own)
     if done:
-        run_errands(config, crew, judge, method.remind(crew.clients()) if method.networks else (), done - 1, run.id)
+        reminder = method.remind(done - 1, crew.clients()) if method.catalogue.these else None
+        answered(config, crew, reminder.orders if reminder else (), judge.model, run.id)
     before = run.events()
     let_go = _handed_over(config, run)
     for event in before:
@@ -170,12 +169,12 @@ def _conducted(
         jury.note(event)
     usual = before[-1].get("update_norm") if before else None
     clock.enter("training")
-    for event in LOOPS[config.loop](config, method, crew, done, usual, run.id):
+    for event in LOOPS[config.loop](config, method, crew, done, usual, run.id, judge.model):
         done = event["round"]
         jury.note(event)
-        after(config, method, crew, judge, event, run.id)
         if done % config.evaluate_every == 0 or method.done(done):
-            followed = {"leader": method.networks[0]} if method.networks else references
+            these = method.catalogue.these
+            followed = {"leader": these[0]} if these else references
             clock.enter("evaluation")
             event["evaluation"] = _evaluate(config, judge, jury, followed, done)
             event["failures"] += [{"client": one.client, "reason": one.reason} for one in jury.failures]
@@ -190,7 +189,7 @@ def _conducted(
         spent = clock.spent("training", "evaluation")
         announce(line(config, event) + left(spent, done, rounds_known(config)))
     finished = replace(config, rounds=done)
-    return _finish(_Finished(finished, run, crew, judge, jury, method.own, method.networks, clock), path, announce)
+    return _finish(_Finished(finished, run, crew, judge, jury, method.catalogue, clock), path, announce)
 
 
 def _here(config: RunConfig) -> dict[str, str]:
@@ -223,24 +222,6 @@ def _handed_over(config: RunConfig, run: RunFolder) -> int:
     if not config.install or is_personal(config) or not (run.path / "result.json").is_file():
         return 0
     return int(run.read_json("result.json")["rounds"])
-
-
-def after(config: RunConfig, method: Method, crew: Crew, judge: Judge, event: Event, run: str) -> None:
-    """Send clients on the errands that end a round, and add to its event what they cost and what the search learnt."""
-    index = event["round"] - 1
-    errands = method.ask(index, crew.clients()) if method.networks else ()
-    reports, failures = run_errands(config, crew, judge, errands, index, run)
-    if errands and not reports:
-        reasons = "; ".join(sorted({failure.reason for failure in failures})[:3])
-        raise RunError(
-            f"round {index + 1}: none of {len(errands)} errands was done ({reasons}), so nobody tested a network or "
-            "got the teacher. The rounds before are safe: mend the cause, then resume the run"
-        )
-    for report in reports:
-        event["bytes_down"] += report.bytes_down
-        event["client_macs"] += report.macs
-    event["failures"] += [{"client": failure.client, "reason": failure.reason} for failure in failures]
-    event |= method.hear(index, reports)
 
 
 # -- evaluation and the end ----------------------------------------------------------------------------------------
@@ -298,8 +279,7 @@ class _Finished:
     crew: Crew
     judge: Judge
     jury: Jury
-    own: Mapping[ClientId, Assignment]
-    networks: tuple[Arch, ...] | None
+    catalogue: Catalogue
     clock: Clock
 
 
@@ -315,9 +295,9 @@ def _finish(done: _Finished, path: Sequence[PathRow], announce: Announce) -> Run
     if config.install:
         announce("handing each client a model of its own")
         progress = Progress(announce, "hand-over", "clients", len(crew.clients()))
-        own = {name: mine.arch for name, mine in done.own.items()}
-        if config.contest.own and done.networks:
-            own = smallest_without_loss(config, crew, done.judge, done.networks, run.id)
+        own = {name: mine.arch for name, mine in done.catalogue.own.items()}
+        if config.contest.own and done.catalogue.these:
+            own = smallest_without_loss(config, crew, done.judge, done.catalogue.these, run.id)
         clients = hand_over(config, crew, done.judge, judged, run.id, own, progress.step)
     if candidates := tree(run.events()):
         run.write_json("search.json", candidates)
@@ -337,9 +317,9 @@ def _search(done: _Finished, path: Sequence[PathRow], announce: Announce) -> tup
     """Judge the architectures that the devices' models are chosen from: by the clients where layers are personal."""
     config, crew = done.config, done.crew
     space = space_of(config)
-    archs: Sequence[Arch] | None = done.networks or trained_archs(config, space)
+    archs: Sequence[Arch] | None = done.catalogue.these or trained_archs(config, space)
     if archs is None and config.personal.arch:
-        archs = sorted({mine.arch for mine in done.own.values()}, key=lambda arch: space.cost(arch).macs)
+        archs = sorted({mine.arch for mine in done.catalogue.own.values()}, key=lambda arch: space.cost(arch).macs)
     if archs is None:
         allowances = crew.allowances(parse_budgets(config.budgets, space.cost(space.largest).macs))
         own = {client.limit.kind: client.limit for client in crew.clients() if isinstance(client.limit, Allowance)}

@@ -12,9 +12,8 @@ from fednas_core.base.errors import ConfigError, RunError
 from fednas_core.base.seeding import derive
 from fednas_core.base.settings import flatten
 from fednas_core.base.values import ClientId, State
-from fednas_core.methods.contest import Contest
-from fednas_core.methods.fedavg import SupernetAveraging
 from fednas_core.methods.host import HOST
+from fednas_core.methods.method import Method
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
 from fednas_core.runs.folder import RunFolder, find, output_folder
@@ -65,7 +64,7 @@ def starting(config: RunConfig, space: SearchSpace) -> Start:
     return replace(start, policy=_policy(config)) if config.ddc.policy else start
 
 
-def trained(run: RunFolder) -> tuple[int, SupernetAveraging | Contest]:
+def trained(run: RunFolder) -> tuple[int, Method]:
     """Return how many rounds a run has done, and its method as it was then; raise `RunError` without a checkpoint."""
     config = run.config()
     space = space_of(config)
@@ -82,11 +81,12 @@ def _started(config: RunConfig, space: SearchSpace, weights: dict[str, Tensor]) 
     run = _named(config, "contest.start", config.contest.start)
     _refuse_other_data(config, run)
     _, method = trained(run)
-    found = dict(method.network(method.space.largest))
+    their_space = space_of(run.config())
+    found = dict(method.network(their_space.largest))
     theirs, mine = facts_of(run.config()).classes, facts_of(config).classes
     if not set(mine) <= set(theirs):
         raise ConfigError(
-            f"setting 'data.only' = '{config.data.only}': run '{run.id}' trained space '{method.space.name}' for "
+            f"setting 'data.only' = '{config.data.only}': run '{run.id}' trained space '{their_space.name}' for "
             f"{len(theirs)} classes: allowed are two or more of {', '.join(theirs[:100])}"
         )
     if theirs != mine:
@@ -95,11 +95,12 @@ def _started(config: RunConfig, space: SearchSpace, weights: dict[str, Tensor]) 
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     if shapes != {name: tuple(tensor.shape) for name, tensor in weights.items()}:
         raise ConfigError(
-            f"setting 'contest.start': run '{run.id}' trained space '{method.space.name}' for {len(theirs)} classes, "
+            f"setting 'contest.start': run '{run.id}' trained space '{their_space.name}' for {len(theirs)} classes, "
             f"and its largest network is not that of this run's space '{space.name}': choose the same space and "
             "images, or another run"
         )
-    sides = method.sides if isinstance(method, Contest) else {}
+    _, state = run.load_checkpoint()
+    sides = state.data.get("sides", {}).get("tests", {})
     return Start({name: found[name].clone() for name in weights}, sides=sides, warning=_seen(run))
 
 

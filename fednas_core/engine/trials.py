@@ -17,10 +17,11 @@ from fednas_core.base.seeding import stream
 from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.info import ClientInfo
 from fednas_core.engine.cohort import Crew
-from fednas_core.engine.errands import run_errands
+from fednas_core.engine.collect import answered
 from fednas_core.engine.evaluation import Judge
-from fednas_core.exchange.orders import Errand, Failure, TrainReport
-from fednas_core.methods.fedavg import Assignment
+from fednas_core.exchange.orders import Failure
+from fednas_core.exchange.results import Tested
+from fednas_core.methods.method import Assignment, request
 from fednas_core.show.tested import by_tier, spread_of
 from fednas_core.tasks.bench import testers
 from fednas_core.training.evaluate import Evaluation
@@ -74,10 +75,14 @@ class Jury:
             others = (client.name for client in self._crew.clients() if client.name not in self._own)
             archs |= dict.fromkeys(others, arch)
         infos = {client.name: client for client in self._asked(round) if _may(client, archs)}
-        errands = [Errand(name, "trial", archs[name]) for name in sorted(infos)]
-        answers, failures = run_errands(self._config, self._crew, self._judge, errands, round, self._run)
+        trials = [request(round, name, "trial", archs[name]) for name in sorted(infos)]
+        answers, failures = answered(self._config, self._crew, trials, self._judge.model, self._run)
         self.failures += failures
-        return [self._tested(answer, infos[answer.client]) for answer in answers if answer.figures.get("tested")]
+        return [
+            self._finding(answer.result, infos[answer.client])
+            for answer in answers
+            if isinstance(answer.result, Tested) and answer.result.tested
+        ]
 
     def _asked(self, round: int) -> Sequence[ClientInfo]:
         everyone = self._crew.clients()
@@ -87,10 +92,8 @@ class Jury:
         chosen = stream(self._config.seed, round, "trial").choice(len(everyone), most, replace=False)
         return [everyone[i] for i in sorted(chosen)]
 
-    def _tested(self, report: TrainReport, client: ClientInfo) -> Finding:
-        figures, tier = report.figures, self._tier(client)
-        held_out = bool(figures.get("held_out"))
-        return Finding(client.name, tier, report.accuracy, report.loss, int(figures.get("tested", 0)), held_out)
+    def _finding(self, found: Tested, client: ClientInfo) -> Finding:
+        return Finding(client.name, self._tier(client), found.accuracy, found.loss, found.tested, found.held_out)
 
     def _tier(self, client: ClientInfo) -> str:
         if client.name in self._own:

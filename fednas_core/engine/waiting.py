@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fednas_core.base.values import ClientId
-from fednas_core.exchange.orders import TrainReport
+from fednas_core.exchange.orders import WEIGHTS, Answer
 from fednas_core.subnets.packing import pack, unpack
 from fednas_core.subnets.shelf import Shelf
 
@@ -26,28 +26,28 @@ class WaitingRoom:
 
     def __init__(self, supernet: Mapping[str, Tensor]) -> None:
         self._shelf = Shelf(sum(tensor.numel() * tensor.element_size() for tensor in supernet.values()) // 2)
-        self._there: dict[ClientId, tuple[TrainReport, Shapes, int]] = {}
+        self._there: dict[ClientId, tuple[Answer, Shapes, int]] = {}
 
-    def admit(self, report: TrainReport) -> None:
+    def admit(self, answer: Answer) -> None:
         """Let a reply that `check_tensors` accepts wait; raise `RunError` if the disk does not take it."""
-        shapes = {name: tuple(tensor.shape) for name, tensor in report.tensors.items()}
-        self._there[report.client] = replace(report, tensors={}), shapes, self._shelf.put(pack(report.tensors))
+        shapes = {name: tuple(tensor.shape) for name, tensor in answer.weights.items()}
+        self._there[answer.client] = replace(answer, channels={}), shapes, self._shelf.put(pack(answer.weights))
 
-    def seen(self, clients: Iterable[ClientId]) -> Iterator[TrainReport]:
+    def seen(self, clients: Iterable[ClientId]) -> Iterator[Answer]:
         """Yield the replies of these clients one by one, in this order; they go on waiting.
 
         Their tensors, which the caller may change, are those of one buffer: they hold until the next reply comes.
         """
         buffer = torch.empty(max((sum(map(prod, shapes.values())) for _, shapes, _ in self._there.values()), default=0))
         for client in clients:
-            report, shapes, number = self._there[client]
-            yield replace(report, tensors=unpack(self._shelf.read(number, out=buffer), shapes))
+            answer, shapes, number = self._there[client]
+            yield replace(answer, channels={WEIGHTS: unpack(self._shelf.read(number, out=buffer), shapes)})
 
-    def called(self, clients: Iterable[ClientId]) -> Iterator[TrainReport]:
+    def called(self, clients: Iterable[ClientId]) -> Iterator[Answer]:
         """Yield the replies like `seen`; their places in memory are given back."""
-        for report in self.seen(clients):
-            self._shelf.drop(self._there.pop(report.client)[2])
-            yield report
+        for answer in self.seen(clients):
+            self._shelf.drop(self._there.pop(answer.client)[2])
+            yield answer
 
     def close(self) -> None:
         """Give memory and disk back."""

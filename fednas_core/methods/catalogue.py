@@ -15,9 +15,10 @@ Search = Literal["fitness", "accuracy"]
 class Entry:
     """A published system: its title and source, and how it is made, of `parts` over a supernet or as a `contest`.
 
-    `parts`, `contest` and `cautions` name functions as ``module:function``, as entry points do; '' : it has none.
-    `task` is what its clients do, `personal` names the layers that stay on them unless the settings say otherwise, and
-    `space` is the search space likewise; `fixed` methods train one architecture only, that of setting ``sample.arch``.
+    `parts`, `contest`, `params` and `cautions` name functions as ``module:function``, as entry points do; '' : it has
+    none. `task` is what its clients do, `params` makes what an order of it holds, by round; `personal` names the layers
+    that stay on them unless the settings say otherwise, and `space` is the search space likewise; `fixed` methods train
+    one architecture only, that of setting ``sample.arch``.
     `search` is what the networks of a trained supernet are searched by.
     `cautions` says what a run's clients and settings make of a method that its user should know.
     """
@@ -27,6 +28,7 @@ class Entry:
     parts: str = ""
     contest: str = ""
     task: str = "subnet"
+    params: str = "fednas_core.methods.setup:scheduled"
     personal: str = ""
     space: str = "small"
     fixed: bool = False
@@ -52,6 +54,7 @@ METHODS: dict[str, Entry] = {
         "Kim and Yun, arXiv 2206.01366",
         "fednas_core.methods.fedsup:fedsup",
         task="sandwich",
+        params="fednas_core.methods.fedsup:sandwiches",
     ),
     "efedsup": Entry(
         "A subnet for each tier of devices",

@@ -23,10 +23,10 @@ from fednas_core.base.errors import ArchError, RunError
 from fednas_core.base.seeding import derive
 from fednas_core.base.values import Arch, ClientId, Plan, State
 from fednas_core.devices.info import ClientInfo, Limit
-from fednas_core.exchange.orders import Errand, TrainOrder, TrainReport
-from fednas_core.methods.fedavg import Assignment, row_of, summary_of
+from fednas_core.exchange.orders import WEIGHTS, Answer, Order
+from fednas_core.methods.fedavg import row_of
 from fednas_core.methods.host import HOST, STAGES, START, Entrant, Host, Rules, packed, unpacked
-from fednas_core.methods.method import RoundSummary
+from fednas_core.methods.method import NO_ROOM, Ask, Assignment, Catalogue, Told, request
 from fednas_core.methods.sides import Sides, able
 from fednas_core.search.dropping import Standing, keep
 from fednas_core.search.groups import groups
@@ -38,8 +38,6 @@ from fednas_core.training.settings import TrainSettings
 
 class Contest:
     """A `Method` whose networks compete; `limits` are those for which a network is delivered."""
-
-    own: Mapping[ClientId, Assignment] = {}
 
     def __init__(
         self,
@@ -65,31 +63,29 @@ class Contest:
 
     # -- a round ---------------------------------------------------------------------------------------------------
 
-    def plan(
-        self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator
-    ) -> Mapping[ClientId, TrainOrder]:
-        """See `Method.plan`."""
+    def ask(self, round: int, turn: int, clients: Sequence[ClientInfo], rng: np.random.Generator) -> Ask | None:
+        """See `Method.ask`: networks are trained, then what is left to do is done with them as they are."""
+        if turn > 1:
+            return None
+        return self._follow_up(round, clients) if turn else self._training(round, clients, rng)
+
+    def _training(self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator) -> Ask:
         self._sides.meet(clients)
         trainers = {client.name: client for client in self._sides.trainers(clients, self._rules.cohort, rng)}
         heat = self._heat(trainers, rng)
         self._open, self._running = {}, [entrant.label for entrant, _ in heat]
-        budgets, settings = {client.name: client.budget for client in clients}, self._settings()
-        orders = {}
-        for entrant, members in ((entrant, members) for entrant, members in heat if members):
-            weights = ByExamples().weights(round, {name: trainers[name].examples for name in members}, None)
-            for name, weight in weights.items():
+        settings, orders = self._settings(), dict[ClientId, Order]()
+        for entrant, members in heat:
+            examples = {name: trainers[name].examples for name in members}
+            for name, weight in (ByExamples().weights(round, examples, None) if members else {}).items():
                 self._open[name] = round, entrant, weight
-                orders[name] = TrainOrder(
-                    client=name,
-                    round=round,
-                    task=self._task(name),
-                    arch=entrant.arch,
-                    tensors=entrant.tensors,
-                    settings=settings,
-                    seed=derive(self._rules.seed, round, name, "train"),
-                    budget=budgets[name],
-                )
-        return orders
+                task, seed = self._task(name), derive(self._rules.seed, round, name, "train")
+                params = self._rules.params(settings) if task == self._rules.task else settings
+                channels = {WEIGHTS: entrant.tensors}
+                orders[name] = Order(name, round, task, entrant.arch, channels, params, seed, trainers[name].budget)
+        archs = [entrant.arch for entrant, members in heat if members]
+        out = [client for client in clients if archs and not any(able(client, arch) for arch in archs)]
+        return Ask(round, 0, tuple(orders.values()), {client.name: NO_ROOM for client in out})
 
     def _heat(
         self, trainers: Mapping[ClientId, ClientInfo], rng: np.random.Generator
@@ -118,18 +114,22 @@ class Contest:
         )
         return list(zip(turn, found, strict=False))
 
-    def absorb(self, round: int, reports: Iterable[TrainReport]) -> RoundSummary:
-        """See `Method.absorb`; a client's second report, and one of another round, is passed over."""
+    def tell(self, ask: Ask, answers: Iterable[Answer]) -> Told:
+        """See `Method.tell`: merge what was trained, or take what was found and begin what comes next."""
+        return Told(story=self._hear(list(answers))) if ask.requests else self._merge(answers)
+
+    def _merge(self, answers: Iterable[Answer]) -> Told:
+        """Merge what was trained; a client's second answer, and one of another round, is passed over."""
         merges, rows = dict[str, Merging](), []
-        for report in reports:
-            asked = self._open[report.client][0] if report.client in self._open else None
-            if not asked == round == report.round:
+        for answer in answers:
+            asked = self._open[answer.client][0] if answer.client in self._open else None
+            if asked != answer.round:
                 continue
-            _, entrant, weight = self._open.pop(report.client)
+            _, entrant, weight = self._open.pop(answer.client)
             if entrant.label not in merges:
                 merges[entrant.label] = self._merging(entrant.tensors)
-            merges[entrant.label].add(_whole(entrant.tensors), report.tensors, weight)
-            rows.append(row_of(report, Assignment(entrant.arch, "candidate"), self.space) | {"network": entrant.label})
+            merges[entrant.label].add(_whole(entrant.tensors), answer.weights, weight)
+            rows.append(row_of(answer, Assignment(entrant.arch, "candidate"), self.space) | {"network": entrant.label})
         for merge in merges.values():
             merge.finish()
         self._trained |= set(merges)
@@ -139,33 +139,36 @@ class Contest:
             self._waiting = [label for label in self._waiting if label not in self._running]
         if self._stage != "compete" or not self._waiting:
             self._done += 1
-        return summary_of(round, rows)
+        return Told(tuple(rows))
 
     # -- what follows a round --------------------------------------------------------------------------------------
 
-    def ask(self, round: int, clients: Sequence[ClientInfo]) -> Sequence[Errand]:
-        """See `Method.ask`: testing clients test, and clients that are new get to know the teacher."""
+    def _follow_up(self, round: int, clients: Sequence[ClientInfo]) -> Ask:
+        """Let testing clients test, and clients that are new get to know the teacher."""
         self._sides.meet(clients)
-        everyone = sorted(clients, key=lambda client: client.name)
-        errands = []
+        everyone, orders = sorted(clients, key=lambda client: client.name), list[Order]()
         if self._due():
             tested = list(self._field.values()) or [self._start]
-            judges = [client for client in everyone if self._sides.tests(client.name)]
-            errands += [Errand(c.name, "trial", e.arch) for c in judges for e in tested if able(c, e.arch)]
+            for client in everyone:
+                if self._sides.tests(client.name):
+                    able_to = [entrant.arch for entrant in tested if able(client, entrant.arch)]
+                    orders += [request(round, client.name, "trial", arch) for arch in able_to]
         if self._rules.teaches and (self._stage != STAGES[0] or self._done == self._length()):
-            new = (c for c in everyone if self._sides.trains(c.name) and not self._sides.taught(c.name))
-            errands += [Errand(c.name, "teach", self._start.arch) for c in new if able(c, self._start.arch)]
-        self._teaching = any(errand.task == "teach" for errand in errands)
-        return errands
+            for client in everyone:
+                new = self._sides.trains(client.name) and not self._sides.taught(client.name)
+                if new and able(client, self._start.arch):
+                    orders.append(request(round, client.name, "teach", self._start.arch))
+        self._teaching = any(order.task == "teach" for order in orders)
+        return Ask(round, 1, tuple(orders), requests=True)
 
-    def remind(self, clients: Sequence[ClientInfo]) -> Sequence[Errand]:
+    def remind(self, round: int, clients: Sequence[ClientInfo]) -> Ask | None:
         """See `Method.remind`: whoever was taught is taught again, for devices may have lost what they kept."""
-        taught = (client.name for client in clients if self._sides.taught(client.name))
-        return [Errand(name, "teach", self._start.arch) for name in sorted(taught)]
+        taught = sorted(client.name for client in clients if self._sides.taught(client.name))
+        return Ask(round, 1, tuple(request(round, name, "teach", self._start.arch) for name in taught), requests=True)
 
-    def hear(self, round: int, reports: Sequence[TrainReport]) -> Mapping[str, Any]:
-        """See `Method.hear`: drop losers, begin the next iteration; `RunError` if nobody tested or was taught."""
-        self._sides.learn(reports)
+    def _hear(self, answers: Sequence[Answer]) -> Mapping[str, Any]:
+        """Drop losers, begin the next iteration; raise `RunError` if nobody tested or was taught."""
+        self._sides.learn(answers)
         if self._teaching and not self._sides.somebody_taught:
             raise RunError(
                 "no client could keep the teacher, so that nobody can learn from it: see that devices have room where "
@@ -175,7 +178,7 @@ class Contest:
         told: dict[str, Any] = {"stage": self._stage, "iteration": self._host.iteration + (self._stage == "compete")}
         told |= {"round": self._done, "of": self._length(), "alive": list(self._field)}
         if self._due():
-            self._judge(reports, final, told)
+            self._judge(answers, final, told)
         if self._stage == "compete" and not self._waiting:
             self._waiting = list(self._field)
         if self._stage == "finish":
@@ -184,14 +187,14 @@ class Contest:
             self._next(told)
         return {"search": told | {"over": self._stage == "over"}}
 
-    def _judge(self, reports: Sequence[TrainReport], final: bool, told: dict[str, Any]) -> None:
+    def _judge(self, answers: Sequence[Answer], final: bool, told: dict[str, Any]) -> None:
         """Take the findings of a test: they rank the candidates; before the iteration's end the worst are dropped.
 
         What was found of a candidate that nobody trained says nothing of it, and counts as not tested.
         """
         tested = self._field or {START: self._start}
         cheapest_first = sorted(tested.values(), key=lambda entrant: self.space.cost(entrant.arch))
-        results = self._sides.results(reports, {entrant.arch: entrant.label for entrant in cheapest_first})
+        results = self._sides.results(answers, {entrant.arch: entrant.label for entrant in cheapest_first})
         if not any(results.values()):
             raise RunError(
                 "no testing client gave a usable answer, so that nobody knows which network is better: start clients "
@@ -270,14 +273,9 @@ class Contest:
         told = {"network": entrant.label, "parent": entrant.parent, "arch": entrant.arch.to_json()}
         return told | {"shape": self.space.describe(entrant.arch), **self.space.cost(entrant.arch).to_json()}
 
-    @property
-    def sides(self) -> Mapping[ClientId, bool]:
-        """Whether each client tests, of those that were met."""
-        return self._sides.settled
-
     def trains(self, client: ClientId) -> bool:
         """See `Method.trains`; one that was not met yet may."""
-        return client not in self.sides or self._sides.trains(client)
+        return client not in self._sides.settled or self._sides.trains(client)
 
     def done(self, round: int) -> bool:
         """See `Method.done`."""
@@ -300,9 +298,9 @@ class Contest:
         raise RunError(f"the network {arch} is none of this run's: {', '.join(self._entrants())} are")
 
     @property
-    def networks(self) -> tuple[Arch, ...] | None:
-        """See `Method.networks`: the family, the leading network first, and the start."""
-        return tuple(dict.fromkeys(e.arch for e in (*reversed(self._host.family), self._start)))
+    def catalogue(self) -> Catalogue:
+        """See `Method.catalogue`: the family, the leading network first, and the start."""
+        return Catalogue(tuple(dict.fromkeys(e.arch for e in (*reversed(self._host.family), self._start))))
 
     def state(self) -> State:
         """See `Method.state`."""

@@ -30,7 +30,7 @@ from fednas_core.search.rewards import INFEASIBLE, Thresholds, ddc_reward, n2n_r
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import extract
-from fednas_core.training.settings import TrainSettings, train_settings
+from fednas_core.training.settings import DistilSettings, TrainSettings, train_settings
 
 ITERATIONS, STUDENTS = 25, 4
 
@@ -51,6 +51,7 @@ def ddc(setup: Setup) -> Contest:
         seed=config.seed,
         cohort=config.cohort,
         task="distil" if config.ddc.soft else "subnet",
+        params=lambda settings: _lesson(config, settings),
         teaches=config.ddc.soft > 0,
         everyone=config.contest.clients == "all",
         testers=round(1 / config.contest.testers),
@@ -58,6 +59,12 @@ def ddc(setup: Setup) -> Contest:
     )
     host = Removal(space, resource_of(setup, config.ddc.resource), config, setup.limits, setup.policy)
     return Contest(space, setup.weights, host, rules, setup.limits, lambda tensors: merging(config, tensors))
+
+
+def _lesson(config: RunConfig, settings: TrainSettings) -> DistilSettings | TrainSettings:
+    """Return how a student trains: from the teacher, or from labels alone."""
+    given = config.ddc
+    return DistilSettings(settings, given.soft, given.temperature) if given.soft else settings
 
 
 def _settings(config: RunConfig) -> Any:

@@ -20,8 +20,9 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.info import ClientInfo, Limit
 from fednas_core.devices.limits import number_of
-from fednas_core.methods.fedavg import Assignment, Forgetful
+from fednas_core.methods.fedavg import Forgetful
 from fednas_core.methods.fedsup import role_of
+from fednas_core.methods.method import Assignment
 from fednas_core.methods.setup import averaging
 from fednas_core.methods.tiers import FEW, Tier, parse_tiers
 from fednas_core.search.path import PathRow

@@ -16,29 +16,17 @@ from torch import Tensor
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ConfigError, RunError
-from fednas_core.base.seeding import derive
+from fednas_core.base.seeding import derive, stream
 from fednas_core.base.values import Arch, ClientId, State
 from fednas_core.devices.info import ClientInfo
-from fednas_core.exchange.orders import Errand, TrainOrder, TrainReport
-from fednas_core.methods.method import RoundSummary
+from fednas_core.exchange.orders import WEIGHTS, Answer, Order, Scalars
+from fednas_core.exchange.results import Trained
+from fednas_core.methods.method import NO_ROOM, Ask, Assignment, Catalogue, Told
 from fednas_core.spaces.sorting import sort_channels
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.merge import Merge, Merging
 from fednas_core.subnets.packing import views
 from fednas_core.subnets.weightings import Weighting
-from fednas_core.training.settings import TrainSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What one client trains in one round, and as what: ``largest``, ``smallest`` or ``between``.
-
-    `tier` names the class of devices for which it was chosen, '' if the method has none.
-    """
-
-    arch: Arch
-    role: str
-    tier: str = ""
 
 
 class ArchSampler(Protocol):
@@ -94,17 +82,18 @@ class Everyone(Forgetful):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long a method trains and how: number of rounds, the settings of each (from 0), the run's seed.
+    """How long a method trains and how: number of rounds, the parameters of each (from 0), the run's seed.
 
-    `task` is what clients do with their network, `own` in which rounds a client comes by the architecture that it keeps
-    to (None: it keeps to none). `sorts` says which genes become elastic in a round: the channels they are about are put
-    in order of importance first.
+    `task` is what clients do with their network, `cohort` how many are drawn for a round (0: all), `own` in which
+    rounds a client comes by the architecture that it keeps to (None: it keeps to none). `sorts` says which genes become
+    elastic in a round: the channels they are about are put in order of importance first.
     """
 
     rounds: int
-    settings: Callable[[int], TrainSettings]
+    params: Callable[[int], Scalars]
     seed: int
     task: str = "subnet"
+    cohort: int = 0
     own: Callable[[int], bool] | None = None
     sorts: Callable[[int], Collection[str]] | None = None
 
@@ -135,33 +124,30 @@ class SupernetAveraging:
         """See `Method.trains`: every client does."""
         return True
 
-    def plan(
-        self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator
-    ) -> Mapping[ClientId, TrainOrder]:
-        """See `Method.plan`."""
-        if self._schedule.sorts and (opening := self._schedule.sorts(round)):
+    def ask(self, round: int, turn: int, clients: Sequence[ClientInfo], rng: np.random.Generator) -> Ask | None:
+        """See `Method.ask`: each client of the cohort trains its subnet."""
+        if turn:
+            return None
+        schedule = self._schedule
+        if schedule.sorts and (opening := schedule.sorts(round)):
             sort_channels(self.space, self._supernet, opening)
-        assignments = self.sampler.assign(round, clients, rng)
-        assignments = self._kept(clients, assignments)
+        cohort = drawn(clients, schedule.cohort, round, schedule.seed)
+        assignments = self._kept(cohort, self.sampler.assign(round, cohort, rng))
         largest = next((name for name, chosen in assignments.items() if chosen.role == "largest"), None)
-        examples = {client.name: client.examples for client in clients if client.name in assignments}
+        examples = {client.name: client.examples for client in cohort if client.name in assignments}
         weights = self.weighting.weights(round, examples, largest) if examples else {}
         self._open |= {name: (round, chosen, weights[name]) for name, chosen in assignments.items()}
-        settings = self._schedule.settings(round)
-        budgets = {client.name: client.budget for client in clients}
-        return {
-            name: TrainOrder(
-                client=name,
-                round=round,
-                task=self._schedule.task,
-                arch=chosen.arch,
-                tensors=views(self._supernet, self.space.plan(chosen.arch)),
-                settings=settings,
-                seed=derive(self._schedule.seed, round, name, "train"),
-                budget=budgets[name],
-            )
-            for name, chosen in assignments.items()
-        }
+        params, orders = schedule.params(round), []
+        for client in cohort:
+            if client.name in assignments:
+                arch = assignments[client.name].arch
+                tensors = views(self._supernet, self.space.plan(arch))
+                seed = derive(schedule.seed, round, client.name, "train")
+                order = Order(client.name, round, schedule.task, arch, {WEIGHTS: tensors}, params, seed, client.budget)
+                orders.append(order)
+        return Ask(
+            round, 0, tuple(orders), {client.name: NO_ROOM for client in cohort if client.name not in assignments}
+        )
 
     def _kept(self, clients: Sequence[ClientInfo], drawn: Mapping[ClientId, Assignment]) -> dict[ClientId, Assignment]:
         """Return assignments in which every client that has an architecture of its own gets that."""
@@ -170,33 +156,25 @@ class SupernetAveraging:
         }
         return {name: self.own[name] if name in fits else chosen for name, chosen in drawn.items()}
 
-    def absorb(self, round: int, reports: Iterable[TrainReport]) -> RoundSummary:
-        """See `Method.absorb`; a client's second report, and one of another round, is passed over."""
-        clients = []
-        for report in reports:
-            asked = self._open[report.client][0] if report.client in self._open else None
-            if not asked == round == report.round:
+    def tell(self, ask: Ask, answers: Iterable[Answer]) -> Told:
+        """See `Method.tell`; a client's second answer, and one of another round, is passed over."""
+        rows = []
+        for answer in answers:
+            asked = self._open[answer.client][0] if answer.client in self._open else None
+            if asked != answer.round:
                 continue
-            _, assignment, weight = self._open.pop(report.client)
-            self._merge.add(self.space.plan(assignment.arch), report.tensors, weight)
-            self.sampler.trained(report.client, assignment)
-            if self._schedule.own and self._schedule.own(round):
-                self.own[report.client] = assignment
-            clients.append(row_of(report, assignment, self.space))
+            _, assignment, weight = self._open.pop(answer.client)
+            self._merge.add(self.space.plan(assignment.arch), answer.weights, weight)
+            self.sampler.trained(answer.client, assignment)
+            if self._schedule.own and self._schedule.own(answer.round):
+                self.own[answer.client] = assignment
+            rows.append(row_of(answer, assignment, self.space))
         self._merge.finish()
-        return summary_of(round, clients)
+        return Told(tuple(rows))
 
-    def ask(self, round: int, clients: Sequence[ClientInfo]) -> Sequence[Errand]:
-        """See `Method.ask`: nothing."""
-        return ()
-
-    def remind(self, clients: Sequence[ClientInfo]) -> Sequence[Errand]:
+    def remind(self, round: int, clients: Sequence[ClientInfo]) -> Ask | None:
         """See `Method.remind`: nothing."""
-        return ()
-
-    def hear(self, round: int, reports: Sequence[TrainReport]) -> Mapping[str, Any]:
-        """See `Method.hear`: nothing to tell."""
-        return {}
+        return None
 
     def done(self, round: int) -> bool:
         """See `Method.done`."""
@@ -211,9 +189,9 @@ class SupernetAveraging:
         return views(self._supernet, self.space.plan(arch))
 
     @property
-    def networks(self) -> tuple[Arch, ...] | None:
-        """See `Method.networks`: any subnet."""
-        return None
+    def catalogue(self) -> Catalogue:
+        """See `Method.catalogue`: any subnet."""
+        return Catalogue(own=self.own)
 
     def state(self) -> State:
         """See `Method.state`."""
@@ -238,42 +216,32 @@ class SupernetAveraging:
             tensor.copy_(state.tensors[name])
 
 
-def summary_of(round: int, clients: list[dict[str, Any]]) -> RoundSummary:
-    """Return what became of a round from the rows of its clients."""
-    clients.sort(key=lambda row: str(row["client"]))
-    return RoundSummary(
-        round=round,
-        loss=mean_of(clients, "loss"),
-        accuracy=mean_of(clients, "accuracy"),
-        bytes_up=sum(row["bytes_up"] for row in clients),
-        bytes_down=sum(row["bytes_down"] for row in clients),
-        client_macs=sum(row["client_macs"] for row in clients),
-        clients=tuple(clients),
-    )
+def drawn(clients: Sequence[ClientInfo], cohort: int, round: int, seed: int) -> list[ClientInfo]:
+    """Return the clients of a round's cohort, sorted by name: `cohort` of them drawn at random (0: all)."""
+    everyone = sorted(clients, key=lambda client: client.name)
+    if not cohort or cohort >= len(everyone):
+        return everyone
+    chosen = stream(seed, round, "cohort").choice(len(everyone), cohort, replace=False)
+    return [everyone[place] for place in sorted(chosen)]
 
 
-def mean_of(clients: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    """Return the mean of one figure over the rows of a round's clients, weighted by examples; None without any."""
-    examples = sum(row["examples"] for row in clients)
-    return float(sum(row[key] * row["examples"] for row in clients)) / examples if examples else None
-
-
-def row_of(report: TrainReport, assignment: Assignment, space: SearchSpace) -> dict[str, Any]:
+def row_of(answer: Answer, assignment: Assignment, space: SearchSpace) -> dict[str, Any]:
     """Return what an event tells of one client: what it trained and what that took."""
-    cost = space.cost(assignment.arch)
+    cost, result = space.cost(assignment.arch), answer.result
+    assert isinstance(result, Trained), "a task whose weights are merged tells what its training saw"
     return {
-        "client": report.client,
+        "client": answer.client,
         "role": assignment.role,
         "tier": assignment.tier,
         "macs": cost.macs,
         "params": cost.params,
-        "examples": report.examples,
-        "loss": report.loss,
-        "accuracy": report.accuracy,
-        "client_macs": report.macs,
-        "seconds": report.seconds,
-        "bytes_up": report.bytes_up,
-        "bytes_down": report.bytes_down,
+        "examples": answer.examples,
+        "loss": result.loss,
+        "accuracy": result.accuracy,
+        "client_macs": answer.macs,
+        "seconds": answer.seconds,
+        "bytes_up": answer.bytes_up,
+        "bytes_down": answer.bytes_down,
     }
 
 

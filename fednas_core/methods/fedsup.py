@@ -7,7 +7,7 @@ that it does, and trains the subnets of that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,14 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ConfigError
 from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.info import ClientInfo
-from fednas_core.methods.fedavg import Assignment, Forgetful
-from fednas_core.methods.setup import averaging
+from fednas_core.methods.fedavg import Forgetful
+from fednas_core.methods.method import Assignment
+from fednas_core.methods.setup import averaging, growing, scheduled
 from fednas_core.search.path import PathRow
 from fednas_core.search.within import within
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.weightings import Weighting
+from fednas_core.training.settings import SandwichSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,17 @@ def fedsup(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tu
     if not (config.sample.inner or config.sample.sandwich):
         raise ConfigError("settings 'sample.inner' = 0 and 'sample.sandwich' = false leave no network to train")
     return Broadcast(space), averaging(config)
+
+
+def sandwiches(config: RunConfig, space: SearchSpace) -> Callable[[int], SandwichSettings]:
+    """Return how clients train in each round (from 0): by the sandwich rule, over what progressive shrinking opened."""
+    settings, curriculum, sample = scheduled(config), growing(config, space), config.sample
+
+    def sandwich(round: int) -> SandwichSettings:
+        floor = tuple(map(int, curriculum.floor(round)))
+        return SandwichSettings(settings(round), sample.inner, sample.sandwich, sample.distill, floor)
+
+    return sandwich
 
 
 def role_of(space: SearchSpace, arch: Arch) -> str:

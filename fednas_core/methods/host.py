@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fednas_core.base.values import Arch, ClientId, State
 from fednas_core.devices.info import Limit
+from fednas_core.exchange.orders import Scalars
 from fednas_core.search.dropping import Standing
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.packing import shapes
@@ -99,6 +100,10 @@ class Host(Protocol):
         ...
 
 
+def _as_they_are(settings: TrainSettings) -> Scalars:
+    return settings
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How a contest is held.
@@ -107,8 +112,8 @@ class Rules:
     each network that is delivered. Every `every` rounds a test drops the share `drop` of the candidates, as far as they
     are `margin` standard errors behind. A candidate has a group of clients, or with `everyone` all of them in turn;
     freed clients `join` other groups or idle. `cohort` of the training clients are drawn for each round (0: all). Every
-    `testers`-th client tests, but for those of whom `sides` says whether they do. `teaches`: clients learn from the
-    start network.
+    `testers`-th client tests, but for those of whom `sides` says whether they do. Candidates train by `task`, for which
+    `params` completes the settings. `teaches`: clients learn from the start network.
     """
 
     rounds: int
@@ -117,6 +122,7 @@ class Rules:
     settings: Callable[[str, int, int], TrainSettings]
     seed: int
     task: str = "subnet"
+    params: Callable[[TrainSettings], Scalars] = _as_they_are
     teaches: bool = False
     everyone: bool = False
     cohort: int = 0

@@ -1,74 +1,92 @@
-"""What a method is: it decides what each client does next and what becomes of the answers.
+"""What a method is: it asks clients for work and is told what came of it; it knows nothing of the network between.
 
-It knows nothing of the network between.
+A round is as many asks as the method wants: training, then tests of candidates, or whatever else. The checkpoint comes
+at the end of a round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fednas_core.base.values import Arch, ClientId, State
 from fednas_core.devices.info import ClientInfo
-from fednas_core.exchange.orders import Errand, Failure, TrainOrder, TrainReport
+from fednas_core.exchange.orders import Answer, Order
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+NO_ROOM = "no network is small enough for its budget"
+"""Why a client of the cohort has no order."""
+
 
 @dataclass(frozen=True, slots=True)
-class RoundSummary:
-    """What became of one round. `clients` lists what each client trained and cost.
+class Assignment:
+    """What one client trains in one round, and as what: ``largest``, ``smallest``, ``between`` or ``candidate``.
 
-    `loss` and `accuracy` are means over the clients, weighted by examples; None where nobody trained.
+    `tier` names the class of devices for which it was chosen, '' if the method has none.
+    """
+
+    arch: Arch
+    role: str
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Which networks can be handed out now.
+
+    They are `these`, the one to follow first; None: any subnet of the supernet. `own` says of clients that keep to one
+    architecture which that is.
+    """
+
+    these: tuple[Arch, ...] | None = None
+    own: Mapping[ClientId, Assignment] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Orders for some clients in a round, the ask number `turn` of it; a client with several does one after the other.
+
+    They train, and weights return; or they are `requests` (see `request`), which the engine completes. `left_out` says
+    of other clients of the cohort why they have no order.
     """
 
     round: int
-    loss: float | None
-    accuracy: float | None
-    bytes_up: int
-    bytes_down: int
-    client_macs: int
-    clients: tuple[Mapping[str, Any], ...]
-    failures: tuple[Failure, ...] = ()
+    turn: int
+    orders: tuple[Order, ...]
+    left_out: Mapping[ClientId, str] = field(default_factory=dict)
+    requests: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What became of an ask: a row for each client whose update was merged, and the search's story, as JSON."""
+
+    rows: tuple[Mapping[str, Any], ...] = ()
+    story: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Method(Protocol):
     """A federated NAS method."""
 
-    def plan(
-        self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator
-    ) -> Mapping[ClientId, TrainOrder]:
-        """Return at most one order per client of this round's cohort (sorted by name).
+    def ask(self, round: int, turn: int, clients: Sequence[ClientInfo], rng: np.random.Generator) -> Ask | None:
+        """Return what is asked next, of the clients that were there when the round began; None if it is over.
 
-        A method whose networks compete is given all clients, and draws a cohort of those that train.
+        `turn` is the number of this round's asks that were told before. The method draws the round's cohort.
         """
         ...
 
-    def absorb(self, round: int, reports: Iterable[TrainReport]) -> RoundSummary:
-        """Merge validated reports one at a time, in whatever order they come, then close the round.
+    def tell(self, ask: Ask, answers: Iterable[Answer]) -> Told:
+        """Take the credible answers to an ask, one at a time, in the order of its orders.
 
-        The outcome does not depend on the order. Clients that were given an order and do not appear have failed.
+        Clients that were given an order and do not appear have failed.
         """
         ...
 
-    def ask(self, round: int, clients: Sequence[ClientInfo]) -> Sequence[Errand]:
-        """Return what clients, of all there are, are asked once the round is absorbed; several errands each if need be.
-
-        A method that sends nobody on errands returns none.
-        """
-        ...
-
-    def hear(self, round: int, reports: Sequence[TrainReport]) -> Mapping[str, Any]:
-        """Take the answers to the errands, in their order; return what the round's event tells of the search, as JSON.
-
-        It ends the round: the state after it is what a checkpoint holds.
-        """
-        ...
-
-    def remind(self, clients: Sequence[ClientInfo]) -> Sequence[Errand]:
+    def remind(self, round: int, clients: Sequence[ClientInfo]) -> Ask | None:
         """Return what clients are told again when a run is resumed, for they may have lost what they kept."""
         ...
 
@@ -89,14 +107,19 @@ class Method(Protocol):
         ...
 
     @property
-    def networks(self) -> tuple[Arch, ...] | None:
-        """Return the networks that exist, the one to follow first; None if every subnet of the supernet does."""
+    def catalogue(self) -> Catalogue:
+        """Return which networks can be handed out now."""
         ...
 
     def state(self) -> State:
-        """Return everything that a later `restore` needs to continue identically."""
+        """Return everything that a later `restore` needs to continue identically, once a round is over."""
         ...
 
     def restore(self, state: State) -> None:
         """Continue from a state that `state` returned."""
         ...
+
+
+def request(round: int, client: ClientId, task: str, arch: Arch) -> Order:
+    """Return an order about a network as it is used; its tensors and parameters are the engine's to add."""
+    return Order(client, round, task, arch, channels={}, params=None, seed=0)

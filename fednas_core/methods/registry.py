@@ -10,11 +10,12 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ConfigError
 from fednas_core.base.seeding import derive
 from fednas_core.devices.info import ClientInfo
-from fednas_core.methods.catalogue import METHODS, Search
+from fednas_core.exchange.orders import Scalars
+from fednas_core.methods.catalogue import METHODS, Entry, Search
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.deepfednas import curriculum
 from fednas_core.methods.fedavg import ArchSampler, Everyone, Schedule, SupernetAveraging, fixed_arch
-from fednas_core.methods.setup import Setup, averaging, growing, merging, scheduled
+from fednas_core.methods.setup import Setup, averaging, growing, merging
 from fednas_core.methods.shrinking import Shrinking
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.search.fitness import Fitness
@@ -101,7 +102,7 @@ def make(setup: Setup) -> SupernetAveraging | Contest:
         contest: Callable[[Setup], Contest] = resolve_name(entry.contest)
         return contest(setup)
     parts: Callable[[RunConfig, SearchSpace, Sequence[PathRow]], Parts] = resolve_name(entry.parts)
-    return _averaging(setup, entry.task, *parts(setup.config, setup.space, setup.path))
+    return _averaging(setup, entry, *parts(setup.config, setup.space, setup.path))
 
 
 def cautions(config: RunConfig, space: SearchSpace, clients: Sequence[ClientInfo]) -> Sequence[str]:
@@ -110,7 +111,7 @@ def cautions(config: RunConfig, space: SearchSpace, clients: Sequence[ClientInfo
     return resolve_name(told)(config, space, clients) if told else ()
 
 
-def _averaging(setup: Setup, task: str, sampler: ArchSampler, weighting: Weighting) -> SupernetAveraging:
+def _averaging(setup: Setup, entry: Entry, sampler: ArchSampler, weighting: Weighting) -> SupernetAveraging:
     config, space = setup.config, setup.space
     shrinking = growing(config, space)
     if shrinking.order:
@@ -120,11 +121,13 @@ def _averaging(setup: Setup, task: str, sampler: ArchSampler, weighting: Weighti
             "setting 'sample.sort' gives channels new places, and replies of loop 'async' or residuals of wire.up "
             "'topk' know the old ones: allowed are loop sync and the other ways up"
         )
+    params: Callable[[RunConfig, SearchSpace], Callable[[int], Scalars]] = resolve_name(entry.params)
     schedule = Schedule(
         rounds=config.rounds,
-        settings=scheduled(config),
+        params=params(config, space),
         seed=config.seed,
-        task=task,
+        task=entry.task,
+        cohort=config.cohort,
         own=shrinking.complete if config.personal.arch else None,
         sorts=shrinking.opening if config.sample.sort else None,
     )

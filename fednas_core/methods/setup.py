@@ -68,7 +68,7 @@ def merging(config: RunConfig, supernet: dict[str, Tensor]) -> Merging:
     return DampedMerge(supernet) if config.merge.rule == "damped" else Merge(supernet)
 
 
-def scheduled(config: RunConfig) -> Callable[[int], TrainSettings]:
+def scheduled(config: RunConfig, space: SearchSpace | None = None) -> Callable[[int], TrainSettings]:
     """Return how clients train in each round (from 0): the rate may rise at first, then fall along half a cosine."""
     settings, warmup = train_settings(config.train), config.train.warmup
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from fednas_core.base.values import ClientId
 from fednas_core.devices.info import ClientInfo
-from fednas_core.methods.fedavg import ArchSampler, Assignment
+from fednas_core.methods.fedavg import ArchSampler
+from fednas_core.methods.method import Assignment
 from fednas_core.search.shrinking import Curriculum
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.info import ClientInfo
 from fednas_core.devices.limits import number_of
-from fednas_core.exchange.orders import TrainReport
+from fednas_core.exchange.orders import Answer
+from fednas_core.exchange.results import Kept, Tested
 from fednas_core.subnets.weightings import credible
 
 
@@ -68,16 +69,16 @@ class Sides:
         """Whether any client has the teacher."""
         return bool(self._taught)
 
-    def learn(self, reports: Sequence[TrainReport]) -> None:
+    def learn(self, answers: Sequence[Answer]) -> None:
         """Take note of the clients that answered that they keep the teacher."""
-        self._taught |= {report.client for report in reports if "kept" in report.figures}
+        self._taught |= {answer.client for answer in answers if isinstance(answer.result, Kept)}
 
     def missed(self, clients: Collection[ClientId]) -> None:
         """Take note of clients that gave no answer: they may have lost what they were taught."""
         self._taught -= set(clients)
 
     def results(
-        self, reports: Sequence[TrainReport], labels: Mapping[Arch, str]
+        self, answers: Sequence[Answer], labels: Mapping[Arch, str]
     ) -> dict[str, dict[ClientId, tuple[int, float]]]:
         """Return by network what each testing client found: images and accuracy, 0 to 1.
 
@@ -86,9 +87,10 @@ class Sides:
         """
         counted = credible({name: self._tested(name) for name in self._images})
         found: dict[str, dict[ClientId, tuple[int, float]]] = {label: {} for label in labels.values()}
-        for report in reports:
-            if report.figures.get("tested") and report.arch in labels:
-                found[labels[report.arch]][report.client] = counted[report.client], report.accuracy
+        for answer in answers:
+            result = answer.result
+            if isinstance(result, Tested) and result.tested and answer.arch in labels:
+                found[labels[answer.arch]][answer.client] = counted[answer.client], result.accuracy
         return found
 
     def _tested(self, client: ClientId) -> int:

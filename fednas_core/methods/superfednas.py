@@ -15,7 +15,7 @@ import numpy as np
 
 from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.info import ClientInfo, Limit
-from fednas_core.methods.fedavg import Assignment
+from fednas_core.methods.method import Assignment
 
 Draw = Callable[[np.random.Generator], Arch]
 """A way to draw an architecture from a generator."""

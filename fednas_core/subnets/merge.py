@@ -117,11 +117,17 @@ def check_tensors(client: str, plan: Plan, tensors: Mapping[str, Tensor], limit:
 
     Names, shapes and dtype (float32) must match and every value be finite and at most `limit` in size.
     """
+    check_values(client, shapes(plan), tensors, limit)
+
+
+def check_values(
+    client: str, wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], limit: float = math.inf
+) -> None:
+    """Raise `ReplyError`, as `check_tensors` does, unless `tensors` have these names and shapes."""
 
     def refuse(name: str, found: object, allowed: object) -> None:
         raise ReplyError(f"client {client}: tensor '{name}': found {found}, allowed {allowed}")
 
-    wanted = shapes(plan)
     for name in tensors:
         if name not in wanted:
             refuse(str(name)[:80], "a tensor that its architecture does not have", "the tensors of its order")

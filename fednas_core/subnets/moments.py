@@ -20,12 +20,18 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fednas_core.base.errors import ReplyError
+
 MEAN, VARIANCE = ".running_mean", ".running_var"
 SUM, SQUARES = ".sum", ".squares"
 
 EPSILON = 1e-5
 """What batch norm adds to a variance."""
 
+ROUNDING = 1e-9
+"""By what share S² may exceed n·Q, which no images make it do: of what is sent, 48 bits are right."""
+TINY = torch.finfo(torch.float32).tiny
+"""What a float32 may be rounded to nothing from."""
 Shapes = Mapping[str, tuple[int, ...]]
 Hook = Callable[[nn.Module, tuple[Tensor, ...]], None]
 
@@ -63,6 +69,29 @@ def moments(module: nn.Module, batches: Iterable[Tensor]) -> tuple[dict[str, Ten
 def whole(moment: Tensor) -> Tensor:
     """Return a moment as it is meant, float64 (channels,), of its two parts."""
     return moment.double().sum(0)
+
+
+def check_moments(found: Mapping[str, Tensor], images: int) -> None:
+    """Raise `ReplyError`, naming the norm, unless a number of images can have made these moments."""
+    for norm in [name.removesuffix(SUM) for name in found if name.endswith(SUM)]:
+        sums, squares = whole(found[f"{norm}{SUM}"]), whole(found[f"{norm}{SQUARES}"])
+        if bool((squares < 0).any()):
+            _refuse(norm, f"a sum of squares of {float(squares.min()):.3g}", "0 and more")
+        if bool((sums**2 > images * (squares * (1 + ROUNDING) + TINY)).any()):
+            _refuse(norm, "sums larger than their sums of squares permit", "what images make")
+
+
+def _refuse(norm: str, found: str, allowed: str) -> None:
+    raise ReplyError(f"moments of '{norm}': found {found}, allowed {allowed}")
+
+
+def distance(found: Mapping[str, Tensor], sent: Mapping[str, Tensor], images: int) -> float:
+    """Return how far an image is from the means that were sent, in their standard deviations (root mean square)."""
+    far = []
+    for norm in norms_of(sent):
+        squares = whole(found[f"{norm}{SQUARES}"])
+        far.append(squares / (images * (sent[f"{norm}{VARIANCE}"].double() + EPSILON)))
+    return float(torch.cat(far).mean().sqrt())
 
 
 def statistics(before: Mapping[str, Tensor], answers: Iterable[tuple[Mapping[str, Tensor], int]]) -> dict[str, Tensor]:

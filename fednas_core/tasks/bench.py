@@ -7,7 +7,7 @@ serves many orders reads and splits its data once.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -19,7 +19,6 @@ from fednas_core.base.errors import ConfigError
 from fednas_core.base.seeding import derive, stream
 from fednas_core.base.values import ClientId
 from fednas_core.data.augment import Preprocessing
-from fednas_core.data.own import read_own
 from fednas_core.data.partitions import Indices, Split, split
 from fednas_core.data.sources import Dataset, Facts, Images, draw, facts, load
 from fednas_core.devices.profile import native_bf16
@@ -27,7 +26,6 @@ from fednas_core.methods.catalogue import METHODS
 from fednas_core.spaces.layers import Conv, Depthwise
 from fednas_core.spaces.registry import load as load_space
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.tasks.home import Home
 
 MOST_TESTERS = 100
 """Clients that test networks at an evaluation where layers are personal and the settings do not say how many."""
@@ -127,54 +125,17 @@ def client_names(config: RunConfig) -> list[ClientId]:
     return [f"client-{index:0{width}d}" for index in range(count)]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ground:
-    """What a client stands on: the space, how its images are prepared, and which it has for what.
-
-    By those for `validation` networks are followed and chosen, by those for `test` models are reported; a client that
-    has none to spare has none there. `held_out` is False where nobody holds any out, and both are `train`.
-    """
-
-    space: SearchSpace
-    prepare: Preprocessing
-    train: Images
-    validation: Images
-    test: Images
-    held_out: bool
-
-
-@lru_cache(maxsize=64)
-def ground_of(config: RunConfig, index: int, home: Home = Home(), trains: bool = True) -> Ground:  # noqa: B008
-    """Return the ground of client number `index`: its part of the run's images, or the device's own ones.
-
-    The client keeps some of its images for testing (see `spared`), drawn class by class; a device whose own data have a
-    test split tests on that. Where clients test networks during the run, or each chooses its own model, half of those
-    are for validation. One that never `trains` in the run tests on all its images.
-    """
-    known = home.facts if home.data and home.facts else facts_of(config)
-    train, test = _own(config, index, home.data, known) if home.data else _shares(config, index)
-    space, prepare = space_of(config, known if home.data else None), Preprocessing(known.mean, known.std)
-    if not trains:
-        every = train if test is None else Images(torch.cat([train.x, test.x]), torch.cat([train.y, test.y]))
-        return Ground(space, prepare, every, every, every, True)
-    validation = test
-    if test is not None and _chooses(config):
-        half = min(len(test.y), max(1, round(len(test.y) / 2)))
-        validation, test = parted(test, half, derive(config.seed, "data.validation", index))
-    return Ground(space, prepare, train, validation or train, test or train, test is not None)
-
-
 def spared(config: RunConfig, count: int) -> int:
     """Return how many of its `count` images a client does not train on: ``data.holdout`` of them.
 
     That is at least one, or two where clients choose networks, for these are to be tested and chosen by different
     images; but one image is always left to train on.
     """
-    share, least = config.data.holdout, 2 if _chooses(config) else 1
+    share, least = config.data.holdout, 2 if chooses(config) else 1
     return min(max(least, round(share * count)), count - 1) if share else 0
 
 
-def _chooses(config: RunConfig) -> bool:
+def chooses(config: RunConfig) -> bool:
     """Whether clients test what is followed and chosen, or choose a model of their own."""
     return bool(testers(config) or config.contest.own)
 
@@ -192,15 +153,7 @@ def _drawn(y: Indices, count: int, seed: int) -> NDArray[np.bool_]:
     return chosen
 
 
-def _own(config: RunConfig, index: int, path: str, known: Facts) -> tuple[Images, Images | None]:
-    """Return the device's own images to train on and those to test on, None if it holds none out."""
-    train, test = read_own(path, known)
-    if test is None and config.data.holdout:
-        return parted(train, spared(config, len(train.y)), derive(config.seed, "data.holdout", index))
-    return train, test
-
-
-def _shares(config: RunConfig, index: int) -> tuple[Images, Images | None]:
+def shares_of(config: RunConfig, index: int) -> tuple[Images, Images | None]:
     """Return the images of the run's that a client trains on and those to test on, None if it holds none out."""
     train = dataset_of(config).train
     mine, kept = (Images(train.x[at], train.y[at]) for at in map(torch.from_numpy, parts_of(config, index)))
@@ -240,14 +193,6 @@ def examples_of(config: RunConfig, index: int) -> int:
 def held_of(config: RunConfig, index: int) -> int:
     """Return how many images client number `index` of the run's data set holds out."""
     return len(split_of(config).clients[index]) - examples_of(config, index)
-
-
-def labels_of(config: RunConfig, index: int, home: Home = Home()) -> tuple[int, ...]:  # noqa: B008
-    """Return how many images of each class client number `index` trains on, if the run asks and the device tells."""
-    if not (config.data.disclose and home.disclose):
-        return ()
-    ground = ground_of(config, index, home)
-    return tuple(torch.bincount(ground.train.y, minlength=ground.space.classes).tolist())
 
 
 @lru_cache(maxsize=8)

@@ -12,35 +12,32 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fednas_core.base.config import RunConfig
+from fednas_core.base.config import WireConfig
 from fednas_core.base.values import State
-from fednas_core.exchange.orders import TrainOrder, TrainReport
-from fednas_core.exchange.wire import Packet, pack_report
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.exchange.orders import WEIGHTS, Answer, Order
+from fednas_core.exchange.wire import Form, Packet, pack_answer
 from fednas_core.subnets.packing import pack, shapes, unpack, views
-from fednas_core.tasks.home import Home
-from fednas_core.tasks.store import repeats, store_of
+from fednas_core.tasks.site import Site
 
 PURPOSE = "residual"
 """The name of the residual in the client's private state."""
 
 
-def pack_answer(report: TrainReport, order: TrainOrder, config: RunConfig, space: SearchSpace, home: Home) -> Packet:
-    """Return the packet of the report on an order as the client received it, a network of `space`.
+def pack_with_feedback(answer: Answer, order: Order, form: Form, wire: WireConfig, site: Site) -> Packet:
+    """Return the packet of the answer to an order as the client received it.
 
-    With ``topk`` a residual is taken from and left in the private state of the device, `home`.
-
-    Raises `RunError` if the residual cannot be kept, `ReplyError` if the change cannot travel: the residual of the
-    round before then stays.
+    With ``topk`` a residual is taken from and left in the private state of the site's device. Raises `RunError` if it
+    cannot be kept, `ReplyError` if the change cannot travel: the residual of the round before then stays.
     """
-    if config.wire.up != "topk" or order.returns != "weights":
-        return pack_report(report, order, config.wire)
-    store, plan, whole = store_of(home), space.plan(order.arch), shapes(space.plan(space.largest))
-    before = store.load(order.run, order.client, PURPOSE, order.round + repeats(config))
+    if wire.up != "topk" or WEIGHTS not in form.updates:
+        return pack_answer(answer, order, form, wire)
+    store, space = site.store, site.space
+    plan, whole = space.plan(order.arch), shapes(space.plan(space.largest))
+    before = store.load(order.run, order.client, PURPOSE, order.round + site.repeats)
     residual = _fitting(before, {name: whole[name] for name in plan})
     mine = views(residual, plan)
     flat = pack(mine)
-    packet = pack_report(report, order, config.wire, flat)
+    packet = pack_answer(answer, order, form, wire, {WEIGHTS: flat})
     torch._foreach_copy_(list(mine.values()), list(unpack(flat, shapes(plan)).values()))
     store.save(order.run, order.client, PURPOSE, order.round, State(residual))
     return packet

@@ -11,20 +11,20 @@ from torch import nn
 from fednas_core.base.errors import DataError
 from fednas_core.data.augment import Preprocessing, augment, batches
 from fednas_core.data.sources import Images
-from fednas_core.exchange.orders import TrainOrder
-from fednas_core.tasks.bench import Ground
+from fednas_core.tasks.site import Site
 from fednas_core.training.evaluate import EVAL_BATCH, Evaluation, evaluate
 from fednas_core.training.loop import Batch
+from fednas_core.training.settings import TrainSettings
 
 
-def epochs_of(order: TrainOrder, ground: Ground, device: torch.device) -> Iterator[Iterator[Batch]]:
-    """Yield the order's epochs over the client's training images, as its seed shuffles and augments them."""
-    x, y = ground.train.x.to(device), ground.train.y.to(device)
-    generator = torch.Generator().manual_seed(order.seed)
-    for _ in range(order.settings.epochs):
+def epochs_of(settings: TrainSettings, seed: int, site: Site) -> Iterator[Iterator[Batch]]:
+    """Yield the epochs over the client's training images, as the seed shuffles and augments them."""
+    x, y = site.train.x.to(site.device), site.train.y.to(site.device)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(settings.epochs):
         yield (
-            (ground.prepare(augment(x[rows], order.settings.augment, generator, ground.prepare.mean)), y[rows])
-            for rows in batches(len(y), order.settings.batch, generator)
+            (site.prepare(augment(x[rows], settings.augment, generator, site.prepare.mean)), y[rows])
+            for rows in batches(len(y), settings.batch, generator)
         )
 
 

@@ -2,61 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import nn
 
-from fednas_core.base.config import COMPETING, RunConfig
 from fednas_core.base.paths import expanded
 from fednas_core.base.values import Arch
 from fednas_core.devices.budgets import budget_of
 from fednas_core.devices.latency import Latency, measure
 from fednas_core.devices.probes import blank
-from fednas_core.exchange.orders import TrainOrder
+from fednas_core.exchange.orders import Order
+from fednas_core.exchange.results import Installed
+from fednas_core.exchange.schema import Schema, network_of
 from fednas_core.export.bundle import ExportInput, Facts, export
 from fednas_core.spaces.space import SearchSpace
-from fednas_core.tasks.bench import Ground, device_of, facts_of, ground_of
-from fednas_core.tasks.home import Home
 from fednas_core.tasks.images import tested
-from fednas_core.tasks.personal import ready
-from fednas_core.tasks.store import store_of
-from fednas_core.tasks.subnet import Work
+from fednas_core.tasks.memory import to_use
+from fednas_core.tasks.personal import Adaptation, ready
+from fednas_core.tasks.site import Site
+from fednas_core.tasks.task import Task, Work
 
 EXPORT_SAMPLES = 64
 
 
-def install(order: TrainOrder, config: RunConfig, index: int, home: Home, until: float) -> Work:
-    """Take over the order's network as this device's model.
+EXPORT_BYTES = 50_000_000
+"""What the libraries that write and check an exported model take."""
 
-    Figures: ``latency_ms`` (true median of one image here), ``fits`` (1.0 if that keeps the budget), ``held_out`` (1.0
-    if it was tested on images it never trained on), ``tested`` (number of those images, 0 if it has none to spare),
-    ``stored`` (1.0 if it lies in the folder that the node's configuration names). A model that is too slow here is
-    neither kept nor said to be.
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """How a device takes over its model.
+
+    `adapt` says how it makes it its own; with `forget` its private state of the run is of no use any more. `trained`
+    tells people how the network was trained.
     """
-    ground, device = ground_of(config, index, home, order.trains), device_of(config)
-    module = ready(order, config, ground, home, until)
-    found = tested(module, ground.test, ground.prepare)
-    space = ground.space
-    latency = _latency(space, order.arch, device, home.threads, order.run)
-    if (config.wire.up == "topk" or config.method in COMPETING) and not space.personal:
-        store_of(home).forget(order.run)  # what was left out of updates, or taught, is of no use once training is over
-    fits = latency.median_ms <= budget_of(home.budget or order.budget, config.budgets, space).latency_ms
+
+    adapt: Adaptation
+    forget: bool
+    trained: str
+
+
+def install(order: Order, params: Handover, site: Site, until: float) -> Work[Installed]:
+    """Take over the order's network as this device's model (see `Task`).
+
+    A model that is too slow here is neither kept nor said to be.
+    """
+    module = ready(order, params.adapt, site, until)
+    found = tested(module, site.test, site.prepare)
+    space, home = site.space, site.home
+    latency = _latency(space, order.arch, site.device, home.threads, order.run)
+    if params.forget:
+        site.store.forget(order.run)
+    fits = latency.median_ms <= budget_of(home.budget or order.budget, site.budgets, space).latency_ms
     if fits and home.models:
-        _store(order, config, home, ground, module.cpu(), latency)
-    return Work(
-        tensors={},
+        _store(order, params, site, module.cpu(), latency)
+    result = Installed(
         loss=found.loss,
         accuracy=found.accuracy,
-        macs=found.images * space.cost(order.arch).macs,
-        figures={
-            "latency_ms": latency.median_ms,
-            "fits": float(fits),
-            "held_out": float(ground.held_out),
-            "tested": float(found.images),
-            "stored": float(bool(fits and home.models)),
-        },
+        tested=found.images,
+        held_out=site.held_out,
+        latency_ms=latency.median_ms,
+        fits=fits,
+        stored=bool(fits and home.models),
     )
+    return Work(result, found.images * space.cost(order.arch).macs)
 
 
 @lru_cache(maxsize=64)
@@ -66,20 +77,25 @@ def _latency(space: SearchSpace, arch: Arch, device: torch.device, threads: int,
     return measure(module, (space.in_channels, space.image_size, space.image_size), threads=threads)
 
 
-def _store(
-    order: TrainOrder, config: RunConfig, home: Home, ground: Ground, module: nn.Module, latency: Latency
-) -> None:
-    known = home.facts or facts_of(config)
-    trained = f"{config.method}, {config.rounds} rounds, run {order.run}"
+def _store(order: Order, params: Handover, site: Site, module: nn.Module, latency: Latency) -> None:
+    known = site.facts
     item = ExportInput(
         device=order.client,
-        space=ground.space,
+        space=site.space,
         arch=order.arch,
         module=module,
         mean=known.mean,
         std=known.std,
         classes=known.classes,
-        samples=(ground.test if len(ground.test.y) else ground.train).x[:EXPORT_SAMPLES],
-        facts=Facts(known.name, trained, latency=latency),
+        samples=(site.test if len(site.test.y) else site.train).x[:EXPORT_SAMPLES],
+        facts=Facts(known.name, f"{params.trained}, run {order.run}", latency=latency),
     )
-    export(item, expanded(home.models))
+    export(item, expanded(site.home.models))
+
+
+def _memory(order: Order, params: Handover, site: Site) -> tuple[int, str]:
+    needed, what = to_use(order, params, site)
+    return (needed + EXPORT_BYTES, "testing and exporting it") if site.home.models else (needed, what)
+
+
+TASK = Task(Schema(Handover, Installed, network_of), install, _memory, personal=True)

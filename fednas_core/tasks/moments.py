@@ -10,32 +10,45 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import DeadlineError
-from fednas_core.exchange.orders import TrainOrder
-from fednas_core.subnets.moments import moments
+from fednas_core.exchange.orders import Answer, Order
+from fednas_core.exchange.results import Summed
+from fednas_core.exchange.schema import Channels, Schema, network_of
+from fednas_core.subnets.moments import check_moments, moment_shapes, moments
 from fednas_core.subnets.networks import network
-from fednas_core.tasks.bench import Ground, device_of, ground_of
-from fednas_core.tasks.home import Home
 from fednas_core.tasks.images import prepared
-from fednas_core.tasks.subnet import Work
+from fednas_core.tasks.memory import to_use
+from fednas_core.tasks.site import Site
+from fednas_core.tasks.task import NoParams, Task, Work
+
+MOMENTS = "moments"
+"""The channel of sums of batch statistics."""
 
 
-def send_moments(order: TrainOrder, config: RunConfig, index: int, home: Home, until: float) -> Work:
+def send_moments(order: Order, params: NoParams, site: Site, until: float) -> Work[Summed]:
     """Return the moments of every batch norm's input over all training images, not augmented, in float32.
 
-    The order's network comes with the statistics that it normalises with. Figure: ``images``, their number. Nothing
-    is trained or tested: loss and accuracy are 0. `until` is the deadline on the clock of `time.monotonic`.
+    The order's network comes with the statistics that it normalises with. Nothing is trained or tested (see `Task`).
     """
-    ground, device = ground_of(config, index, home), device_of(config)
-    module = network(ground.space, order.arch, order.tensors, device)
-    found, images = moments(module, _in_time(ground, until))
-    macs = images * ground.space.cost(order.arch).macs
-    return Work(tensors=found, loss=0.0, accuracy=0.0, macs=macs, figures={"images": float(images)})
+    module = network(site.space, order.arch, order.weights, site.device)
+    found, images = moments(module, _in_time(site, until))
+    return Work(Summed(images), images * site.space.cost(order.arch).macs, {MOMENTS: found})
 
 
-def _in_time(ground: Ground, until: float) -> Iterator[Tensor]:
-    for number, (x, _) in enumerate(prepared(ground.train, ground.prepare)):
+def _in_time(site: Site, until: float) -> Iterator[Tensor]:
+    for number, (x, _) in enumerate(prepared(site.train, site.prepare)):
         if time.monotonic() > until:
             raise DeadlineError(f"batch statistics were not done by their deadline, after {number} batches")
         yield x
+
+
+def _returned(order: Order) -> Channels:
+    return {MOMENTS: moment_shapes({name: tuple(tensor.shape) for name, tensor in order.weights.items()})}
+
+
+def _check(answer: Answer, order: Order) -> None:
+    assert isinstance(answer.result, Summed)
+    check_moments(answer.channels[MOMENTS], answer.result.images)
+
+
+TASK = Task(Schema(NoParams, Summed, network_of, _returned, check=_check), send_moments, to_use)

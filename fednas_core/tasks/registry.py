@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from safetensors import SafetensorError
@@ -14,35 +14,27 @@ from fednas_core.base.units import size
 from fednas_core.base.values import ClientId
 from fednas_core.devices.budgets import budget_of
 from fednas_core.devices.containers import memory_limit
-from fednas_core.devices.footprint import inference_bytes, training_bytes
 from fednas_core.devices.info import ClientInfo
 from fednas_core.devices.profile import available_memory
-from fednas_core.exchange.orders import TrainOrder, TrainReport
-from fednas_core.tasks.bench import client_names, device_of, examples_of, ground_of, held_of, labels_of
-from fednas_core.tasks.distil import distil
+from fednas_core.exchange.orders import Answer, Order, Tensors
+from fednas_core.exchange.wire import Form
+from fednas_core.tasks import distil, install, moments, sandwich, subnet, teach, trial
+from fednas_core.tasks.bench import client_names, examples_of, held_of
 from fednas_core.tasks.home import Home
-from fednas_core.tasks.install import install
-from fednas_core.tasks.moments import send_moments
 from fednas_core.tasks.past import lost
-from fednas_core.tasks.sandwich import train_sandwich
-from fednas_core.tasks.subnet import Work, train_subnet
-from fednas_core.tasks.teach import teach
-from fednas_core.tasks.trial import trial
-from fednas_core.training.evaluate import EVAL_BATCH
+from fednas_core.tasks.site import Site, labels_of, site_of
+from fednas_core.tasks.task import AnyTask
 
-EXPORT_BYTES = 50_000_000
-"""What the libraries that write and check an exported model take."""
-Task = Callable[[TrainOrder, RunConfig, int, Home, float], Work]
-"""Order, settings, number of the client, its device, deadline on the clock of `time.monotonic`."""
-TASKS: Mapping[str, Task] = {
-    "subnet": train_subnet,
-    "sandwich": train_sandwich,
-    "moments": send_moments,
-    "trial": trial,
-    "teach": teach,
-    "distil": distil,
-    "install": install,
+TASKS: Mapping[str, AnyTask] = {
+    "subnet": subnet.TASK,
+    "sandwich": sandwich.TASK,
+    "moments": moments.TASK,
+    "trial": trial.TASK,
+    "teach": teach.TASK,
+    "distil": distil.TASK,
+    "install": install.TASK,
 }
+FORMS: Mapping[str, Form] = {name: task.schema for name, task in TASKS.items()}
 FAULTS = (
     ArithmeticError,
     BufferError,
@@ -59,8 +51,8 @@ FAULTS = (
 """What a client's images, disk and memory may raise, and the libraries that compute: a failure of that client alone."""
 
 
-def perform(order: TrainOrder, config: RunConfig, index: int, home: Home = Home()) -> TrainReport:  # noqa: B008
-    """Carry out an order with the data of client number `index`, on the device that `home` describes, and report.
+def perform(order: Order, config: RunConfig, index: int, home: Home = Home()) -> Answer:  # noqa: B008
+    """Carry out an order with the data of client number `index`, on the device that `home` describes, and answer.
 
     Raises `DeadlineError` when the client's deadline passes, `ConfigError` for a task that does not exist,
     `ReplyError` for a network beyond the device's budget, `RoomError` where memory is short, `TaskError` for any other
@@ -69,7 +61,7 @@ def perform(order: TrainOrder, config: RunConfig, index: int, home: Home = Home(
     if order.task not in TASKS:
         raise ConfigError(f"task '{order.task}' is not known here: allowed are {', '.join(TASKS)}")
     try:
-        return _performed(order, config, index, home)
+        return _performed(order, TASKS[order.task], config, index, home)
     except FAULTS as error:
         if _out_of_memory(error):
             free = available_memory()
@@ -83,33 +75,32 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def _performed(order: TrainOrder, config: RunConfig, index: int, home: Home) -> TrainReport:
-    _refuse_too_large(order, config, index, home)
-    _refuse_without_room(order, config, index, home)
+def _performed(order: Order, task: AnyTask, config: RunConfig, index: int, home: Home) -> Answer:
+    site = site_of(config, index, home, order.trains)
+    _refuse_too_large(order, site)
+    _refuse_without_room(order, task, site)
     torch.set_num_threads(home.threads)  # two processes of one thread are 1.2 to 1.5 times faster than one of two
-    start, fresh = time.monotonic(), lost(order, config, home)
-    work = TASKS[order.task](order, config, index, home, start + config.deadline)
-    return TrainReport(
+    start, fresh = time.monotonic(), lost(order, task, config.wire.up, site)
+    work = task.perform(order, order.params, site, start + config.deadline)
+    return Answer(
         client=order.client,
         round=order.round,
         arch=order.arch,
-        tensors=work.tensors,
-        examples=len(ground_of(config, index, home, order.trains).train.y),
-        loss=work.loss,
-        accuracy=work.accuracy,
+        channels=work.channels,
+        result=work.result,
+        examples=len(site.train.y),
         macs=work.macs,
         seconds=time.monotonic() - start,
-        bytes_down=_size(order.tensors),
-        bytes_up=_size(work.tensors),
-        figures={**work.figures, "fresh": 1.0} if fresh else work.figures,
+        bytes_down=_size(order.channels),
+        bytes_up=_size(work.channels),
+        fresh=fresh,
     )
 
 
-def _refuse_too_large(order: TrainOrder, config: RunConfig, index: int, home: Home) -> None:
+def _refuse_too_large(order: Order, site: Site) -> None:
     """Raise `ReplyError` if the network exceeds the device's own budget: the device has the last word."""
-    space = ground_of(config, index, home).space
-    for text in filter(None, (home.budget, order.budget)):
-        budget, cost = budget_of(text, config.budgets, space), space.cost(order.arch)
+    for text in filter(None, (site.home.budget, order.budget)):
+        budget, cost = budget_of(text, site.budgets, site.space), site.space.cost(order.arch)
         if not budget.allows(cost):
             raise ReplyError(
                 f"refused: a network of {cost.macs:,} MACs, {cost.params:,} parameters, {cost.bytes:,} bytes exceeds "
@@ -117,23 +108,16 @@ def _refuse_too_large(order: TrainOrder, config: RunConfig, index: int, home: Ho
             )
 
 
-def _refuse_without_room(order: TrainOrder, config: RunConfig, index: int, home: Home) -> None:
+def _refuse_without_room(order: Order, task: AnyTask, site: Site) -> None:
     """Raise `RoomError` if the task would take more memory than there is, before anything is computed."""
-    if device_of(config).type != "cpu":
+    if site.device.type != "cpu":
         return
-    space, free = ground_of(config, index, home).space, available_memory()
-    if order.returns == "weights":
-        what = f"training it in batches of {order.settings.batch}"
-        needed = training_bytes(space, order.arch, order.settings.batch)
-    else:
-        what, needed = "using it", inference_bytes(space, order.arch, EVAL_BATCH)
-        if order.task == "install" and home.models:
-            what, needed = "testing and exporting it", needed + EXPORT_BYTES
+    free, (needed, what) = available_memory(), task.memory(order, order.params, site)
     if free is not None and needed > free:
         limit = memory_limit()
         of = f", of {size(limit)} that its container may use" if limit else ""
         raise RoomError(
-            f"of a network of {space.cost(order.arch).params:,} parameters, {what} takes about {size(needed)}, "
+            f"of a network of {site.space.cost(order.arch).params:,} parameters, {what} takes about {size(needed)}, "
             f"{size(needed - free)} more than the {size(free)} that are free{of}"
         )
 
@@ -152,6 +136,6 @@ def index_of(client: ClientId) -> int:
     return int(client.rsplit("-", 1)[1])
 
 
-def _size(tensors: Mapping[str, torch.Tensor]) -> int:
-    flat = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    return int(flat)
+def _size(channels: Mapping[str, Tensors]) -> int:
+    tensors = [tensor for channel in channels.values() for tensor in channel.values()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -8,50 +8,45 @@ from __future__ import annotations
 
 import numpy as np
 
-from fednas_core.base.config import RunConfig
 from fednas_core.base.seeding import stream
 from fednas_core.base.values import TRAINING_FACTOR, Arch
-from fednas_core.exchange.orders import TrainOrder
-from fednas_core.methods.setup import growing
+from fednas_core.exchange.orders import WEIGHTS, Order
+from fednas_core.exchange.results import Trained
+from fednas_core.exchange.schema import Schema, trained_weights, weights_of
 from fednas_core.search.shrinking import places
 from fednas_core.spaces.space import Ints, SearchSpace
-from fednas_core.tasks.bench import device_of, ground_of, precision_of
-from fednas_core.tasks.home import Home
+from fednas_core.tasks.bench import precision_of
 from fednas_core.tasks.images import epochs_of
+from fednas_core.tasks.memory import to_train
 from fednas_core.tasks.personal import completed, keep
-from fednas_core.tasks.subnet import Work, shared
+from fednas_core.tasks.site import Site
+from fednas_core.tasks.subnet import shared
+from fednas_core.tasks.task import Task, Work
 from fednas_core.training.sandwich import Draw, Sandwich
+from fednas_core.training.settings import SandwichSettings
 
 
-def train_sandwich(order: TrainOrder, config: RunConfig, index: int, home: Home, until: float) -> Work:
-    """Train the order's network by the sandwich rule for its epochs; loss and accuracy are those of the largest.
-
-    `until` is the deadline on the clock of `time.monotonic`.
-    """
-    ground, device = ground_of(config, index, home), device_of(config)
-    tensors, own = completed(order, config, ground.space, home)
-    sandwich = Sandwich(ground.space, order.arch, tensors, device, config.sample.distill, config.sample.sandwich)
-    precision = precision_of(order.settings.precision, device)
-    draw = draws(order, config, ground.space)
-    outcome = sandwich.train(epochs_of(order, ground, device), draw, order.settings, precision, until)
+def train_sandwich(order: Order, params: SandwichSettings, site: Site, until: float) -> Work[Trained]:
+    """Train the order's network by the sandwich rule; loss and accuracy are those of the largest (see `Task`)."""
+    tensors, own = completed(order, site)
+    sandwich = Sandwich(site.space, order.arch, tensors, site.device, params.distill, params.ends)
+    precision = precision_of(params.train.precision, site.device)
+    draw, epochs = draws(order, params, site.space), epochs_of(params.train, order.seed, site)
+    outcome = sandwich.train(epochs, draw, params.train, precision, until)
     trained = dict(sandwich.largest.named_parameters())
-    keep(own, trained, order, ground.space, home)
-    return Work(
-        tensors=shared(trained, order),
-        loss=outcome.loss,
-        accuracy=outcome.accuracy,
-        macs=TRAINING_FACTOR * sandwich.forward_macs,
-    )
+    keep(own, trained, order, site)
+    macs = TRAINING_FACTOR * sandwich.forward_macs
+    return Work(Trained(outcome.loss, outcome.accuracy), macs, shared(trained, order))
 
 
-def draws(order: TrainOrder, config: RunConfig, space: SearchSpace) -> Draw:
-    """Return how each batch draws its networks: ``sample.inner`` random ones, then the smallest, from the order's seed.
+def draws(order: Order, params: SandwichSettings, space: SearchSpace) -> Draw:
+    """Return how each batch draws its networks: `inner` random ones, then the smallest, from the order's seed.
 
-    With progressive shrinking they are raised to the round's floor. All lie within the order's network.
+    They are raised to the floor of progressive shrinking. All lie within the order's network.
     """
     rng = stream(order.seed, "sandwich")
     top, smallest = space.encode(order.arch), space.encode(space.smallest)
-    floor = growing(config, space).floor(order.round)
+    floor = np.array(params.floor, dtype=np.int64)
     owned = space.whole(order.arch).keys()
     lacking = places(space).values() if order.arch != space.largest else ()
 
@@ -64,7 +59,15 @@ def draws(order: TrainOrder, config: RunConfig, space: SearchSpace) -> Draw:
         return space.decode(row)
 
     def draw() -> list[Arch]:
-        inner = [fitted(rng.integers(0, space.gene_choices)) for _ in range(config.sample.inner)]
-        return inner + [fitted(smallest)] if config.sample.sandwich else inner
+        inner = [fitted(rng.integers(0, space.gene_choices)) for _ in range(params.inner)]
+        return inner + [fitted(smallest)] if params.ends else inner
 
     return draw
+
+
+TASK = Task(
+    Schema(SandwichSettings, Trained, weights_of, trained_weights, updates=(WEIGHTS,)),
+    train_sandwich,
+    lambda order, params, site: to_train(order, params.train.batch, site),
+    personal=True,
+)

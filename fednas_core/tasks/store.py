@@ -20,7 +20,6 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import RunError
 from fednas_core.base.files import PART, write
 from fednas_core.base.values import ClientId, State
@@ -113,11 +112,6 @@ def store_of(home: Home) -> Store:
             f"the device's private state belongs in {named}, and there is no home folder: name another folder with "
             "--node-config 'state=\"…\"'"
         ) from error
-
-
-def repeats(config: RunConfig) -> bool:
-    """Whether a client may be asked twice in what counts as one round, so that its own last state is of that round."""
-    return config.loop == "async"
 
 
 def _safe(name: str) -> str:

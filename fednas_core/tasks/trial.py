@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from fednas_core.base.config import RunConfig
-from fednas_core.exchange.orders import TrainOrder
-from fednas_core.tasks.bench import ground_of
-from fednas_core.tasks.home import Home
+from fednas_core.exchange.orders import Order
+from fednas_core.exchange.results import Tested
+from fednas_core.exchange.schema import Schema, network_of
 from fednas_core.tasks.images import tested
-from fednas_core.tasks.personal import ready
-from fednas_core.tasks.subnet import Work
+from fednas_core.tasks.memory import to_use
+from fednas_core.tasks.personal import Adaptation, ready
+from fednas_core.tasks.site import Site
+from fednas_core.tasks.task import Task, Work
 
 
-def trial(order: TrainOrder, config: RunConfig, index: int, home: Home, until: float) -> Work:
+def trial(order: Order, params: Adaptation, site: Site, until: float) -> Work[Tested]:
     """Test the order's network on the client's validation images: what networks are followed and chosen by.
 
-    They are all its images if it never trains in the run. Figures: ``tested`` (number of images, 0 if it has none to
-    spare), ``held_out`` (1.0 if it never trained on them).
+    They are all its images if it never trains in the run (see `Task`).
     """
-    ground = ground_of(config, index, home, order.trains)
-    module = ready(order, config, ground, home, until)
-    found = tested(module, ground.validation, ground.prepare)
-    return Work(
-        tensors={},
-        loss=found.loss,
-        accuracy=found.accuracy,
-        macs=found.images * ground.space.cost(order.arch).macs,
-        figures={"tested": float(found.images), "held_out": float(ground.held_out)},
-    )
+    module = ready(order, params, site, until)
+    found = tested(module, site.validation, site.prepare)
+    result = Tested(found.loss, found.accuracy, found.images, site.held_out)
+    return Work(result, found.images * site.space.cost(order.arch).macs)
+
+
+TASK = Task(Schema(Adaptation, Tested, network_of), trial, to_use, personal=True)

@@ -28,6 +28,30 @@ class TrainSettings:
     augment: str = "none"
 
 
+@dataclass(frozen=True, slots=True)
+class SandwichSettings:
+    """How a client trains the networks inside the one that it receives (FedSup, arXiv 2206.01366, algorithm 1).
+
+    Each step trains `inner` random ones, with `ends` the largest and the smallest too; with `distill` the largest
+    teaches the others. `floor` is the least that each entry of an encoded architecture may be.
+    """
+
+    train: TrainSettings
+    inner: int
+    ends: bool
+    distill: bool
+    floor: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DistilSettings:
+    """How a client trains a student: λ, `soft`, is the weight of the teacher's answers at this `temperature`."""
+
+    train: TrainSettings
+    soft: float
+    temperature: float
+
+
 def train_settings(config: TrainConfig) -> TrainSettings:
     """Return the settings that travel with an order, at the full learning rate."""
     return TrainSettings(**{item.name: getattr(config, item.name) for item in fields(TrainSettings)})

@@ -25,9 +25,10 @@ from fednas_core.methods.fedavg import Assignment
 from fednas_core.runs.folder import RunFolder
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
-from fednas_core.tasks.bench import client_names, ground_of, space_of
+from fednas_core.tasks.bench import client_names, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import perform
+from fednas_core.tasks.site import site_of
 from fednas_core.tasks.trial import trial
 
 
@@ -150,7 +151,7 @@ def test_a_trial_is_on_the_images_that_networks_are_followed_by(pairs: dict[str,
     fleet = Scripted({})
     jury_of(config, fleet).hear(space.smallest, 0)
     (order,) = [order for order in fleet.orders if order.client == name]
-    ground = ground_of(config, 1)
+    ground = site_of(config, 1)
     assert 0 < len(ground.validation.y) < len(ground.train.y) and ground.validation is not ground.test
     work = trial(order, config, 1, Home(), float("inf"))
     assert work.figures == {"tested": len(ground.validation.y), "held_out": 1.0} and work.tensors == {}

@@ -14,8 +14,9 @@ from fednas_core.base.config import DataConfig
 from fednas_core.base.errors import DataError
 from fednas_core.base.settings import flatten, read
 from fednas_core.data.sources import facts, load
-from fednas_core.tasks.bench import client_images, client_names, ground_of, space_of, validation_images
+from fednas_core.tasks.bench import client_images, client_names, space_of, validation_images
 from fednas_core.tasks.registry import clients_of
+from fednas_core.tasks.site import site_of
 
 ALL = DataConfig()
 
@@ -133,11 +134,11 @@ def test_every_part_is_that_of_the_run_on_all_classes_less_the_others(spread: st
     there = {client.name: client for client in clients_of(part)}
     for index, name in enumerate(client_names(whole)):
         assert pictures(client_images(part, index), few) == kept(client_images(whole, index))
-        theirs = ground_of(whole, index)
+        theirs = site_of(whole, index)
         expected = kept(theirs.train), kept(theirs.test) if theirs.held_out else set()
         assert (name in there) == bool(expected[0])
         if name in there:
-            mine = ground_of(part, index)
+            mine = site_of(part, index)
             found = pictures(mine.train, few), pictures(mine.test, few) if mine.held_out else set()
             assert found == expected
             assert (there[name].examples, there[name].held_out) == (len(mine.train.y), len(expected[1]))

@@ -16,8 +16,6 @@ from fednas_core.tasks.bench import (
     dataset_of,
     device_of,
     examples_of,
-    ground_of,
-    labels_of,
     precision_of,
     preprocessing_of,
     space_of,
@@ -26,6 +24,7 @@ from fednas_core.tasks.bench import (
     validation_images,
 )
 from fednas_core.tasks.home import Home
+from fednas_core.tasks.site import labels_of, site_of
 
 
 def test_the_space_fits_the_images(tiny_pairs: dict[str, Any]) -> None:
@@ -99,7 +98,7 @@ def test_a_client_holds_images_out_but_one_is_left_to_train_on(
     config = read({**tiny_pairs, "data.holdout": share, "evaluate-clients": testing})
     mine = Split(np.arange(0), (np.arange(count),))
     monkeypatch.setattr(bench, "split", lambda dataset, config, seed: mine)
-    ground = bench.ground_of.__wrapped__(config, 0)
+    ground = bench.site_of.__wrapped__(config, 0)
     train, validation, test = (len(part.y) for part in (ground.train, ground.validation, ground.test))
     if not share:
         assert (train, validation, test, ground.held_out) == (count, count, count, False)
@@ -114,5 +113,5 @@ def test_a_client_holds_images_out_but_one_is_left_to_train_on(
 
 
 def test_no_share_held_out_means_none_where_layers_are_personal_too(tiny_pairs: dict[str, Any]) -> None:
-    ground = ground_of(read({**tiny_pairs, "personal.layers": "head", "data.holdout": 0.0}), 1)
+    ground = site_of(read({**tiny_pairs, "personal.layers": "head", "data.holdout": 0.0}), 1)
     assert not ground.held_out and ground.train is ground.test is ground.validation

@@ -15,10 +15,11 @@ from fednas_core.exchange.orders import TrainOrder
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import network, shapes_of, subnet
 from fednas_core.subnets.packing import views
-from fednas_core.tasks.bench import examples_of, ground_of, space_of
+from fednas_core.tasks.bench import examples_of, space_of
 from fednas_core.tasks.distil import distil
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.images import epochs_of
+from fednas_core.tasks.site import site_of
 from fednas_core.tasks.subnet import Work, train_subnet
 from fednas_core.tasks.teach import teach
 from fednas_core.training.distil import Teacher, train_student
@@ -66,7 +67,7 @@ def ddc(config: RunConfig, **changes: float) -> RunConfig:
 
 def test_the_student_is_trained_from_the_teacher_as_the_settings_say(config: RunConfig, home: Home) -> None:
     config = ddc(config, soft=0.9, temperature=2.0)
-    teacher, order, ground = taught(config, home), order_of(config), ground_of(config, 1)
+    teacher, order, ground = taught(config, home), order_of(config), site_of(config, 1)
     student = network(ground.space, order.arch, order.tensors)
     epochs = epochs_of(order, ground, torch.device("cpu"))
     outcome = train_student(student, Teacher(teacher, 0.9, 2.0), epochs, SETTINGS)

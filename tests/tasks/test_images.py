@@ -9,8 +9,9 @@ from fednas_core.base.errors import DataError
 from fednas_core.base.settings import read
 from fednas_core.data.sources import Images
 from fednas_core.exchange.orders import TrainOrder
-from fednas_core.tasks.bench import ground_of, space_of
+from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.images import epochs_of, prepared
+from fednas_core.tasks.site import site_of
 from fednas_core.training.evaluate import EVAL_BATCH
 from fednas_core.training.settings import TrainSettings
 
@@ -48,7 +49,7 @@ def test_some_of_sorted_images_are_of_every_class() -> None:
 
 def test_epochs_are_shuffled_by_the_orders_seed(tiny_pairs: dict[str, Any]) -> None:
     config = read(tiny_pairs)
-    ground, space = ground_of(config, 0), space_of(config)
+    ground, space = site_of(config, 0), space_of(config)
 
     def seen(seed: int) -> list[list[int]]:
         order = TrainOrder("client-00", 0, "subnet", space.smallest, {}, TrainSettings(epochs=2, batch=8), seed)

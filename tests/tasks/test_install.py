@@ -19,9 +19,10 @@ from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.subnets.packing import views
 from fednas_core.tasks import personal, registry
-from fednas_core.tasks.bench import client_images, examples_of, facts_of, ground_of, space_of
+from fednas_core.tasks.bench import client_images, examples_of, facts_of, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import clients_of, perform
+from fednas_core.tasks.site import site_of
 from fednas_core.training.settings import TrainSettings
 
 
@@ -56,7 +57,7 @@ def test_accuracy_is_that_of_the_network_on_the_clients_images(config: RunConfig
 
 def test_a_share_held_out_is_never_trained_on_and_tested_on(config: RunConfig) -> None:
     config = replace(config, data=replace(config.data, holdout=0.25))
-    whole, ground = client_images(config, 1), ground_of(config, 1)
+    whole, ground = client_images(config, 1), site_of(config, 1)
     assert ground.held_out and len(ground.train.y) + len(ground.test.y) == len(whole.y)
     train, test = ({tuple(x.flatten().tolist()) for x in part.x} for part in (ground.train, ground.test))
     assert len(test) >= round(0.25 * len(whole.y)) - 1 and len(train & test) <= 1  # two images may be alike

@@ -14,9 +14,10 @@ from fednas_core.exchange.orders import TrainOrder
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.moments import moment_shapes, whole
 from fednas_core.subnets.networks import shapes_of, subnet
-from fednas_core.tasks.bench import examples_of, facts_of, ground_of, space_of
+from fednas_core.tasks.bench import examples_of, facts_of, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.moments import send_moments
+from fednas_core.tasks.site import site_of
 from fednas_core.training.settings import TrainSettings
 
 FOREVER = float("inf")
@@ -46,7 +47,7 @@ def test_the_answer_holds_the_moments_of_every_norm_and_the_number_of_images(con
 def test_images_are_those_of_training_as_they_are(config: RunConfig) -> None:
     """Not augmented, and none that is held out."""
     config = replace(config, data=replace(config.data, holdout=0.25), train=replace(config.train, augment="crop-flip"))
-    order, ground = order_of(config), ground_of(config, 1)
+    order, ground = order_of(config), site_of(config, 1)
     work = send_moments(order, config, 1, Home(), FOREVER)
     assert work.figures["images"] == len(ground.train.y) == examples_of(config, 1)
     module = subnet(ground.space, order.arch, initial_weights(ground.space, 1))

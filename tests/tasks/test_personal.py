@@ -21,10 +21,11 @@ from fednas_core.methods.catalogue import METHODS
 from fednas_core.methods.fedper import fedper
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import views
-from fednas_core.tasks.bench import client_images, examples_of, ground_of, space_of
+from fednas_core.tasks.bench import client_images, examples_of, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.personal import PURPOSE, completed, ready
 from fednas_core.tasks.registry import perform
+from fednas_core.tasks.site import site_of
 from fednas_core.tasks.store import store_of
 from fednas_core.training.settings import TrainSettings
 
@@ -169,14 +170,14 @@ def test_layers_that_the_space_has_not_are_named_with_those_it_has(tiny_pairs: d
 
 
 def test_a_share_is_kept_for_testing_half_of_it_for_following(config: RunConfig) -> None:
-    whole, ground = len(client_images(config, 1).y), ground_of(config, 1)
+    whole, ground = len(client_images(config, 1).y), site_of(config, 1)
     assert ground.held_out and len(ground.train.y) == examples_of(config, 1) == whole - round(0.2 * whole)
     assert abs(len(ground.validation.y) - len(ground.test.y)) <= 1
     assert len(ground.train.y) + len(ground.validation.y) + len(ground.test.y) == whole
 
 
 def test_a_newcomer_fits_its_head_and_nothing_else(config: RunConfig, home: Home) -> None:
-    ground = ground_of(config, 1)
+    ground = site_of(config, 1)
     order = order_of(config, 4, returns="figures", task="trial")
     few = ready(order, replace(config, personal=replace(config.personal, epochs=0)), ground, home, float("inf"))
     fitted = ready(order, replace(config, personal=replace(config.personal, epochs=20)), ground, home, float("inf"))
@@ -192,7 +193,7 @@ def test_a_newcomer_fits_its_head_and_nothing_else(config: RunConfig, home: Home
 
 def test_a_client_that_trained_uses_its_head_as_it_is(config: RunConfig, home: Home) -> None:
     perform(order_of(config, 0), config, 1, home)
-    module = ready(order_of(config, 1), config, ground_of(config, 1), home, float("inf"))
+    module = ready(order_of(config, 1), config, site_of(config, 1), home, float("inf"))
     assert torch.equal(module.state_dict()["head.weight"], head(config, home, 1)["head.weight"])
 
 
@@ -205,7 +206,7 @@ def test_the_model_that_is_handed_over_has_the_head_inside(config: RunConfig, ho
     weights = {name.removeprefix("network."): tensor for name, tensor in model.state_dict().items()}
     assert torch.equal(weights["head.weight"], head(config, home, 1)["head.weight"])
     assert meta["space"]["personal"] == ["head"] and json.dumps(meta)
-    ground = ground_of(config, 1)
+    ground = site_of(config, 1)
     right = model(ground.test.x.float() / 255).argmax(1) == ground.test.y
     assert report.accuracy == pytest.approx(float(right.float().mean()), abs=1e-6)
 
@@ -213,6 +214,6 @@ def test_the_model_that_is_handed_over_has_the_head_inside(config: RunConfig, ho
 def test_batch_statistics_of_a_personal_network_are_the_clients_own(tiny_pairs: dict[str, Any], home: Home) -> None:
     config = read({**tiny_pairs, "method": "fedper", "space.norm": "batch", "personal.blocks": 1, "data.holdout": 0.2})
     order = order_of(config, 1, task="trial", returns="figures")
-    module = ready(order, config, ground_of(config, 1), home, float("inf"))
+    module = ready(order, config, site_of(config, 1), home, float("inf"))
     assert float(module.state_dict()["stem_norm.running_mean"].abs().sum()) > 0
     assert perform(order, config, 1, home).figures["held_out"] == 1.0

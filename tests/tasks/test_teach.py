@@ -16,8 +16,9 @@ from fednas_core.exchange.wire import pack_order, read_order
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import shapes_of, subnet
 from fednas_core.subnets.packing import pack, unpack
-from fednas_core.tasks.bench import ground_of, space_of
+from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.home import Home
+from fednas_core.tasks.site import site_of
 from fednas_core.tasks.store import Store
 from fednas_core.tasks.teach import DEVICE, PURPOSE, teach, teacher_of
 from fednas_core.training.settings import TrainSettings
@@ -40,7 +41,7 @@ def order_of(config: RunConfig, seed: int = 1, **changes: Any) -> TrainOrder:
     """An order to keep the largest network, with batch statistics that are not those it began with."""
     space = space_of(config)
     module = subnet(space, space.largest, initial_weights(space, seed))
-    ground = ground_of(config, 1)
+    ground = site_of(config, 1)
     module.train()(ground.prepare(ground.train.x))
     state, names = module.state_dict(), shapes_of(space, space.largest, statistics=True)
     given: dict[str, Any] = {"client": "client-01", "round": 3, "task": "teach", "returns": "figures", "run": "run-1"}
@@ -75,7 +76,7 @@ def test_the_teacher_is_the_orders_network_as_it_is_used(config: RunConfig, home
     assert kept.arch == order.arch and not kept.module.training
     assert any(name.endswith("running_var") for name in order.tensors)
     assert all(torch.equal(found[name], tensor) for name, tensor in order.tensors.items())
-    x = ground_of(config, 1).prepare(ground_of(config, 1).train.x[:4])
+    x = site_of(config, 1).prepare(site_of(config, 1).train.x[:4])
     wanted = subnet(space_of(config), order.arch, initial_weights(space_of(config), 1))
     wanted.load_state_dict(order.tensors, strict=False)
     assert torch.equal(kept.module(x), wanted.eval()(x))
