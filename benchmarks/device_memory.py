@@ -49,7 +49,7 @@ def messages(file: Path) -> int:
     from fednas_core.base.settings import read
     from fednas_core.cli.settings import flat
     from fednas_core.devices.budgets import Allowance, Budget
-    from fednas_core.exchange.orders import TrainOrder
+    from fednas_core.exchange.orders import Order
     from fednas_core.exchange.wire import Packet, pack_order
     from fednas_core.search.within import within
     from fednas_core.spaces.modules import initial_weights
@@ -66,7 +66,7 @@ def messages(file: Path) -> int:
     tensors = views(initial_weights(space, 0), space.plan(arch))
     sent = [request(Request(Packet("{}", {}), config, 0), 1, "query.profile")]
     for task, returns in (("subnet", "weights"), ("install", "figures")):
-        order = TrainOrder("phone", 0, task, arch, tensors, train_settings(config.train), 0, returns=returns, run="one")
+        order = Order("phone", 0, task, arch, {WEIGHTS: tensors}, train_settings(config.train), 0, run="one")
         sent.append(request(Request(pack_order(order, config.wire), config, 0), 1, "train"))
     file.write_bytes(pickle.dumps(sent))
     return space.cost(arch).macs

@@ -30,7 +30,7 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.seeding import stream
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import run_round
-from fednas_core.exchange.orders import TrainOrder
+from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.spaces.modules import initial_weights
@@ -39,10 +39,10 @@ from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.registry import index_of, perform
 
 
-def bare(config: RunConfig, orders: Sequence[TrainOrder]) -> float:
+def bare(config: RunConfig, orders: Sequence[Order]) -> float:
     """Return the seconds of training these orders one after the other, their networks extracted before."""
     supernet, space = initial_weights(space_of(config), 0), space_of(config)
-    ready = [replace(order, tensors=extract(supernet, space.plan(order.arch))) for order in orders]
+    ready = [replace(order, channels={WEIGHTS: extract(supernet, space.plan(order.arch))}) for order in orders]
     start = time.perf_counter()
     for order in ready:
         perform(order, config, index_of(order.client))
@@ -51,13 +51,13 @@ def bare(config: RunConfig, orders: Sequence[TrainOrder]) -> float:
     return time.perf_counter() - start
 
 
-def shares(config: RunConfig, orders: Sequence[TrainOrder], count: int) -> list[list[TrainOrder]]:
+def shares(config: RunConfig, orders: Sequence[Order], count: int) -> list[list[Order]]:
     """Return the orders in `count` shares of about the same work."""
     space, sums = space_of(config), [0] * count
-    parts: list[list[TrainOrder]] = [[] for _ in range(count)]
+    parts: list[list[Order]] = [[] for _ in range(count)]
     for order in sorted(orders, key=lambda order: -space.cost(order.arch).macs):
         least = sums.index(min(sums))
-        parts[least].append(replace(order, tensors={}))
+        parts[least].append(replace(order, channels={}))
         sums[least] += space.cost(order.arch).macs
     return parts
 

@@ -41,7 +41,7 @@ from fednas_core.engine.evaluation import Judge
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import rounds
 from fednas_core.engine.starts import trained
-from fednas_core.exchange.orders import TrainOrder
+from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup, annealed
 from fednas_core.runs.folder import RunFolder, find, output_folder
@@ -168,7 +168,7 @@ def centralised(arm: str, seed: int, folder: str, partition: str, most: int, sta
     ) -> dict[str, torch.Tensor]:
         module = network(space, arch, tensors)
         for epoch, given in enumerate(rates):
-            order = TrainOrder("all", 0, "", arch, {}, given, derive(seed, step, epoch, "all"))
+            order = Order("all", 0, "", arch, {WEIGHTS: {}}, given, derive(seed, step, epoch, "all"))
             batches = epochs_of(order, ground, torch.device("cpu"))
             steps = -(-images // given.batch) or None
             train(module, (itertools.islice(epoch, steps) for epoch in batches), given)

@@ -28,7 +28,8 @@ from common import options, read, show
 
 from fednas_core.devices.info import ClientInfo
 from fednas_core.engine.rounds import run_round
-from fednas_core.exchange.orders import TrainOrder, TrainReport
+from fednas_core.exchange.orders import WEIGHTS, Answer, Order
+from fednas_core.exchange.results import Trained
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.spaces.modules import initial_weights
@@ -54,17 +55,28 @@ class Instant:
     def clients(self) -> Sequence[ClientInfo]:
         return [ClientInfo(name, 10) for name in self._names]
 
-    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[TrainReport]:
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer]:
         for number, order in enumerate(orders.values()):
             yield self._answer(order, number)
 
-    def _answer(self, order: TrainOrder, number: int) -> TrainReport:
+    def _answer(self, order: Order, number: int) -> Answer:
         start = time.process_time()
-        tensors = extract({**order.tensors}, {n: tuple(slice(0, s) for s in t.shape) for n, t in order.tensors.items()})
+        tensors = extract({**order.weights}, {n: tuple(slice(0, s) for s in t.shape) for n, t in order.weights.items()})
         for tensor in tensors.values():
             tensor.add_(0.001 * (1 + number % 7))
         self.seconds += time.process_time() - start
-        return TrainReport(order.client, order.round, order.arch, tensors, 10, 1.0, 0.5, 1, 0.1, 0, 0)
+        return Answer(
+            order.client,
+            order.round,
+            order.arch,
+            {WEIGHTS: tensors},
+            Trained(1.0, 0.5),
+            10,
+            1,
+            0.1,
+            bytes_down=0,
+            bytes_up=0,
+        )
 
     def close(self) -> None:
         pass

@@ -27,7 +27,7 @@ from fednas_core.devices.info import ClientInfo
 from fednas_core.engine.evaluation import Judge, best_within, candidates, judge_all
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import rounds
-from fednas_core.exchange.orders import Failure, Fleet, TrainOrder, TrainReport
+from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Fleet, Order
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
 from fednas_core.spaces.modules import initial_weights
@@ -56,14 +56,12 @@ class Flipping:
     def clients(self) -> Sequence[ClientInfo]:
         return self._inner.clients()
 
-    def train(
-        self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None
-    ) -> Iterator[TrainReport | Failure]:
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer | Failure]:
         for answer in self._inner.train(orders, more):
-            if isinstance(answer, TrainReport) and answer.client in self._bad:
-                sent = orders[answer.client].tensors
-                flipped = {name: sent[name] - self._length * (t - sent[name]) for name, t in answer.tensors.items()}
-                answer = replace(answer, tensors=flipped)
+            if isinstance(answer, Answer) and answer.client in self._bad:
+                sent = orders[answer.client].weights
+                flipped = {name: sent[name] - self._length * (t - sent[name]) for name, t in answer.weights.items()}
+                answer = replace(answer, channels={WEIGHTS: flipped})
             yield answer
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ from fednas_core.devices.info import ClientInfo
 from fednas_core.engine import asynchronous, rounds
 from fednas_core.engine.evaluation import Judge
 from fednas_core.engine.local import LocalFleet
-from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.exchange.orders import Answer, Failure, Order
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
 from fednas_core.spaces.modules import initial_weights
@@ -61,26 +61,24 @@ class Devices:
     def clients(self) -> Sequence[ClientInfo]:
         return self._inner.clients()
 
-    def train(
-        self, orders: Mapping[ClientId, TrainOrder], more: deque[TrainOrder] | None = None
-    ) -> Iterator[TrainReport | Failure]:
-        waiting = deque[TrainOrder]() if more is None else more
+    def train(self, orders: Mapping[ClientId, Order], more: deque[Order] | None = None) -> Iterator[Answer | Failure]:
+        waiting = deque[Order]() if more is None else more
         waiting.extendleft(reversed(list(orders.values())))
-        running: list[tuple[float, ClientId, TrainOrder]] = []
+        running: list[tuple[float, ClientId, Order]] = []
         while running or waiting:
             while waiting:
                 order = waiting.popleft()
                 heapq.heappush(running, (self.clock + self._seconds(order), order.client, order))
             self.clock, client, order = heapq.heappop(running)
             (answer,) = self._inner.train({client: order})
-            self.macs += answer.macs if isinstance(answer, TrainReport) else 0
+            self.macs += answer.macs if isinstance(answer, Answer) else 0
             yield answer
 
     def close(self) -> None:
         self._inner.close()
 
-    def _seconds(self, order: TrainOrder) -> float:
-        macs = 3 * space_of(self._config).cost(order.arch).macs * self._examples[order.client] * order.settings.epochs
+    def _seconds(self, order: Order) -> float:
+        macs = 3 * space_of(self._config).cost(order.arch).macs * self._examples[order.client] * order.params.epochs
         number = int(order.client.rsplit("-", 1)[1])
         return macs / SPEED * (SLOWER if number % SLOW == 0 else 1.0)
 

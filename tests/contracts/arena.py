@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from contracts.samples import answer
+from contracts.samples import answer, found
 
 from fednas_core.base.seeding import stream
 from fednas_core.base.values import Arch, State
 from fednas_core.devices.info import ClientInfo, Limit
-from fednas_core.exchange.orders import Errand, Failure, TrainOrder, TrainReport
+from fednas_core.exchange.orders import Answer, Failure, Order
+from fednas_core.exchange.results import Kept, Tested
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.host import START, Entrant, Rules
 from fednas_core.search.dropping import Standing
@@ -21,7 +22,7 @@ from fednas_core.subnets.merge import Merge
 from fednas_core.subnets.packing import extract
 from fednas_core.training.settings import TrainSettings
 
-Accuracy = Callable[[Errand], float]
+Accuracy = Callable[[Order], float]
 
 
 class Told:
@@ -76,45 +77,45 @@ def crowd(count: int, **changes: Any) -> tuple[ClientInfo, ...]:
     return tuple(ClientInfo(f"client-{i:03d}", **{"examples": 50, **changes}) for i in range(count))
 
 
-def judged(errand: Errand, round: int, accuracy: float) -> TrainReport:
-    """A client's answer to an errand."""
-    figures = {"kept": 1.0} if errand.task == "teach" else {"tested": 10.0, "held_out": 0.0}
-    order = TrainOrder(errand.client, round, errand.task, errand.arch, {}, TrainSettings(), 0)
-    return answer(order, {}, accuracy=accuracy, figures=figures)
+def judged(request: Order, accuracy: float) -> Answer:
+    """A client's answer to a request."""
+    return found(request, Kept() if request.task == "teach" else Tested(1.5, accuracy, 10, False))
 
 
 class Round:
-    """One round of a method: what was ordered, asked and told."""
+    """One round of a method: what was ordered, requested and told."""
 
     def __init__(
         self,
         method: Any,
         round: int,
         clients: Sequence[ClientInfo],
-        accuracy: Accuracy = lambda errand: 0.5,
+        accuracy: Accuracy = lambda request: 0.5,
         missing: Sequence[str] = (),
     ) -> None:
-        self.orders: dict[str, TrainOrder] = dict(method.plan(round, clients, stream(3, round, "plan")))
-        replies = [answer(order) for name, order in self.orders.items() if name not in missing]
-        self.summary = method.absorb(round, replies)
-        self.errands: list[Errand] = list(method.ask(round, clients))
-        reports = [judged(e, round, accuracy(e)) for e in self.errands if e.client not in missing]
-        self.told: dict[str, Any] = dict(method.hear(round, reports))["search"]
+        ask = method.ask(round, 0, clients, stream(3, round, "plan"))
+        self.orders: dict[str, Order] = {order.client: order for order in ask.orders}
+        self.rows = method.tell(ask, [answer(order) for name, order in self.orders.items() if name not in missing]).rows
+        ask = method.ask(round, 1, clients, stream(3, round, "plan", 1))
+        self.requests: list[Order] = list(ask.orders)
+        answers = [judged(request, accuracy(request)) for request in self.requests if request.client not in missing]
+        self.told: dict[str, Any] = dict(method.tell(ask, answers).story)["search"]
+        assert method.ask(round, 2, clients, stream(3, round, "plan", 2)) is None
 
     @property
     def parts(self) -> dict[str, set[str]]:
         """Who trained which network, by label."""
         found: dict[str, set[str]] = {}
-        for row in self.summary.clients:
+        for row in self.rows:
             found.setdefault(row["network"], set()).add(row["client"])
         return found
 
     @property
     def testers(self) -> set[str]:
-        return {errand.client for errand in self.errands if errand.task == "trial"}
+        return {request.client for request in self.requests if request.task == "trial"}
 
 
-def played(method: Any, clients: Sequence[ClientInfo], accuracy: Accuracy = lambda errand: 0.5) -> list[Round]:
+def played(method: Any, clients: Sequence[ClientInfo], accuracy: Accuracy = lambda request: 0.5) -> list[Round]:
     """All rounds of a method until it is done."""
     rounds: list[Round] = []
     while not method.done(len(rounds)):
@@ -126,19 +127,17 @@ def played(method: Any, clients: Sequence[ClientInfo], accuracy: Accuracy = lamb
 class Instant:
     """A fleet of clients that answer at once; `accuracy` says what testing clients find."""
 
-    def __init__(self, clients: Sequence[ClientInfo], macs_of: Callable[[TrainOrder], int] | None = None) -> None:
+    def __init__(self, clients: Sequence[ClientInfo], macs_of: Callable[[Order], int] | None = None) -> None:
         self.people, self.macs_of = clients, macs_of or (lambda order: 1000)
-        self.seen: list[dict[str, TrainOrder]] = []
+        self.seen: list[dict[str, Order]] = []
 
     def clients(self) -> Sequence[ClientInfo]:
         return self.people
 
-    def train(
-        self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None
-    ) -> Iterator[TrainReport | Failure]:
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer | Failure]:
         self.seen.append(dict(orders))
         for order in orders.values():
-            size = sum(4 * tensor.numel() for tensor in order.tensors.values())
-            yield answer(order, dict(order.tensors), macs=self.macs_of(order), bytes_down=size, bytes_up=size)
+            size = sum(4 * tensor.numel() for tensor in order.weights.values())
+            yield answer(order, dict(order.weights), macs=self.macs_of(order), bytes_down=size, bytes_up=size)
 
     def close(self) -> None: ...

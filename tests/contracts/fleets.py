@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 
 from fednas_core.devices.info import ClientInfo
-from fednas_core.exchange.orders import Failure, Fleet, TrainOrder, TrainReport
+from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Fleet, Order
 
-Answer = TrainReport | Failure
+Outcome = Answer | Failure
 
 
 class Around:
@@ -20,12 +20,12 @@ class Around:
 
     def __init__(self, inner: Fleet) -> None:
         self.inner = inner
-        self.seen: list[dict[str, TrainOrder]] = []
+        self.seen: list[dict[str, Order]] = []
 
     def clients(self) -> Sequence[ClientInfo]:
         return self.inner.clients()
 
-    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Outcome]:
         self.seen.append(dict(orders))
         yield from self.inner.train(orders, more)
 
@@ -42,7 +42,7 @@ class Stopping(Around):
         super().__init__(inner)
         self.round, self.answers, self.stop = round, answers, stop
 
-    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Outcome]:
         for count, answer in enumerate(super().train(orders, more)):
             if next(iter(orders.values())).round == self.round and count == self.answers:
                 raise self.stop
@@ -56,22 +56,22 @@ class Shuffled(Around):
         super().__init__(inner)
         self.key = key
 
-    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Outcome]:
         yield from sorted(super().train(orders, more), key=lambda answer: self.key(answer.client))  # type: ignore[arg-type]
 
 
 class Hostile(Around):
     """Spoils the answers of some clients, by name, and adds some that nobody asked for."""
 
-    def __init__(self, inner: Fleet, spoil: Mapping[str, Callable[[TrainReport], Sequence[Answer]]]) -> None:
+    def __init__(self, inner: Fleet, spoil: Mapping[str, Callable[[Answer], Sequence[Outcome]]]) -> None:
         super().__init__(inner)
         self.spoil = spoil
 
-    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
-        late: list[Answer] = []
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Outcome]:
+        late: list[Outcome] = []
         for answer in super().train(orders, more):
-            assert isinstance(answer, TrainReport)
-            if answer.client in self.spoil and answer.tensors:  # a figure is a figure
+            assert isinstance(answer, Answer)
+            if answer.client in self.spoil and answer.weights:  # a figure is a figure
                 late += self.spoil[answer.client](answer)
             else:
                 yield answer
@@ -82,39 +82,37 @@ class Hostile(Around):
 # -- how a client may spoil its answer -----------------------------------------------------------------------------
 
 
-def with_tensor(
-    report: TrainReport, change: Callable[[torch.Tensor], torch.Tensor], name: str = "head.weight"
-) -> TrainReport:
-    return replace(report, tensors={**report.tensors, name: change(report.tensors[name].clone())})
+def with_tensor(report: Answer, change: Callable[[torch.Tensor], torch.Tensor], name: str = "head.weight") -> Answer:
+    return replace(report, channels={WEIGHTS: {**report.weights, name: change(report.weights[name].clone())}})
 
 
-def fails(report: TrainReport) -> list[Answer]:
+def fails(report: Answer) -> list[Outcome]:
     return [Failure(report.client, "out of memory")]
 
 
-def silent(report: TrainReport) -> list[Answer]:
+def silent(report: Answer) -> list[Outcome]:
     return []
 
 
-def twice(report: TrainReport) -> list[Answer]:
+def twice(report: Answer) -> list[Answer]:
     return [report, with_tensor(report, lambda t: t + 5)]
 
 
-def not_finite(report: TrainReport) -> list[Answer]:
+def not_finite(report: Answer) -> list[Answer]:
     return [with_tensor(report, lambda t: t.fill_(math.nan))]
 
 
-def enormous(report: TrainReport) -> list[Answer]:
+def enormous(report: Answer) -> list[Answer]:
     return [with_tensor(report, lambda t: t + 1e9)]
 
 
-def reshaped(report: TrainReport) -> list[Answer]:
+def reshaped(report: Answer) -> list[Answer]:
     return [with_tensor(report, lambda t: t[:1])]
 
 
-def incomplete(report: TrainReport) -> list[Answer]:
-    return [replace(report, tensors={n: t for n, t in report.tensors.items() if n != "head.weight"})]
+def incomplete(report: Answer) -> list[Answer]:
+    return [replace(report, channels={WEIGHTS: {n: t for n, t in report.weights.items() if n != "head.weight"}})]
 
 
-def of_the_last_round(report: TrainReport) -> list[Answer]:
+def of_the_last_round(report: Answer) -> list[Answer]:
     return [replace(report, round=report.round - 1)]

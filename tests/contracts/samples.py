@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fednas_core.base.values import Plan
-from fednas_core.exchange.orders import TrainOrder, TrainReport
+from fednas_core.exchange.orders import WEIGHTS, Answer, Order, Result
+from fednas_core.exchange.results import Trained
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.packing import shapes
 
@@ -59,19 +61,32 @@ def supernet_of(space: ResNetSpace, seed: int = 0) -> dict[str, Tensor]:
     return random_tensors(space.plan(space.largest), seed)
 
 
-def answer(order: TrainOrder, tensors: Mapping[str, Tensor] | None = None, **changes: Any) -> TrainReport:
-    """A plausible report on an order; its tensors are those of the order moved by a constant, unless given."""
+def answer(order: Order, tensors: Mapping[str, Tensor] | None = None, **changes: Any) -> Answer:
+    """A plausible answer to an order to train; its tensors are those of the order moved by a constant, unless given.
+
+    `loss` and `accuracy` are those of its result, unless `result` is given.
+    """
+    mine = {name: tensor + 0.01 for name, tensor in order.weights.items()} if tensors is None else tensors
     values: dict[str, Any] = {
         "client": order.client,
         "round": order.round,
         "arch": order.arch,
-        "tensors": {name: tensor + 0.01 for name, tensor in order.tensors.items()} if tensors is None else tensors,
+        "channels": {WEIGHTS: mine},
+        "result": Trained(changes.pop("loss", 1.5), changes.pop("accuracy", 0.5)),
         "examples": 50,
-        "loss": 1.5,
-        "accuracy": 0.5,
         "macs": 1000,
         "seconds": 0.1,
         "bytes_down": 400,
         "bytes_up": 400,
     }
-    return TrainReport(**{**values, **changes})
+    return Answer(**{**values, **changes})
+
+
+def found(order: Order, result: Result, **changes: Any) -> Answer:
+    """A plausible answer to an order from which no tensors return."""
+    return answer(order, channels={}, result=result, **changes)
+
+
+def with_result(report: Answer, **changes: Any) -> Answer:
+    """An answer whose result has other fields."""
+    return replace(report, result=replace(report.result, **changes))  # type: ignore[type-var]

@@ -22,7 +22,7 @@ from fednas_core.engine.asynchronous import rounds
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import NO_ANSWER, NO_ROOM
 from fednas_core.engine.run import conduct, settle
-from fednas_core.exchange.orders import Failure, TrainOrder
+from fednas_core.exchange.orders import Failure, Order
 from fednas_core.methods.fedavg import SupernetAveraging
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
@@ -30,13 +30,13 @@ from fednas_core.spaces.modules import initial_weights
 from fednas_core.tasks.bench import space_of
 
 STEP = 0.01
-Pick = Callable[[Sequence[TrainOrder]], int]
-React = Callable[[TrainOrder], Sequence[Answer]]
+Pick = Callable[[Sequence[Order]], int]
+React = Callable[[Order], Sequence[Answer]]
 
 
-def stepped(order: TrainOrder) -> list[Answer]:
+def stepped(order: Order) -> list[Answer]:
     """The answer of a client whose training adds a constant."""
-    return [answer(order, {name: tensor + STEP for name, tensor in order.tensors.items()}, examples=5)]
+    return [answer(order, {name: tensor + STEP for name, tensor in order.weights.items()}, examples=5)]
 
 
 class Script:
@@ -44,14 +44,14 @@ class Script:
 
     def __init__(self, names: Sequence[str], pick: Pick = lambda out: 0, react: React = stepped) -> None:
         self.names, self.pick, self.react = list(names), pick, react
-        self.given: list[TrainOrder] = []
+        self.given: list[Order] = []
         self.most, self.closed = 0, 0
 
     def clients(self) -> list[ClientInfo]:
         return [ClientInfo(name, 5) for name in self.names]
 
-    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
-        out, more = list(orders.values()), deque[TrainOrder]() if more is None else more
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer]:
+        out, more = list(orders.values()), deque[Order]() if more is None else more
         self.given += out
         try:
             while out:
@@ -70,7 +70,7 @@ class Script:
 
 def waves(fleet: Script) -> list[int]:
     """How many orders were given together, one wave after the other."""
-    return list(Counter(order.tensors["head.bias"].untyped_storage().data_ptr() for order in fleet.given).values())
+    return list(Counter(order.weights["head.bias"].untyped_storage().data_ptr() for order in fleet.given).values())
 
 
 @pytest.fixture
@@ -130,15 +130,15 @@ def test_replies_too_old_are_dropped_and_told_of(pairs: dict[str, Any]) -> None:
 def test_what_was_sent_does_not_change_while_others_are_merged(pairs: dict[str, Any]) -> None:
     config, sent = read({**pairs, "rounds": 2}), dict[int, torch.Tensor]()
 
-    def react(order: TrainOrder) -> list[Answer]:
-        assert torch.equal(order.tensors["head.weight"], sent[id(order)])
+    def react(order: Order) -> list[Answer]:
+        assert torch.equal(order.weights["head.weight"], sent[id(order)])
         return stepped(order)
 
     class Noting(Script):
-        def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+        def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer]:
             for found in super().train(orders, more):
                 yield found
-                sent.update({id(order): order.tensors["head.weight"].clone() for order in more or ()})
+                sent.update({id(order): order.weights["head.weight"].clone() for order in more or ()})
 
         def clients(self) -> list[ClientInfo]:
             return super().clients()
@@ -148,7 +148,7 @@ def test_what_was_sent_does_not_change_while_others_are_merged(pairs: dict[str, 
     fleet.react = lambda order: stepped(order)
     next(first)
     fleet.react = react
-    sent.update({id(order): order.tensors["head.weight"].clone() for order in fleet.given})
+    sent.update({id(order): order.weights["head.weight"].clone() for order in fleet.given})
     next(first)
 
 
@@ -201,7 +201,7 @@ def test_seeds_differ_whenever_a_client_trains_again(pairs: dict[str, Any]) -> N
 
 
 def test_who_fails_is_not_asked_again_before_the_next_round(pairs: dict[str, Any]) -> None:
-    def react(order: TrainOrder) -> Sequence[Answer]:
+    def react(order: Order) -> Sequence[Answer]:
         return [Failure("a", "out of memory")] if order.client == "a" else stepped(order)
 
     config = read({**pairs, "rounds": 4, "stale.batch": 1})
@@ -247,19 +247,19 @@ def test_a_client_without_room_is_told_of_and_waits_for_the_next_round(pairs: di
         assert {row["client"] for row in event["clients"]} == {"a", "b", "d"}
 
 
-def far(order: TrainOrder) -> list[Answer]:
-    return [answer(order, {n: t + 1000 * STEP for n, t in order.tensors.items()}, examples=5)]
+def far(order: Order) -> list[Answer]:
+    return [answer(order, {n: t + 1000 * STEP for n, t in order.weights.items()}, examples=5)]
 
 
-def spoiled(order: TrainOrder) -> list[Answer]:
-    return [answer(order, {**order.tensors, "head.bias": torch.zeros(1)}, examples=5)]
+def spoiled(order: Order) -> list[Answer]:
+    return [answer(order, {**order.weights, "head.bias": torch.zeros(1)}, examples=5)]
 
 
-def boasting(order: TrainOrder) -> list[Answer]:
+def boasting(order: Order) -> list[Answer]:
     return [answer(order, examples=10**12)]
 
 
-def old(order: TrainOrder) -> list[Answer]:
+def old(order: Order) -> list[Answer]:
     return [answer(order, round=order.round - 1)]
 
 
@@ -299,9 +299,9 @@ def test_answers_that_nobody_asked_for_are_lost(pairs: dict[str, Any]) -> None:
 
 
 def test_clipping_holds_here_too(pairs: dict[str, Any]) -> None:
-    def react(order: TrainOrder) -> list[Answer]:
+    def react(order: Order) -> list[Answer]:
         step = 50 * STEP if order.client == "b" else STEP
-        return [answer(order, {name: tensor + step for name, tensor in order.tensors.items()}, examples=5)]
+        return [answer(order, {name: tensor + step for name, tensor in order.weights.items()}, examples=5)]
 
     config = read({**pairs, "merge.clip": 1.0, "stale.power": 0.0, "stale.rate": 1.0, "stale.batch": 4})
     method = method_of(config)
@@ -335,7 +335,7 @@ def test_worker_processes_carry_it_out(pairs: dict[str, Any], pool: LocalFleet, 
 
 def test_a_run_that_was_stopped_goes_on(pairs: dict[str, Any], light: None) -> None:
     class Stopped(Around):
-        def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+        def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer]:
             for count, found in enumerate(super().train(orders, more)):
                 if count == 6:
                     raise KeyboardInterrupt

@@ -15,7 +15,7 @@ from fednas_core.base.settings import read
 from fednas_core.engine.evaluation import Judge
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import run_round
-from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.spaces.modules import initial_weights
@@ -48,7 +48,7 @@ def lonely(folder: Path, **changes: Any) -> RunConfig:
     return read({**given, **changes})
 
 
-def answers_of(config: RunConfig, task: str) -> dict[str, TrainReport | Failure]:
+def answers_of(config: RunConfig, task: str) -> dict[str, Answer | Failure]:
     """What both clients answer to an order of a task."""
     space = space_of(config)
     tensors = initial_weights(space, 1)
@@ -60,7 +60,7 @@ def answers_of(config: RunConfig, task: str) -> dict[str, TrainReport | Failure]
     given = judge.model(space.largest) if task in returns else shared
     settings, kind = train_settings(config.train), returns.get(task, "weights")
     orders = {
-        client: TrainOrder(client, 1, task, space.largest, given, settings, 0, returns=kind, run="run")
+        client: Order(client, 1, task, space.largest, {WEIGHTS: given}, settings, 0, run="run")
         for client in (ALONE, MANY)
     }
     with closing(LocalFleet(config)) as fleet:
@@ -85,7 +85,7 @@ def test_a_client_with_one_image_says_why_it_cannot_and_others_go_on(
 ) -> None:
     found = answers_of(lonely(tmp_path, **changes), task)
     alone, many = found[ALONE], found[MANY]
-    assert isinstance(many, TrainReport)
+    assert isinstance(many, Answer)
     assert isinstance(alone, Failure) == fails
     if isinstance(alone, Failure):
         assert "a batch of a single image" in alone.reason or "single image" in alone.reason

@@ -20,15 +20,15 @@ from fednas_core.engine import calibration
 from fednas_core.engine.calibration import Recalibrated, recalibrated
 from fednas_core.engine.cohort import Crew
 from fednas_core.engine.local import LocalFleet
-from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.moments import MEAN, VARIANCE, norms_of
 from fednas_core.subnets.networks import calibrate, network, shapes_of, subnet
 from fednas_core.tasks import registry
 from fednas_core.tasks.bench import client_images, preprocessing_of, space_of, validation_images
 
-Reply = TrainReport | Failure
-Changing = Callable[[TrainReport], list[Reply]]
+Reply = Answer | Failure
+Changing = Callable[[Answer], list[Reply]]
 
 MOBILENET = """
 kind = "mobilenet"
@@ -63,15 +63,15 @@ class Changed(LocalFleet):
 
     def __init__(self, config: RunConfig, changing: Changing) -> None:
         super().__init__(config)
-        self.changing, self.orders = changing, list[TrainOrder]()
+        self.changing, self.orders = changing, list[Order]()
 
-    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Reply]:
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Reply]:
         self.orders += orders.values()
         for answer in super().train(orders, more):
-            yield from self.changing(answer) if isinstance(answer, TrainReport) else [answer]
+            yield from self.changing(answer) if isinstance(answer, Answer) else [answer]
 
 
-def as_it_is(report: TrainReport) -> list[Reply]:
+def as_it_is(report: Answer) -> list[Reply]:
     return [report]
 
 
@@ -133,8 +133,8 @@ def test_federated_statistics_are_centralised_ones(config: RunConfig, which: str
     alone = replace(config, data=replace(config.data, clients=1, partition="iid"))
     single, _ = calibrated(alone, arch)
     assert single.images == sum(sizes)
-    assert apart(found.tensors, single.tensors) <= 1e-6
-    assert apart(found.tensors, centralised(config, arch, pooled(config))) <= 1e-6
+    assert apart(found.weights, single.weights) <= 1e-6
+    assert apart(found.weights, centralised(config, arch, pooled(config))) <= 1e-6
 
 
 def test_so_they_are_in_a_mobile_space(config: RunConfig, tmp_path: Any) -> None:
@@ -143,17 +143,17 @@ def test_so_they_are_in_a_mobile_space(config: RunConfig, tmp_path: Any) -> None
     space = space_of(config)
     arch = space.sample(np.random.default_rng(1))
     found, _ = calibrated(config, arch)
-    assert apart(found.tensors, centralised(config, arch, pooled(config))) <= 1e-6
+    assert apart(found.weights, centralised(config, arch, pooled(config))) <= 1e-6
 
 
 def test_weights_stay_and_only_statistics_change(config: RunConfig) -> None:
     arch = space_of(config).smallest
     before = start(config, arch)
     found, _ = calibrated(config, arch)
-    assert list(found.tensors) == list(before)
-    for name, tensor in found.tensors.items():
+    assert list(found.weights) == list(before)
+    for name, tensor in found.weights.items():
         assert torch.equal(tensor, before[name]) != name.endswith((MEAN, VARIANCE)), name
-    module = network(space_of(config), arch, found.tensors)
+    module = network(space_of(config), arch, found.weights)
     assert int(module.get_buffer("stem_norm.num_batches_tracked")) == 0
 
 
@@ -168,13 +168,13 @@ def test_a_pass_makes_one_more_layer_exact(config: RunConfig) -> None:
 
     for passes in (1, 2, 3):
         found, fleet = calibrated(replace(config, calibration_passes=passes), arch)
-        assert exact(found.tensors) == [True] * passes + [False] * (len(layers) - passes)
+        assert exact(found.weights) == [True] * passes + [False] * (len(layers) - passes)
         assert found.passes == passes and len(fleet.orders) == 10 * passes
     found, _ = calibrated(config, arch)
-    assert all(exact(found.tensors)) and found.passes == len(layers) + 1  # one more finds that nothing changes
-    again, _ = calibrated(config, arch, tensors=found.tensors)
+    assert all(exact(found.weights)) and found.passes == len(layers) + 1  # one more finds that nothing changes
+    again, _ = calibrated(config, arch, tensors=found.weights)
     assert again.passes == 1
-    assert all(torch.equal(tensor, found.tensors[name]) for name, tensor in again.tensors.items())
+    assert all(torch.equal(tensor, found.weights[name]) for name, tensor in again.weights.items())
 
 
 def test_where_it_starts_from_does_not_matter_in_the_end(config: RunConfig) -> None:
@@ -184,16 +184,16 @@ def test_where_it_starts_from_does_not_matter_in_the_end(config: RunConfig) -> N
         for name, tensor in start(config, arch).items()
     }
     blank |= {name: torch.zeros_like(tensor) for name, tensor in blank.items() if name.endswith(MEAN)}
-    assert apart(calibrated(config, arch, tensors=blank)[0].tensors, calibrated(config, arch)[0].tensors) <= 1e-6
+    assert apart(calibrated(config, arch, tensors=blank)[0].weights, calibrated(config, arch)[0].weights) <= 1e-6
 
 
 def test_each_pass_leaves_a_small_part_of_the_error(config: RunConfig) -> None:
     arch = space_of(config).largest
-    wanted = calibrated(config, arch)[0].tensors
+    wanted = calibrated(config, arch)[0].weights
     errors = [apart(start(config, arch), wanted)]
     for passes in (1, 2, 3):
         found, _ = calibrated(replace(config, calibration_passes=passes), arch)
-        errors.append(apart(found.tensors, wanted))
+        errors.append(apart(found.weights, wanted))
     assert all(after < 0.3 * before for before, after in pairwise(errors)), errors
 
 
@@ -202,7 +202,7 @@ def test_the_servers_images_do_not_matter_in_the_end(config: RunConfig, monkeypa
     wanted, _ = calibrated(config, arch)
     noise = 3 * torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(calibration, "_guides", lambda config: noise)
-    assert apart(calibrated(config, arch)[0].tensors, wanted.tensors) <= 1e-6
+    assert apart(calibrated(config, arch)[0].weights, wanted.weights) <= 1e-6
 
 
 def test_orders_hold_the_whole_network_and_every_pass_is_a_round_of_its_own(config: RunConfig) -> None:
@@ -214,7 +214,7 @@ def test_orders_hold_the_whole_network_and_every_pass_is_a_round_of_its_own(conf
     assert [order.round for order in fleet.orders] == [2] * 5 + [3] * 5
     for order in fleet.orders:
         assert (order.task, order.returns, order.run, order.budget) == ("moments", "moments", "run-7", "max")
-        assert list(order.tensors) == list(shapes_of(space, space.largest, statistics=True))
+        assert list(order.weights) == list(shapes_of(space, space.largest, statistics=True))
     assert found.images == sum(len(client_images(config, index).y) for index in range(1, 10, 2))
 
 
@@ -222,7 +222,7 @@ def test_a_lossy_wire_carries_them_exactly(config: RunConfig) -> None:
     arch = space_of(config).smallest
     lossy = replace(config, wire=replace(config.wire, down="int8", up="topk"))
     exact, through = calibrated(config, arch)[0], calibrated(lossy, arch)[0]
-    assert all(torch.equal(tensor, through.tensors[name]) for name, tensor in exact.tensors.items())
+    assert all(torch.equal(tensor, through.weights[name]) for name, tensor in exact.weights.items())
 
 
 def test_without_batch_norm_nothing_is_asked(config: RunConfig) -> None:
@@ -230,7 +230,7 @@ def test_without_batch_norm_nothing_is_asked(config: RunConfig) -> None:
     arch = space_of(config).smallest
     before = start(config, arch)
     found, fleet = calibrated(config, arch)
-    assert (found.passes, found.images, found.failures, fleet.orders) == (0, 0, (), []) and list(found.tensors) == list(
+    assert (found.passes, found.images, found.failures, fleet.orders) == (0, 0, (), []) and list(found.weights) == list(
         before
     )
 
@@ -241,7 +241,7 @@ def test_without_batch_norm_nothing_is_asked(config: RunConfig) -> None:
 def test_missing_answers_are_left_out(config: RunConfig) -> None:
     arch = space_of(config).smallest
 
-    def some(report: TrainReport) -> list[Reply]:
+    def some(report: Answer) -> list[Reply]:
         gone: dict[str, list[Reply]] = {"client-02": [], "client-05": [Failure("client-05", "disk full")]}
         return gone.get(report.client, [report])
 
@@ -249,7 +249,7 @@ def test_missing_answers_are_left_out(config: RunConfig) -> None:
     assert found.failures == (Failure("client-02", "gave no answer"), Failure("client-05", "disk full"))
     rest = pooled(config, without=(2, 5))
     assert found.images == len(rest)
-    assert apart(found.tensors, centralised(config, arch, rest)) <= 1e-6
+    assert apart(found.weights, centralised(config, arch, rest)) <= 1e-6
 
 
 def test_without_any_answer_the_statistics_stay(config: RunConfig) -> None:
@@ -257,17 +257,17 @@ def test_without_any_answer_the_statistics_stay(config: RunConfig) -> None:
     before = start(config, arch)
     found, fleet = calibrated(config, arch, lambda report: [Failure(report.client, "away")])
     assert (found.passes, found.images, len(found.failures)) == (0, 0, 10) and len(fleet.orders) == 10
-    assert all(torch.equal(tensor, before[name]) for name, tensor in found.tensors.items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in found.weights.items())
 
 
 def lie(name: str, change: Callable[[Tensor], Tensor], **figures: float) -> Changing:
     """Client 3 sends another tensor of that name, or other figures."""
 
-    def changing(report: TrainReport) -> list[Reply]:
+    def changing(report: Answer) -> list[Reply]:
         if report.client != "client-03":
             return [report]
-        tensors = {**report.tensors, name: change(report.tensors[name].clone())} if name else report.tensors
-        return [replace(report, tensors=tensors, figures={**report.figures, **figures})]
+        tensors = {**report.weights, name: change(report.weights[name].clone())} if name else report.weights
+        return [replace(report, channels={WEIGHTS: tensors}, figures={**report.figures, **figures})]
 
     return changing
 
@@ -300,33 +300,33 @@ def test_an_answer_that_no_images_can_make_is_refused(config: RunConfig, changin
     (failure,) = found.failures
     assert failure.client == "client-03" and re.search(reason, failure.reason), failure.reason
     wanted, _ = calibrated(config, arch, lambda report: [report] if report.client != "client-03" else [])
-    assert all(torch.equal(tensor, wanted.tensors[name]) for name, tensor in found.tensors.items())
+    assert all(torch.equal(tensor, wanted.weights[name]) for name, tensor in found.weights.items())
 
 
 def test_strangers_and_second_answers_are_passed_over(config: RunConfig) -> None:
     arch = space_of(config).smallest
     config = replace(config, calibration_passes=1)
 
-    def odd(report: TrainReport) -> list[Reply]:
-        twice = replace(report, tensors={name: tensor * 3 for name, tensor in report.tensors.items()})
+    def odd(report: Answer) -> list[Reply]:
+        twice = replace(report, channels={WEIGHTS: {name: tensor * 3 for name, tensor in report.weights.items()}})
         return [replace(twice, client="nobody"), report, twice, Failure(report.client, "late")]
 
     found, _ = calibrated(config, arch, odd)
     assert found.failures == () and found.passes == 1
-    assert apart(found.tensors, calibrated(config, arch)[0].tensors) == 0
+    assert apart(found.weights, calibrated(config, arch)[0].weights) == 0
 
 
 def test_the_order_of_answers_does_not_matter(config: RunConfig) -> None:
     arch = space_of(config).smallest
 
     class Backwards(LocalFleet):
-        def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Reply]:
+        def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Reply]:
             yield from reversed(list(super().train(orders, more)))
 
     crew = Crew(Backwards(config), config, [arch], lambda text: None)
     found = recalibrated(config, crew, arch, start(config, arch), "run-7")
     wanted, _ = calibrated(config, arch)
-    assert all(torch.equal(tensor, wanted.tensors[name]) for name, tensor in found.tensors.items())
+    assert all(torch.equal(tensor, wanted.weights[name]) for name, tensor in found.weights.items())
 
 
 def test_a_client_is_believed_no_more_images_than_it_trains_on(config: RunConfig) -> None:

@@ -14,35 +14,35 @@ import torch
 from contracts.arena import contest_of, judged
 from contracts.fleets import Answer
 from contracts.samples import answer
+from fednas_core.engine.errands import order_of, run_errands
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.settings import read
 from fednas_core.devices.info import ClientInfo
 from fednas_core.engine.cohort import Crew
-from fednas_core.engine.errands import order_of, run_errands
 from fednas_core.engine.evaluation import Judge
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import NO_ANSWER
 from fednas_core.engine.run import after
-from fednas_core.exchange.orders import Errand, Failure, TrainOrder, TrainReport
+from fednas_core.exchange.orders import Answer, Errand, Failure, Order
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import examples_of, space_of
 from fednas_core.training.settings import train_settings
 
-Spoil = Callable[[TrainReport], list[Answer]]
+Spoil = Callable[[Answer], list[Answer]]
 
 
 class Busy:
     """Three clients that answer at once, each busy with one order at a time; `spoil` changes answers by client."""
 
     def __init__(self, spoil: Mapping[str, Spoil] | None = None) -> None:
-        self.spoil, self.orders, self.calls = dict(spoil or {}), list[TrainOrder](), 0
+        self.spoil, self.orders, self.calls = dict(spoil or {}), list[Order](), 0
 
     def clients(self) -> list[ClientInfo]:
         return [ClientInfo(f"client-{i:02d}", 60, budget="2M" if i == 1 else "") for i in range(3)]
 
-    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer]:
         self.calls += 1
         assert len({order.client for order in orders.values()}) == len(orders)
         waiting, more = list(orders.values()), deque() if more is None else more
@@ -63,7 +63,7 @@ def config(tiny_pairs: dict[str, Any]) -> RunConfig:
     return read({**tiny_pairs, "space.norm": "group"})
 
 
-def sent(config: RunConfig, fleet: Busy, errands: list[Errand]) -> tuple[list[TrainReport], list[Failure]]:
+def sent(config: RunConfig, fleet: Busy, errands: list[Errand]) -> tuple[list[Answer], list[Failure]]:
     space = space_of(config)
     crew = Crew(fleet, config, [space.smallest], lambda text: None)
     return run_errands(config, crew, Judge(config, subnets_of(space, initial_weights(space, 1))), errands, 4, "run-9")
@@ -91,9 +91,9 @@ def test_an_order_is_that_of_its_errand(config: RunConfig) -> None:
     weights = initial_weights(space, 1)
     for order, errand in zip(fleet.orders, errands, strict=True):
         assert (order.round, order.run, order.returns, order.arch) == (4, "run-9", "figures", errand.arch)
-        assert order.budget == "2M" and order.settings == train_settings(config.train)
+        assert order.budget == "2M" and order.params == train_settings(config.train)
         for name, region in space.plan(errand.arch).items():
-            assert torch.equal(order.tensors[name], weights[name][region])
+            assert torch.equal(order.weights[name], weights[name][region])
     info = fleet.clients()[0]
     kinds = {order_of(config, info, replace(errands[0], task=task), {}, 4, "r").seed for task in ("trial", "teach")}
     assert len(kinds) == 2 and order_of(config, info, errands[0], {}, 4, "r", "moments").returns == "moments"
@@ -142,7 +142,7 @@ def test_an_answer_about_another_network_is_refused(config: RunConfig) -> None:
 
 
 def test_who_is_silent_is_not_waited_for_and_strangers_are_not_heard(config: RunConfig) -> None:
-    def louder(report: TrainReport) -> list[Answer]:
+    def louder(report: Answer) -> list[Answer]:
         return [replace(report, client="stranger"), report, report]
 
     errands = [*errands_of(config, "client-00"), Errand("client-01", "trial", space_of(config).largest)]

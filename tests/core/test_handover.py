@@ -15,14 +15,14 @@ from fednas_core.engine.cohort import Crew
 from fednas_core.engine.evaluation import Judge, Judged
 from fednas_core.engine.handover import ATTEMPTS, hand_over, smallest_without_loss
 from fednas_core.engine.local import LocalFleet
-from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.exchange.orders import Answer, Failure, Order
 from fednas_core.show.ending import clients_table, lacking, table
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of
 
-Reply = TrainReport | Failure
-Answering = Callable[[TrainOrder], list[Reply]]
+Reply = Answer | Failure
+Answering = Callable[[Order], list[Reply]]
 
 
 @pytest.fixture
@@ -35,15 +35,15 @@ class Scripted(LocalFleet):
 
     def __init__(self, config: RunConfig, answering: Answering) -> None:
         super().__init__(config)
-        self.answering, self.orders = answering, list[TrainOrder]()
+        self.answering, self.orders = answering, list[Order]()
 
-    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Reply]:
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Reply]:
         self.orders += orders.values()
         for order in orders.values():
             yield from self.answering(order)
 
 
-def says(order: TrainOrder, **figures: float) -> TrainReport:
+def says(order: Order, **figures: float) -> Answer:
     told = {"fits": 1.0, "latency_ms": 2.0, "tested": 9.0, "held_out": 1.0, "stored": 1.0} | figures
     return answer(order, {}, accuracy=0.75, examples=9, figures=told)
 
@@ -87,7 +87,7 @@ def test_everybody_is_offered_the_best_that_fits(config: RunConfig) -> None:
 def test_an_answer_that_no_client_can_have_found_is_a_reason(
     config: RunConfig, lie: dict[str, Any], reason: str
 ) -> None:
-    def answering(order: TrainOrder) -> list[Reply]:
+    def answering(order: Order) -> list[Reply]:
         return [replace(says(order), **(lie if order.client == "client-01" else {}))]
 
     liar, *others = sorted(offered(config, answering)[0], key=lambda row: row["client"] != "client-01")
@@ -109,7 +109,7 @@ def test_the_accuracy_of_a_client_without_test_images_is_unknown(config: RunConf
 def test_a_device_on_which_it_is_too_slow_is_offered_a_smaller_one(config: RunConfig) -> None:
     space = space_of(config)
 
-    def slow(order: TrainOrder) -> list[Reply]:
+    def slow(order: Order) -> list[Reply]:
         return [says(order, fits=float(order.arch != space.largest))]
 
     rows, fleet = offered(config, slow)
@@ -125,7 +125,7 @@ def test_a_device_on_which_everything_is_too_slow_keeps_nothing(config: RunConfi
 
 
 def test_what_goes_wrong_is_that_clients_reason_and_strangers_are_passed_over(config: RunConfig) -> None:
-    def odd(order: TrainOrder) -> list[Reply]:
+    def odd(order: Order) -> list[Reply]:
         if order.client == "client-00":
             return [Failure("client-00", "disk full"), says(order)]
         if order.client == "client-01":
@@ -163,14 +163,14 @@ def test_what_a_client_sees_decides_how_small_its_network_may_be(config: RunConf
         "client-02": {small: 0.7, middle: 0.88, large: 0.9},
     }
 
-    def answering(order: TrainOrder) -> list[Reply]:
+    def answering(order: Order) -> list[Reply]:
         assert (order.task, order.returns) == ("trial", "figures")
         if order.client not in found:
             return [Failure(order.client, "away")]
         return [answer(order, {}, accuracy=found[order.client][order.arch], examples=5, figures={"tested": 5.0})]
 
     class Asked(Scripted):
-        def train(self, orders: Any, more: deque[TrainOrder] | None = None) -> Iterator[Reply]:
+        def train(self, orders: Any, more: deque[Order] | None = None) -> Iterator[Reply]:
             waiting = deque(orders.values())
             while waiting or more:
                 yield from self.answering(waiting.popleft() if waiting else (more or deque()).popleft())

@@ -24,16 +24,16 @@ from fednas_core.base.errors import RunError
 from fednas_core.base.settings import read
 from fednas_core.engine import local
 from fednas_core.engine.local import LocalFleet
-from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
 from fednas_core.tasks import registry
 from fednas_core.tasks.bench import client_names, space_of
 from fednas_core.training.settings import TrainSettings, train_settings
 
 
-def orders_of(config: RunConfig) -> dict[str, TrainOrder]:
+def orders_of(config: RunConfig) -> dict[str, Order]:
     space = space_of(config)
     archs = dict(zip(client_names(config), [space.largest, space.smallest] * 2, strict=True))
-    like = TrainOrder("", 3, "subnet", space.largest, {}, train_settings(config.train), 0)
+    like = Order("", 3, "subnet", space.largest, {WEIGHTS: {}}, train_settings(config.train), 0)
     return orders_for(archs, {client: space.plan(arch) for client, arch in archs.items()}, like)
 
 
@@ -43,7 +43,7 @@ def config(tiny_pairs: dict[str, Any]) -> RunConfig:
 
 
 @pytest.fixture
-def orders(config: RunConfig) -> dict[str, TrainOrder]:
+def orders(config: RunConfig) -> dict[str, Order]:
     return orders_of(config)
 
 
@@ -61,13 +61,13 @@ class TestInAPool(FleetContract):
         return pool
 
     def test_the_pool_trains_what_this_process_trains(
-        self, fleet: LocalFleet, config: RunConfig, orders: dict[str, TrainOrder]
+        self, fleet: LocalFleet, config: RunConfig, orders: dict[str, Order]
     ) -> None:
         here, there = reports(LocalFleet(config), orders), reports(fleet, orders)
         for name in orders:
             a, b = here[name], there[name]
-            assert isinstance(a, TrainReport) and isinstance(b, TrainReport)
-            assert a.loss == b.loss and all((a.tensors[n] == b.tensors[n]).all() for n in a.tensors)
+            assert isinstance(a, Answer) and isinstance(b, Answer)
+            assert a.loss == b.loss and all((a.weights[n] == b.weights[n]).all() for n in a.weights)
 
     @pytest.mark.parametrize(("name", "value"), ENVIRONMENT.items())
     def test_workers_start_in_the_environment_of_processes_that_compute(
@@ -77,15 +77,15 @@ class TestInAPool(FleetContract):
         assert fleet._pool.submit(os.getenv, name).result() == value
 
     def test_a_round_that_is_given_up_leaves_the_next_one_alone(
-        self, fleet: LocalFleet, config: RunConfig, orders: dict[str, TrainOrder]
+        self, fleet: LocalFleet, config: RunConfig, orders: dict[str, Order]
     ) -> None:
         wanted = reports(fleet, orders)
         for _ in fleet.train(orders):
             break
         for name, answer in reports(fleet, orders).items():
             before = wanted[name]
-            assert isinstance(answer, TrainReport) and isinstance(before, TrainReport)
-            assert all(torch.equal(answer.tensors[n], before.tensors[n]) for n in before.tensors)
+            assert isinstance(answer, Answer) and isinstance(before, Answer)
+            assert all(torch.equal(answer.weights[n], before.tensors[n]) for n in before.tensors)
 
 
 def test_too_little_shared_memory_is_said_with_advice(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ class DyingPool:
     def __init__(self) -> None:
         self.orders = 0
 
-    def submit(self, work: Any, order: TrainOrder, slot: int) -> Future[Any]:
+    def submit(self, work: Any, order: Order, slot: int) -> Future[Any]:
         future: Future[Any] = Future()
         self.orders += 1
         if self.orders == 1:
@@ -113,7 +113,7 @@ class DyingPool:
         pass
 
 
-def test_a_worker_that_dies_ends_the_round_with_advice(config: RunConfig, orders: dict[str, TrainOrder]) -> None:
+def test_a_worker_that_dies_ends_the_round_with_advice(config: RunConfig, orders: dict[str, Order]) -> None:
     fleet = LocalFleet(replace(config, workers=2))
     fleet.close()
     fleet._pool = DyingPool()  # type: ignore[assignment]
@@ -129,7 +129,7 @@ def test_too_little_shared_memory_is_said_before_it_is_taken(
         LocalFleet(replace(config, workers=7))
 
 
-def test_a_deadline_that_passes_is_a_failure(config: RunConfig, orders: dict[str, TrainOrder]) -> None:
+def test_a_deadline_that_passes_is_a_failure(config: RunConfig, orders: dict[str, Order]) -> None:
     fleet = LocalFleet(replace(config, deadline=0.1))
     long = {name: replace(order, settings=TrainSettings(epochs=10_000)) for name, order in orders.items()}
     name = next(iter(long))
@@ -147,11 +147,11 @@ def test_a_deadline_that_passes_is_a_failure(config: RunConfig, orders: dict[str
     ],
 )
 def test_what_one_clients_work_raises_is_its_failure_alone(
-    config: RunConfig, orders: dict[str, TrainOrder], monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+    config: RunConfig, orders: dict[str, Order], monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     work = registry.TASKS["subnet"]
 
-    def faulty(order: TrainOrder, *given: Any) -> Any:
+    def faulty(order: Order, *given: Any) -> Any:
         if order.client == "client-01":
             raise error
         return work(order, *given)
@@ -159,18 +159,18 @@ def test_what_one_clients_work_raises_is_its_failure_alone(
     monkeypatch.setattr(registry, "TASKS", {"subnet": faulty})
     answers = reports(LocalFleet(config), orders)
     assert answers["client-01"] == Failure("client-01", reason)
-    assert sum(isinstance(answer, TrainReport) for answer in answers.values()) == 3
+    assert sum(isinstance(answer, Answer) for answer in answers.values()) == 3
 
 
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
 )
 def test_memory_that_runs_out_here_ends_the_round_and_takes_no_client_out(
-    config: RunConfig, orders: dict[str, TrainOrder], monkeypatch: pytest.MonkeyPatch, error: Exception
+    config: RunConfig, orders: dict[str, Order], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """Which clients a round had would be this machine's other work's choice."""
 
-    def faulty(order: TrainOrder, *given: Any) -> Any:
+    def faulty(order: Order, *given: Any) -> Any:
         raise error
 
     monkeypatch.setattr(registry, "TASKS", {"subnet": faulty})
@@ -180,7 +180,7 @@ def test_memory_that_runs_out_here_ends_the_round_and_takes_no_client_out(
 
 
 def test_a_task_without_room_here_ends_the_round_before_it_begins(
-    config: RunConfig, orders: dict[str, TrainOrder], monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, orders: dict[str, Order], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "available_memory", lambda: 0)
     told = r"takes about \S+ MB, \S+ MB more than the 0 B that are free.* rounds before this one are safe.*'workers'"
@@ -189,7 +189,7 @@ def test_a_task_without_room_here_ends_the_round_before_it_begins(
 
 
 def test_a_disk_that_takes_no_private_state_ends_the_round(
-    config: RunConfig, orders: dict[str, TrainOrder], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    config: RunConfig, orders: dict[str, Order], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FEDNAS_STATE", str(tmp_path / "file"))

@@ -22,7 +22,7 @@ from fednas_core.base.values import Arch, State
 from fednas_core.devices.info import ClientInfo
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import NO_ANSWER, NO_ROOM, rounds, run_round
-from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
 from fednas_core.exchange.processors.norms import update_norm
 from fednas_core.methods.fedavg import SupernetAveraging
 from fednas_core.methods.method import RoundSummary
@@ -31,7 +31,7 @@ from fednas_core.methods.setup import Setup
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.tasks.bench import space_of
 
-Spoil = Callable[[TrainReport, TrainOrder], Sequence[Answer]]
+Spoil = Callable[[Answer, Order], Sequence[Answer]]
 BAD = "client-02"
 
 
@@ -42,9 +42,9 @@ class Lying(Around):
         super().__init__(inner)
         self.spoil, self.client, self.rounds = spoil, client, set(rounds)
 
-    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer]:
         for found in super().train(orders, more):
-            if found.client == self.client and isinstance(found, TrainReport) and found.round in self.rounds:
+            if found.client == self.client and isinstance(found, Answer) and found.round in self.rounds:
                 yield from self.spoil(found, orders[found.client])
             else:
                 yield found
@@ -63,40 +63,47 @@ def same(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> bo
 # -- hostile replies -----------------------------------------------------------------------------------------------
 
 
-def with_head(report: TrainReport, change: Callable[[torch.Tensor], torch.Tensor]) -> list[Answer]:
-    return [replace(report, tensors={**report.tensors, "head.weight": change(report.tensors["head.weight"].clone())})]
+def with_head(report: Answer, change: Callable[[torch.Tensor], torch.Tensor]) -> list[Answer]:
+    return [
+        replace(
+            report, channels={WEIGHTS: {**report.weights, "head.weight": change(report.weights["head.weight"].clone())}}
+        )
+    ]
 
 
 def times(factor: float) -> Spoil:
     """Move `factor` times as far."""
 
-    def spoil(report: TrainReport, order: TrainOrder) -> list[Answer]:
-        far = {name: order.tensors[name] + factor * (t - order.tensors[name]) for name, t in report.tensors.items()}
-        return [replace(report, tensors=far)]
+    def spoil(report: Answer, order: Order) -> list[Answer]:
+        far = {name: order.weights[name] + factor * (t - order.weights[name]) for name, t in report.weights.items()}
+        return [replace(report, channels={WEIGHTS: far})]
 
     return spoil
 
 
-def absent(report: TrainReport, order: TrainOrder) -> list[Answer]:
+def absent(report: Answer, order: Order) -> list[Answer]:
     return []
 
 
-def other_name(report: TrainReport, order: TrainOrder) -> list[Answer]:
+def other_name(report: Answer, order: Order) -> list[Answer]:
     return [
-        replace(report, tensors={("tail" + n[4:] if n == "head.weight" else n): t for n, t in report.tensors.items()})
+        replace(
+            report,
+            channels={WEIGHTS: {("tail" + n[4:] if n == "head.weight" else n): t for n, t in report.weights.items()}},
+        )
     ]
 
 
-def path_as_name(report: TrainReport, order: TrainOrder) -> list[Answer]:
-    return [replace(report, tensors={**report.tensors, "../../../etc/passwd": torch.zeros(3)})]
+def path_as_name(report: Answer, order: Order) -> list[Answer]:
+    return [replace(report, channels={WEIGHTS: {**report.weights, "../../../etc/passwd": torch.zeros(3)}})]
 
 
-def other_arch(report: TrainReport, order: TrainOrder) -> list[Answer]:
+def other_arch(report: Answer, order: Order) -> list[Answer]:
     genes = tuple((name, tuple(reversed(values))) for name, values in report.arch.genes)
     return [replace(report, arch=Arch((*genes, ("x", (1,)))))]
 
 
-def of_another_round(report: TrainReport, order: TrainOrder) -> list[Answer]:
+def of_another_round(report: Answer, order: Order) -> list[Answer]:
     return [replace(report, round=report.round + 1)]
 
 
@@ -128,8 +135,8 @@ class Recorded(Around):
 
     answers: dict[str, list[Answer]] = {}
 
-    def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
-        about = [(str(order.arch), order.round, order.seed, order.settings) for order in orders.values()]
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer]:
+        about = [(str(order.arch), order.round, order.seed, order.params) for order in orders.values()]
         key = f"{about} {self.clients()}"
         if key not in self.answers:
             self.answers[key] = list(super().train(orders, more))
@@ -164,7 +171,7 @@ def test_what_follows_a_clients_first_answer_is_lost(tiny_pairs: dict[str, Any])
     one, two = method_of(config), method_of(config)
     honest = run_round(config, one, LocalFleet(config), 0)
 
-    def again(report: TrainReport, order: TrainOrder) -> list[Answer]:
+    def again(report: Answer, order: Order) -> list[Answer]:
         return [report, *times(50.0)(report, order), report, Failure(report.client, "changed its mind")]
 
     dirty = run_round(config, two, Lying(LocalFleet(config), again), 0)
@@ -173,10 +180,10 @@ def test_what_follows_a_clients_first_answer_is_lost(tiny_pairs: dict[str, Any])
 
 
 def test_an_answer_of_the_round_before_is_refused(tiny_pairs: dict[str, Any]) -> None:
-    config, kept = read(tiny_pairs), list[TrainReport]()
+    config, kept = read(tiny_pairs), list[Answer]()
     one, two = method_of(config), method_of(config)
 
-    def replayed(report: TrainReport, order: TrainOrder) -> list[Answer]:
+    def replayed(report: Answer, order: Order) -> list[Answer]:
         kept.append(report)
         return [kept[0]]
 
@@ -249,15 +256,15 @@ class Watched(SupernetAveraging):
 
     moved: dict[str, float]
 
-    def plan(self, round: int, clients: Sequence[ClientInfo], rng: Any) -> Mapping[str, TrainOrder]:
+    def plan(self, round: int, clients: Sequence[ClientInfo], rng: Any) -> Mapping[str, Order]:
         self.orders = super().plan(round, clients, rng)
         self.moved = {}
         return self.orders
 
-    def absorb(self, round: int, reports: Iterable[TrainReport]) -> RoundSummary:
-        def noted() -> Iterator[TrainReport]:
+    def absorb(self, round: int, reports: Iterable[Answer]) -> RoundSummary:
+        def noted() -> Iterator[Answer]:
             for report in reports:
-                self.moved[report.client] = update_norm(report.tensors, self.orders[report.client].tensors)
+                self.moved[report.client] = update_norm(report.weights, self.orders[report.client].weights)
                 yield report
 
         return super().absorb(round, noted())
@@ -360,11 +367,11 @@ def test_memory_does_not_grow_with_the_number_of_replies(tiny_pairs: dict[str, A
         def clients(self) -> list[ClientInfo]:
             return [ClientInfo(f"client-{i:02d}", 50) for i in range(30)]
 
-        def train(self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None) -> Iterator[Answer]:
+        def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer]:
             for number, order in enumerate(orders.values()):
                 if number in (10, 29):
                     self.held.append(held_bytes())
-                yield answer(order, {name: tensor + 0.001 * (1 + number) for name, tensor in order.tensors.items()})
+                yield answer(order, {name: tensor + 0.001 * (1 + number) for name, tensor in order.weights.items()})
 
     config = read({**tiny_pairs, **merge, "method": "superfednas"})
     method, fleet = method_of(config), Instant(LocalFleet(config))

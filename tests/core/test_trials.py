@@ -20,7 +20,7 @@ from fednas_core.engine.evaluation import Judge
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.run import conduct, settle
 from fednas_core.engine.trials import Finding, Jury, mean, spread
-from fednas_core.exchange.orders import Failure, Fleet, TrainOrder, TrainReport
+from fednas_core.exchange.orders import Answer, Failure, Fleet, Order
 from fednas_core.methods.fedavg import Assignment
 from fednas_core.runs.folder import RunFolder
 from fednas_core.spaces.modules import initial_weights
@@ -47,14 +47,12 @@ class Scripted:
     """Clients with accuracies by name; those without one fail."""
 
     def __init__(self, accuracies: Mapping[str, float]) -> None:
-        self.accuracies, self.orders = dict(accuracies), list[TrainOrder]()
+        self.accuracies, self.orders = dict(accuracies), list[Order]()
 
     def clients(self) -> list[ClientInfo]:
         return [ClientInfo(f"client-{i:02d}", 50) for i in range(4)]
 
-    def train(
-        self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None
-    ) -> Iterator[TrainReport | Failure]:
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer | Failure]:
         for name, order in reversed(orders.items()):
             self.orders.append(order)
             if name in self.accuracies:
@@ -188,11 +186,9 @@ def test_events_hold_the_clients_beside_the_server(pairs: dict[str, Any]) -> Non
 class Lying(Around):
     """Of the clients that test, the second claims an accuracy that there is not."""
 
-    def train(
-        self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None
-    ) -> Iterator[TrainReport | Failure]:
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer | Failure]:
         for told in super().train(orders, more):
-            lies = isinstance(told, TrainReport) and told.client == "client-01" and "tested" in told.figures
+            lies = isinstance(told, Answer) and told.client == "client-01" and "tested" in told.figures
             yield replace(told, accuracy=7.0) if lies else told
 
 

@@ -41,7 +41,7 @@ from fednas_core.cli.superlink import descendants, free_port, script
 from fednas_core.devices.info import ClientInfo
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.run import conduct, settle
-from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.exchange.orders import Answer, Failure, Order
 from fednas_core.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -524,9 +524,7 @@ class Rehearsal(LocalFleet):
         self._calls += 1
         return [client for client in super().clients() if client.name not in missing]
 
-    def train(
-        self, orders: Mapping[str, TrainOrder], more: deque[TrainOrder] | None = None
-    ) -> Iterator[TrainReport | Failure]:
+    def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer | Failure]:
         """Carry out the orders of all that do not fail."""
         bad = [name for name, order in orders.items() if name in self._failing.get(order.round + 1, ())]
         yield from (Failure(name, "rehearsed") for name in bad)

@@ -14,7 +14,7 @@ from client_app.app import app as client
 from fednas_core.base.config import RunConfig
 from fednas_core.base.settings import read
 from fednas_core.devices.info import ClientInfo
-from fednas_core.exchange.orders import TrainOrder
+from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.tasks.bench import client_names, space_of
 from fednas_core.training.settings import train_settings
 from server_app.roster import Roster
@@ -27,16 +27,16 @@ def config(tiny_pairs: dict[str, Any]) -> RunConfig:
 
 
 @pytest.fixture
-def order(config: RunConfig) -> TrainOrder:
+def order(config: RunConfig) -> Order:
     return make_order(config, client_names(config)[0])
 
 
 @pytest.fixture
-def orders(config: RunConfig) -> dict[str, TrainOrder]:
+def orders(config: RunConfig) -> dict[str, Order]:
     return {name: make_order(config, name) for name in client_names(config)}
 
 
-def make_order(config: RunConfig, client: str) -> TrainOrder:
+def make_order(config: RunConfig, client: str) -> Order:
     """An order of the largest network, its tensors drawn anew."""
     space = space_of(config)
     generator = torch.Generator().manual_seed(1)
@@ -44,7 +44,7 @@ def make_order(config: RunConfig, client: str) -> TrainOrder:
         name: torch.randn(tensor.shape, generator=generator) * 0.1
         for name, tensor in space.build(space.largest).state_dict().items()
     }
-    return TrainOrder(client, 0, "subnet", space.largest, tensors, train_settings(config.train), 5)
+    return Order(client, 0, "subnet", space.largest, {WEIGHTS: tensors}, train_settings(config.train), 5)
 
 
 @pytest.fixture

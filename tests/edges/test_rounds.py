@@ -13,19 +13,19 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 import client_app.app as client_module
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import RunError
-from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.exchange.orders import Answer, Failure, Order
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import perform
 from server_app.rounds import GridFleet, open_fleet
 
-Orders = dict[str, TrainOrder]
+Orders = dict[str, Order]
 Fleets = Callable[..., GridFleet]
 
 
-def outcome(fleet: GridFleet, orders: Orders) -> tuple[dict[str, TrainReport], dict[str, str]]:
+def outcome(fleet: GridFleet, orders: Orders) -> tuple[dict[str, Answer], dict[str, str]]:
     answers = list(fleet.train(orders))
     assert sorted(answer.client for answer in answers) == sorted(orders)  # one answer for each order, always
-    reports = {answer.client: answer for answer in answers if isinstance(answer, TrainReport)}
+    reports = {answer.client: answer for answer in answers if isinstance(answer, Answer)}
     return reports, {answer.client: answer.reason for answer in answers if isinstance(answer, Failure)}
 
 
@@ -42,9 +42,9 @@ def test_a_report_through_flower_equals_that_of_the_task(fleet_of: Fleets, order
     reports, _ = outcome(fleet_of(), orders)
     for index, (name, order) in enumerate(orders.items()):
         direct = perform(order, config, index)
-        assert replace(reports[name], tensors={}, seconds=0.0) == replace(direct, tensors={}, seconds=0.0)
-        for key, tensor in direct.tensors.items():
-            assert torch.equal(reports[name].tensors[key], tensor)
+        assert replace(reports[name], tensors={}, seconds=0.0) == replace(direct, channels={}, seconds=0.0)
+        for key, tensor in direct.weights.items():
+            assert torch.equal(reports[name].weights[key], tensor)
 
 
 def test_orders_start_in_the_mappings_order_each_to_its_own_node(fleet_of: Fleets, orders: Orders) -> None:
@@ -164,7 +164,7 @@ def test_a_clients_own_error_reaches_the_server_in_its_words(
     fleet = fleet_of()
     orders["client-01"] = replace(orders["client-01"], task="juggle")
 
-    def clumsy(order: TrainOrder, config: RunConfig, index: int, home: Home) -> TrainReport:
+    def clumsy(order: Order, config: RunConfig, index: int, home: Home) -> Answer:
         if order.client == "client-02":
             raise ZeroDivisionError("a bug")
         return perform(order, config, index, home)
@@ -183,7 +183,7 @@ def test_the_deadline_is_kept_in_the_client_even_by_a_step_that_hangs(
 ) -> None:
     fleet = fleet_of(deadline=0.2)
 
-    def slow(order: TrainOrder, config: RunConfig, index: int, home: Home) -> TrainReport:
+    def slow(order: Order, config: RunConfig, index: int, home: Home) -> Answer:
         if order.client == "client-02":
             time.sleep(1.0)
         return perform(order, config, index, home)

@@ -21,7 +21,7 @@ from fednas_core.base.values import Arch
 from fednas_core.devices.budgets import Allowance
 from fednas_core.engine import run as experiment
 from fednas_core.engine.run import conduct
-from fednas_core.exchange.orders import TrainReport
+from fednas_core.exchange.orders import Answer
 from fednas_core.search.path import PathRow
 from fednas_core.tasks import install
 from server_app import roster
@@ -69,7 +69,7 @@ def test_flowers_queue_holds_one_order_a_node_however_many_clients_are_called(cr
     names = [info.name for info in fleet.clients()]
     assert len(names) == CLIENTS and not said
     answers = list(fleet.train({name: make_order(crowd, name) for name in names[:100]}))
-    assert sorted(answer.client for answer in answers if isinstance(answer, TrainReport)) == names[:100]
+    assert sorted(answer.client for answer in answers if isinstance(answer, Answer)) == names[:100]
     assert grid.most == NODES and grid.most_of_a_node == 1
 
 

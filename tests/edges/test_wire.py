@@ -13,8 +13,9 @@ from torch import Tensor
 from fednas_core.base.config import RunConfig, WireConfig
 from fednas_core.base.errors import ArchError, ReplyError
 from fednas_core.exchange import wire as wire_module
-from fednas_core.exchange.orders import TrainOrder, TrainReport
-from fednas_core.exchange.wire import Flat, Packet, lossless, pack_order, pack_report, read_order, read_report
+from fednas_core.exchange.orders import WEIGHTS, Answer, Order
+from fednas_core.exchange.results import Trained
+from fednas_core.exchange.wire import Flat, Packet, lossless, pack_answer, pack_order, read_answer, read_order
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.packing import pack, shapes
 from fednas_core.tasks.bench import space_of
@@ -29,138 +30,145 @@ def space(config: RunConfig) -> ResNetSpace:
     return space_of(config)
 
 
-def values(order: TrainOrder) -> int:
-    return sum(tensor.numel() for tensor in order.tensors.values())
+def values(order: Order) -> int:
+    return sum(tensor.numel() for tensor in order.weights.values())
 
 
-def report_to(order: TrainOrder, step: float = 1.0) -> TrainReport:
-    tensors = {name: tensor + step for name, tensor in order.tensors.items()}
-    return TrainReport(order.client, order.round, order.arch, tensors, 40, 1.5, 0.25, 10**12, 0.5, 0, 0, {"x": 2.5})
+def report_to(order: Order, step: float = 1.0) -> Answer:
+    tensors = {name: tensor + step for name, tensor in order.weights.items()}
+    return Answer(
+        order.client,
+        order.round,
+        order.arch,
+        {WEIGHTS: tensors},
+        figured(Trained(1.5, 0.25), {"x": 2.5}),
+        40,
+        10**12,
+        0.5,
+        bytes_down=0,
+        bytes_up=0,
+    )
 
 
-def change(report: TrainReport, order: TrainOrder) -> Tensor:
-    return pack(report.tensors) - pack(order.tensors)
+def change(report: Answer, order: Order) -> Tensor:
+    return pack(report.weights) - pack(order.weights)
 
 
 @pytest.mark.parametrize("changes", [{}, {"returns": False, "budget": "2M+8MB", "run": "r-1"}])
-def test_an_order_survives_the_wire(order: TrainOrder, space: ResNetSpace, changes: dict[str, Any]) -> None:
+def test_an_order_survives_the_wire(order: Order, space: ResNetSpace, changes: dict[str, Any]) -> None:
     order = replace(order, **changes)
     back = read_order(pack_order(order, PLAIN), space, PLAIN)
-    for item in fields(TrainOrder):
+    for item in fields(Order):
         if item.name != "tensors":
             assert getattr(back, item.name) == getattr(order, item.name), item.name
-    assert list(back.tensors) == list(order.tensors)
-    for name, tensor in order.tensors.items():
-        assert torch.equal(back.tensors[name], tensor)
-        back.tensors[name].zero_()  # writable, and not the sender's memory
-    assert any(bool(tensor.any()) for tensor in order.tensors.values())
+    assert list(back.weights) == list(order.weights)
+    for name, tensor in order.weights.items():
+        assert torch.equal(back.weights[name], tensor)
+        back.weights[name].zero_()  # writable, and not the sender's memory
+    assert any(bool(tensor.any()) for tensor in order.weights.values())
 
 
-def test_without_loss_the_payload_is_the_tensors_themselves(order: TrainOrder) -> None:
-    raw = b"".join(tensor.numpy().tobytes() for tensor in order.tensors.values())
+def test_without_loss_the_payload_is_the_tensors_themselves(order: Order) -> None:
+    raw = b"".join(tensor.numpy().tobytes() for tensor in order.weights.values())
     assert dict(pack_order(order, PLAIN).buffers) == {"float32": raw}
     report = report_to(order)
-    raw = b"".join(tensor.numpy().tobytes() for tensor in report.tensors.values())
-    assert dict(pack_report(report, order, PLAIN).buffers) == {"float32": raw}
+    raw = b"".join(tensor.numpy().tobytes() for tensor in report.weights.values())
+    assert dict(pack_answer(report, order, PLAIN).buffers) == {"float32": raw}
     assert lossless(PLAIN) and not lossless(WireConfig(down="bf16")) and not lossless(WireConfig(up="topk"))
 
 
-def test_views_of_the_supernet_travel(order: TrainOrder, space: ResNetSpace) -> None:
+def test_views_of_the_supernet_travel(order: Order, space: ResNetSpace) -> None:
     plan = space.plan(space.smallest)
-    sliced = replace(order, arch=space.smallest, tensors={n: order.tensors[n][region] for n, region in plan.items()})
+    sliced = replace(order, arch=space.smallest, tensors={n: order.weights[n][region] for n, region in plan.items()})
     packet = pack_order(sliced, PLAIN)
     assert packet.size == 4 * sum(map(prod, shapes(plan).values())) == space.cost(space.smallest).bytes
     back = read_order(packet, space, PLAIN)
-    assert all(torch.equal(back.tensors[n], order.tensors[n][region]) for n, region in plan.items())
+    assert all(torch.equal(back.weights[n], order.weights[n][region]) for n, region in plan.items())
 
 
 @pytest.mark.parametrize(("down", "bits", "error"), [("fp16", 16, 2**-11), ("bf16", 16, 2**-8), ("int8", 8, 1 / 126)])
-def test_weights_travel_in_fewer_bytes(
-    order: TrainOrder, space: ResNetSpace, down: Any, bits: int, error: float
-) -> None:
+def test_weights_travel_in_fewer_bytes(order: Order, space: ResNetSpace, down: Any, bits: int, error: float) -> None:
     wire = WireConfig(down=down)
     packet = pack_order(order, wire)
     assert list(packet.buffers) == [NAMES[down]]
     assert packet.size == pytest.approx(values(order) * bits / 8, rel=0.06)  # the channels of the tiny space are short
     back = read_order(packet, space, wire)
-    for name, tensor in order.tensors.items():
-        assert (back.tensors[name] - tensor).abs().max() <= 1.01 * error * tensor.abs().max(), name
-        assert back.tensors[name].dtype == torch.float32
-    assert read_report(pack_report(report_to(back), back, wire), order, wire).bytes_down == packet.size
+    for name, tensor in order.weights.items():
+        assert (back.weights[name] - tensor).abs().max() <= 1.01 * error * tensor.abs().max(), name
+        assert back.weights[name].dtype == torch.float32
+    assert read_answer(pack_answer(report_to(back), back, wire), order, wire).bytes_down == packet.size
     if down == "int8":  # rounded anew for every client and round, and always alike
         assert packet == pack_order(order, wire)
         assert packet.buffers != pack_order(replace(order, round=1), wire).buffers
         assert packet.buffers != pack_order(replace(order, client="client-01"), wire).buffers
 
 
-def test_a_model_delivered_for_good_travels_exactly(order: TrainOrder, space: ResNetSpace) -> None:
+def test_a_model_delivered_for_good_travels_exactly(order: Order, space: ResNetSpace) -> None:
     order, wire = replace(order, returns="figures"), WireConfig(down="int8", up="int8")
     packet = pack_order(order, wire)
     back = read_order(packet, space, wire)
-    assert all(torch.equal(back.tensors[name], tensor) for name, tensor in order.tensors.items())
-    answer = pack_report(replace(report_to(back), tensors={}), back, wire)
-    report = read_report(answer, order, wire)
-    assert (report.tensors, report.figures) == ({}, {"x": 2.5})
+    assert all(torch.equal(back.weights[name], tensor) for name, tensor in order.weights.items())
+    answer = pack_answer(replace(report_to(back), tensors={}), back, wire)
+    report = read_answer(answer, order, wire)
+    assert (report.weights, report.figures) == ({}, {"x": 2.5})
     assert (report.bytes_down, report.bytes_up) == (packet.size, 0) == (4 * values(order), 0)
     with pytest.raises(ReplyError, match=r"arrays: found \['int8'\], allowed \[\]"):
-        read_report(Packet(answer.head, {"int8": b"1"}), order, wire)
+        read_answer(Packet(answer.head, {"int8": b"1"}), order, wire)
 
 
-def test_a_report_survives_the_wire_and_its_bytes_are_counted_here(order: TrainOrder) -> None:
+def test_a_report_survives_the_wire_and_its_bytes_are_counted_here(order: Order) -> None:
     sent = replace(report_to(order), bytes_down=1, bytes_up=10**15)
-    back = read_report(pack_report(sent, order, PLAIN), order, PLAIN)
+    back = read_answer(pack_answer(sent, order, PLAIN), order, PLAIN)
     assert (back.bytes_down, back.bytes_up) == (4 * values(order), 4 * values(order))
-    for item in fields(TrainReport):
+    for item in fields(Answer):
         if item.name not in ("tensors", "bytes_down", "bytes_up"):
             assert getattr(back, item.name) == getattr(sent, item.name), item.name
-    assert all(torch.equal(back.tensors[name], tensor) for name, tensor in sent.tensors.items())
+    assert all(torch.equal(back.weights[name], tensor) for name, tensor in sent.weights.items())
 
 
 @pytest.mark.parametrize(("up", "size", "error"), [("fp16", 2, 0.001), ("bf16", 2, 0.004), ("int8", 1.06, 0.02)])
-def test_changes_travel_in_fewer_bytes(
-    order: TrainOrder, space: ResNetSpace, up: Any, size: float, error: float
-) -> None:
+def test_changes_travel_in_fewer_bytes(order: Order, space: ResNetSpace, up: Any, size: float, error: float) -> None:
     """What the client changed in the weights it received is added to the server's own, exact ones."""
     wire = WireConfig(down="int8", up=up)
     received = read_order(pack_order(order, wire), space, wire)
     noise = torch.Generator().manual_seed(3)
-    moved = {n: t + 1e-3 * torch.randn(t.shape, generator=noise) for n, t in received.tensors.items()}
+    moved = {n: t + 1e-3 * torch.randn(t.shape, generator=noise) for n, t in received.weights.items()}
     sent = replace(report_to(received), tensors=moved)
-    packet = pack_report(sent, received, wire)
+    packet = pack_answer(sent, received, wire)
     assert packet.size <= size * values(order)
-    back = read_report(packet, order, wire)
+    back = read_answer(packet, order, wire)
     assert back.bytes_up == packet.size
     wanted = change(sent, received)
     assert (change(back, order) - wanted).norm() < error * wanted.norm() + 1e-6
-    assert {n: t.shape for n, t in back.tensors.items()} == {n: t.shape for n, t in order.tensors.items()}
+    assert {n: t.shape for n, t in back.weights.items()} == {n: t.shape for n, t in order.weights.items()}
 
 
-def test_what_topk_leaves_out_stays_in_the_residual(order: TrainOrder) -> None:
+def test_what_topk_leaves_out_stays_in_the_residual(order: Order) -> None:
     wire = WireConfig(up="topk", keep=0.1)
     generator = torch.Generator().manual_seed(3)
     residual = 0.01 * torch.randn(values(order), generator=generator)
-    moved = {n: t + 0.01 * torch.randn(t.shape, generator=generator) for n, t in order.tensors.items()}
+    moved = {n: t + 0.01 * torch.randn(t.shape, generator=generator) for n, t in order.weights.items()}
     sent = replace(report_to(order), tensors=moved)
     total = change(sent, order) + residual
-    packet = pack_report(sent, order, wire, residual)
-    applied = change(read_report(packet, order, wire), order)
+    packet = pack_answer(sent, order, wire, residual)
+    applied = change(read_answer(packet, order, wire), order)
     assert packet.size <= (0.2 + 0.125) * values(order) + 16
     assert int((applied.abs() > 1e-6).sum()) == pytest.approx(0.1 * values(order), abs=2)
     assert torch.allclose(applied + residual, total, atol=1e-6)
     assert applied.abs()[applied.abs() > 1e-6].min() >= residual.abs().max() - 1e-4  # the largest went
 
 
-def test_the_tensors_of_a_report_must_be_those_of_the_order(order: TrainOrder) -> None:
+def test_the_tensors_of_a_report_must_be_those_of_the_order(order: Order) -> None:
     report = report_to(order)
-    fewer = {n: t for n, t in report.tensors.items() if n != "head.bias"}
-    for tensors in (fewer, {**report.tensors, "head.bias": torch.zeros(3)}):
+    fewer = {n: t for n, t in report.weights.items() if n != "head.bias"}
+    for tensors in (fewer, {**report.weights, "head.bias": torch.zeros(3)}):
         with pytest.raises(ReplyError, match="tensor 'head.bias': found (None|\\(3,\\)), allowed \\(10,\\)"):
-            pack_report(replace(report, tensors=tensors), order, PLAIN)
+            pack_answer(replace(report, channels={WEIGHTS: tensors}), order, PLAIN)
     with pytest.raises(ReplyError, match="tensor 'more': found \\(3,\\), allowed None"):
-        pack_report(replace(report, tensors={**report.tensors, "more": torch.zeros(3)}), order, PLAIN)
+        pack_answer(replace(report, channels={WEIGHTS: {**report.weights, "more": torch.zeros(3)}}), order, PLAIN)
 
 
-def test_another_space_on_the_device_is_noticed(order: TrainOrder, space: ResNetSpace) -> None:
+def test_another_space_on_the_device_is_noticed(order: Order, space: ResNetSpace) -> None:
     packet = pack_order(order, PLAIN)
     with pytest.raises(ReplyError, match="the search space 'tiny' of this device .* give both the same preset file"):
         read_order(packet, replace(space, stem=16), PLAIN)
@@ -168,8 +176,8 @@ def test_another_space_on_the_device_is_noticed(order: TrainOrder, space: ResNet
         read_order(packet, replace(space, widths=(1.0,)), PLAIN)
 
 
-def spoiled(order: TrainOrder, wire: WireConfig = PLAIN, **changes: Any) -> Packet:
-    packet = pack_report(report_to(order), order, wire)
+def spoiled(order: Order, wire: WireConfig = PLAIN, **changes: Any) -> Packet:
+    packet = pack_answer(report_to(order), order, wire)
     return Packet(json.dumps(json.loads(packet.head) | changes), packet.buffers)
 
 
@@ -205,24 +213,20 @@ def spoiled(order: TrainOrder, wire: WireConfig = PLAIN, **changes: Any) -> Pack
     ],
 )
 @pytest.mark.parametrize("wire", [PLAIN, WireConfig(up="int8")])
-def test_a_wrong_field_is_refused_by_name(
-    order: TrainOrder, wire: WireConfig, changes: dict[str, Any], told: str
-) -> None:
+def test_a_wrong_field_is_refused_by_name(order: Order, wire: WireConfig, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ReplyError, match=f"client {order.client}: ") as caught:
-        read_report(spoiled(order, wire, **changes), order, wire)
+        read_answer(spoiled(order, wire, **changes), order, wire)
     assert told in str(caught.value)
 
 
 @pytest.mark.parametrize("head", ["", "[1]", "null", "{", "[" * 2000, '{"a": ' + "9" * 1500 + "}"])
-def test_a_head_that_is_no_object_is_refused(order: TrainOrder, head: str) -> None:
+def test_a_head_that_is_no_object_is_refused(order: Order, head: str) -> None:
     with pytest.raises(ReplyError, match="head: found|loss|examples|client: found"):
-        read_report(Packet(head, {}), order, PLAIN)
+        read_answer(Packet(head, {}), order, PLAIN)
 
 
 @pytest.mark.parametrize("what", ["name", "shape", "order", "codec"])
-def test_a_buffer_laid_out_in_another_way_is_refused(
-    order: TrainOrder, what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_buffer_laid_out_in_another_way_is_refused(order: Order, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a client would send it whose network has other tensors of the same size in all."""
     rows = {"a": (4, 2), "b": (2, 4)}
     other = {
@@ -230,21 +234,21 @@ def test_a_buffer_laid_out_in_another_way_is_refused(
         "shape": {"a": (2, 4), "b": (4, 2)},
         "order": {"b": (2, 4), "a": (4, 2)},
     }
-    mine = replace(order, tensors={name: torch.zeros(shape) for name, shape in rows.items()})
-    theirs = replace(order, tensors={n: torch.zeros(shape) for n, shape in other.get(what, rows).items()})
+    mine = replace(order, channels={WEIGHTS: {name: torch.zeros(shape) for name, shape in rows.items()}})
+    theirs = replace(order, channels={WEIGHTS: {n: torch.zeros(shape) for n, shape in other.get(what, rows).items()}})
     codec = WireConfig(up="bf16" if what == "codec" else "fp16")
-    packet = pack_report(report_to(theirs), theirs, codec)
+    packet = pack_answer(report_to(theirs), theirs, codec)
     monkeypatch.setattr(torch, "empty", lambda *_, **__: pytest.fail("allocated"))
     with pytest.raises(ReplyError, match="layout: found '.*', allowed '"):
-        read_report(packet, mine, WireConfig(up="fp16"))
+        read_answer(packet, mine, WireConfig(up="fp16"))
 
 
 @pytest.mark.parametrize("wire", UP, ids=lambda wire: f"{wire.up}-{wire.keep}")
 @pytest.mark.parametrize("change", ["short", "long", "none", "other", "extra", "empty"])
 def test_wrong_buffers_are_refused_before_anything_is_allocated(
-    order: TrainOrder, wire: WireConfig, change: str, monkeypatch: pytest.MonkeyPatch
+    order: Order, wire: WireConfig, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packet = pack_report(report_to(order), order, wire)
+    packet = pack_answer(report_to(order), order, wire)
     name = NAMES[wire.up]
     data = packet.buffers[name]
     buffers = {
@@ -258,15 +262,15 @@ def test_wrong_buffers_are_refused_before_anything_is_allocated(
     for allocates in ("empty", "zeros"):
         monkeypatch.setattr(torch, allocates, lambda *_, **__: pytest.fail("allocated"))
     with pytest.raises(ReplyError, match="array"):
-        read_report(Packet(packet.head, buffers), order, wire)
+        read_answer(Packet(packet.head, buffers), order, wire)
 
 
 INT32, BITMAP = WireConfig(up="topk", keep=0.01), WireConfig(up="topk", keep=0.1)
 
 
-def forged(order: TrainOrder, wire: WireConfig, at: int, data: Any) -> Packet:
+def forged(order: Order, wire: WireConfig, at: int, data: Any) -> Packet:
     """A packet whose buffer holds other bytes from byte `at` on."""
-    packet = pack_report(report_to(order), order, wire)
+    packet = pack_answer(report_to(order), order, wire)
     buffer = bytearray(packet.buffers[NAMES[wire.up]])
     raw = np.asarray(data).tobytes()
     end = at + len(raw) if at >= 0 else len(buffer) + at + len(raw)
@@ -290,52 +294,52 @@ FORGED = {
 
 
 @pytest.mark.parametrize("case", FORGED)
-def test_a_forged_buffer_is_refused(order: TrainOrder, case: str) -> None:
+def test_a_forged_buffer_is_refused(order: Order, case: str) -> None:
     wire, at, data, told = FORGED[case]
     with pytest.raises(ReplyError, match=f"client {order.client}: (int8|topk): found .*{told}"):
-        read_report(forged(order, wire, at, data), order, wire)
+        read_answer(forged(order, wire, at, data), order, wire)
 
 
-def test_an_entry_beyond_the_last_is_refused(order: TrainOrder) -> None:
+def test_an_entry_beyond_the_last_is_refused(order: Order) -> None:
     kept = max(1, round(0.01 * values(order)))
     with pytest.raises(ReplyError, match="entries out of range or order, allowed 0 to"):
-        read_report(forged(order, INT32, 4 * (kept - 1), np.int32([values(order)])), order, INT32)
+        read_answer(forged(order, INT32, 4 * (kept - 1), np.int32([values(order)])), order, INT32)
 
 
-def test_bits_beyond_the_last_entry_are_refused(order: TrainOrder) -> None:
+def test_bits_beyond_the_last_entry_are_refused(order: Order) -> None:
     """A bitmap is padded to whole words: an entry moved into the padding leaves the count as it was."""
-    order = replace(order, tensors={"a": torch.zeros(10)})
+    order = replace(order, channels={WEIGHTS: {"a": torch.zeros(10)}})
     wire = WireConfig(up="topk", keep=1.0)
     with pytest.raises(ReplyError, match="topk: found 10 entries, allowed 10 of 10"):
-        read_report(forged(order, wire, 0, np.uint8([0xFF, 0x05])), order, wire)
+        read_answer(forged(order, wire, 0, np.uint8([0xFF, 0x05])), order, wire)
 
 
 @pytest.mark.parametrize("up", ["fp16", "bf16"])
-def test_values_that_are_no_numbers_reach_the_judge_of_the_round(order: TrainOrder, up: Any) -> None:
+def test_values_that_are_no_numbers_reach_the_judge_of_the_round(order: Order, up: Any) -> None:
     """Dense values are judged where all replies are: with the name of the tensor."""
     wire = WireConfig(up=up)
-    report = read_report(forged(order, wire, -2, np.uint16(0x7FFF)), order, wire)
-    assert not torch.isfinite(report.tensors["head.bias"]).all()
+    report = read_answer(forged(order, wire, -2, np.uint16(0x7FFF)), order, wire)
+    assert not torch.isfinite(report.weights["head.bias"]).all()
 
 
 @pytest.mark.parametrize("up", ["fp16", "bf16", "int8", "topk"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_training_that_diverged_is_said_by_the_client(order: TrainOrder, up: Any, value: float) -> None:
+def test_training_that_diverged_is_said_by_the_client(order: Order, up: Any, value: float) -> None:
     report = report_to(order)
-    report.tensors["head.bias"][3] = value
+    report.weights["head.bias"][3] = value
     residual = torch.ones(values(order))
     with pytest.raises(ReplyError, match="found values too large or not finite, .*training has diverged"):
-        pack_report(report, order, WireConfig(up=up), residual)
+        pack_answer(report, order, WireConfig(up=up), residual)
     assert bool((residual == 1).all())
 
 
-def test_a_dtype_that_cannot_travel_is_refused(order: TrainOrder) -> None:
+def test_a_dtype_that_cannot_travel_is_refused(order: Order) -> None:
     with pytest.raises(ReplyError, match=r"tensor 'n': found torch.int64, allowed torch.float32"):
-        pack_order(replace(order, tensors={"n": torch.from_numpy(np.arange(3))}), PLAIN)
+        pack_order(replace(order, channels={WEIGHTS: {"n": torch.from_numpy(np.arange(3))}}), PLAIN)
 
 
 @pytest.mark.parametrize("down", ["fp32", "fp16", "int8"])
-def test_a_head_is_small(order: TrainOrder, down: Any) -> None:
+def test_a_head_is_small(order: Order, down: Any) -> None:
     packet = pack_order(order, WireConfig(down=down))
     assert len(packet.head) < 700
     assert isinstance(packet.buffers[NAMES[down]], Flat) and 20 * len(packet.head) < wire_module.HEAD_LIMIT

@@ -21,7 +21,7 @@ from fednas_core.base.settings import read
 from fednas_core.engine import local
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.run import settle
-from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
 from fednas_core.exchange.wire import pack_order
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import shapes, views
@@ -30,7 +30,7 @@ from fednas_core.training.settings import train_settings
 from server_app.records import Request, request
 from server_app.rounds import GridFleet
 
-Answers = dict[str, TrainReport | Failure]
+Answers = dict[str, Answer | Failure]
 Fleets = Callable[..., GridFleet]
 WIRES = [
     WireConfig(),
@@ -49,7 +49,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state"
 
 
-def two_rounds(fleet: Any, orders: dict[str, TrainOrder], run: str) -> list[Answers]:
+def two_rounds(fleet: Any, orders: dict[str, Order], run: str) -> list[Answers]:
     found = []
     for round in (0, 1):
         mine = {name: replace(order, round=round, run=run) for name, order in orders.items()}
@@ -62,24 +62,24 @@ def same(one: list[Answers], two: list[Answers]) -> None:
         assert sorted(mine) == sorted(theirs)
         for name in mine:
             a, b = mine[name], theirs[name]
-            assert isinstance(a, TrainReport) and isinstance(b, TrainReport), (a, b)
-            assert replace(a, tensors={}, seconds=0.0) == replace(b, tensors={}, seconds=0.0)
-            assert list(a.tensors) == list(b.tensors)
-            assert all(torch.equal(a.tensors[key], b.tensors[key]) for key in a.tensors)
+            assert isinstance(a, Answer) and isinstance(b, Answer), (a, b)
+            assert replace(a, channels={}, seconds=0.0) == replace(b, channels={}, seconds=0.0)
+            assert list(a.weights) == list(b.weights)
+            assert all(torch.equal(a.weights[key], b.weights[key]) for key in a.weights)
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: f"{wire.down}-{wire.up}")
 def test_both_backends_give_the_same_reports(
-    fleet_of: Fleets, config: RunConfig, orders: dict[str, TrainOrder], wire: WireConfig
+    fleet_of: Fleets, config: RunConfig, orders: dict[str, Order], wire: WireConfig
 ) -> None:
     through = two_rounds(fleet_of(wire=wire), orders, "through")
     same(through, two_rounds(LocalFleet(replace(config, wire=wire)), orders, "here"))
     for name, order in orders.items():
         report, again = through[0][name], through[1][name]
-        assert isinstance(report, TrainReport) and isinstance(again, TrainReport)
+        assert isinstance(report, Answer) and isinstance(again, Answer)
         assert report.bytes_down == pack_order(order, wire).size
         if wire.up == "topk":  # the second round sent what the first had left out
-            assert any(not torch.equal(report.tensors[key], again.tensors[key]) for key in report.tensors)
+            assert any(not torch.equal(report.weights[key], again.weights[key]) for key in report.weights)
 
 
 class Inline:
@@ -97,7 +97,7 @@ class Inline:
 
 
 def test_workers_give_the_same_reports(
-    fleet_of: Fleets, config: RunConfig, orders: dict[str, TrainOrder], monkeypatch: pytest.MonkeyPatch
+    fleet_of: Fleets, config: RunConfig, orders: dict[str, Order], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "ProcessPoolExecutor", Inline)
     wire = WireConfig(down="int8", up="topk")
@@ -106,17 +106,17 @@ def test_workers_give_the_same_reports(
     for order in orders.values():  # figures alone come back without tensors
         monkeypatch.setattr(local, "perform", lambda order, *_: answer(order, {}, figures={"a": 1.0}, bytes_up=0))
         (found,) = fleet.train({order.client: replace(order, returns="figures")})
-        assert isinstance(found, TrainReport) and (dict(found.tensors), found.figures) == ({}, {"a": 1.0})
+        assert isinstance(found, Answer) and (dict(found.weights), found.figures) == ({}, {"a": 1.0})
 
 
-def test_bytes_are_those_of_the_messages(fleet_of: Fleets, orders: dict[str, TrainOrder]) -> None:
+def test_bytes_are_those_of_the_messages(fleet_of: Fleets, orders: dict[str, Order]) -> None:
     sizes: list[int] = []
     wire = WireConfig(down="fp16", up="int8")
     fleet = fleet_of(
         lambda message, reply: [sizes.append(reply.content.array_records["tensors"].count_bytes()), reply][1:],
         wire=wire,
     )
-    reports = [answer for answer in fleet.train(orders) if isinstance(answer, TrainReport)]
+    reports = [answer for answer in fleet.train(orders) if isinstance(answer, Answer)]
     assert len(reports) == 4
     pushed = [m for m in fleet.grid.pushed if m.metadata.message_type == "train"]  # type: ignore[attr-defined]
     down = [message.content.array_records["tensors"].count_bytes() for message in pushed]
@@ -132,12 +132,12 @@ def test_an_order_of_the_default_job_is_little_more_than_its_plan(tiny_pairs: di
         space = space_of(config)
         arch = space.decode((space.gene_choices - 1) // 2)
         plan = space.plan(arch)
-        order = TrainOrder(
+        order = Order(
             client_names(config)[0],
             3,
             "subnet",
             arch,
-            views(initial_weights(space, 1), plan),
+            {WEIGHTS: views(initial_weights(space, 1), plan)},
             train_settings(config.train),
             2**62,
         )

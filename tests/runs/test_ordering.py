@@ -14,7 +14,7 @@ from contracts.samples import supernet_of, toy_space
 
 from fednas_core.base.errors import RunError
 from fednas_core.engine.waiting import WaitingRoom
-from fednas_core.exchange.orders import TrainReport
+from fednas_core.exchange.orders import WEIGHTS, Answer
 from fednas_core.methods.fedavg import Everyone, Schedule, SupernetAveraging
 from fednas_core.subnets.packing import pack, shapes, unpack
 from fednas_core.subnets.weightings import ByExamples
@@ -29,10 +29,12 @@ def method() -> SupernetAveraging:
     )
 
 
-def answers() -> tuple[list[str], list[TrainReport]]:
+def answers() -> tuple[list[str], list[Answer]]:
     """The names of a cohort, and its replies as backends hand them over: each a view of one flat tensor."""
     orders = plan(method(), 0)
-    flat = [replace(r, tensors=unpack(pack(r.tensors), shapes(SPACE.plan(r.arch)))) for r in replies(orders)]
+    flat = [
+        replace(r, channels={WEIGHTS: unpack(pack(r.weights), shapes(SPACE.plan(r.arch)))}) for r in replies(orders)
+    ]
     return list(orders), flat
 
 
@@ -63,9 +65,9 @@ def test_replies_come_out_as_they_went_in_and_in_the_order_asked_for() -> None:
     for report in room.called(names[1:]):
         called.append(report.client)
         original = by_name[report.client]
-        assert replace(report, tensors={}) == replace(original, tensors={})
-        assert list(report.tensors) == list(original.tensors)
-        assert all(torch.equal(report.tensors[n], original.tensors[n]) for n in original.tensors)
+        assert replace(report, channels={}) == replace(original, channels={})
+        assert list(report.weights) == list(original.weights)
+        assert all(torch.equal(report.weights[n], original.weights[n]) for n in original.weights)
     assert called == names[1:]
     room.close()
 
@@ -75,29 +77,29 @@ def test_what_waits_belongs_to_the_room_and_what_is_called_to_the_caller() -> No
     large = {name: torch.cat([tensor] * 9) for name, tensor in supernet.items()}
     _, (first, second, *_) = answers()
     for room in (WaitingRoom(large), WaitingRoom({"a": torch.zeros(1)})):  # all in memory, all on disk
-        wanted = {name: tensor.clone() for name, tensor in first.tensors.items()}
-        mine = replace(first, tensors={name: tensor.clone() for name, tensor in first.tensors.items()})
+        wanted = {name: tensor.clone() for name, tensor in first.weights.items()}
+        mine = replace(first, channels={WEIGHTS: {name: tensor.clone() for name, tensor in first.weights.items()}})
         room.admit(mine)
         room.admit(second)
-        for tensor in mine.tensors.values():
+        for tensor in mine.weights.values():
             tensor.fill_(7.0)
         (called,) = room.called([first.client])
-        assert all(torch.equal(called.tensors[name], wanted[name]) for name in wanted)
-        for tensor in called.tensors.values():
+        assert all(torch.equal(called.weights[name], wanted[name]) for name in wanted)
+        for tensor in called.weights.values():
             tensor.fill_(8.0)
         (other,) = room.called([second.client])
-        assert all(torch.equal(other.tensors[name], second.tensors[name]) for name in wanted)
+        assert all(torch.equal(other.weights[name], second.weights[name]) for name in wanted)
         room.close()
 
 
 def test_tensors_that_do_not_lie_side_by_side_may_wait_too() -> None:
     _, (report, *_) = answers()
-    scattered = replace(report, tensors={n: t.clone() for n, t in reversed(report.tensors.items())})
+    scattered = replace(report, channels={WEIGHTS: {n: t.clone() for n, t in reversed(report.weights.items())}})
     room = WaitingRoom({"a": torch.zeros(1)})
     room.admit(scattered)
     (called,) = room.called([report.client])
-    assert list(called.tensors) == list(scattered.tensors)
-    assert all(torch.equal(called.tensors[name], tensor) for name, tensor in report.tensors.items())
+    assert list(called.weights) == list(scattered.weights)
+    assert all(torch.equal(called.weights[name], tensor) for name, tensor in report.weights.items())
 
 
 def test_nothing_is_left_in_the_temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

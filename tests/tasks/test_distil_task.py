@@ -11,7 +11,7 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import DeadlineError, TaskError
 from fednas_core.base.settings import read
 from fednas_core.base.values import TRAINING_FACTOR
-from fednas_core.exchange.orders import TrainOrder
+from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import network, shapes_of, subnet
 from fednas_core.subnets.packing import views
@@ -45,19 +45,19 @@ def taught(config: RunConfig, home: Home) -> torch.nn.Module:
     module = subnet(space, space.largest, initial_weights(space, 1))
     state, names = module.state_dict(), shapes_of(space, space.largest, statistics=True)
     tensors = {name: state[name] for name in names}
-    order = TrainOrder("client-00", 3, "teach", space.largest, tensors, SETTINGS, 0, returns="figures", run="run-1")
+    order = Order("client-00", 3, "teach", space.largest, {WEIGHTS: tensors}, SETTINGS, 0, run="run-1")
     teach(order, config, 0, home, FOREVER)
     return module.eval()
 
 
-def order_of(config: RunConfig, **changes: Any) -> TrainOrder:
+def order_of(config: RunConfig, **changes: Any) -> Order:
     space = space_of(config)
     tensors = views(initial_weights(space, 2), space.plan(space.smallest))
-    order = TrainOrder("client-01", 4, "distil", space.smallest, tensors, SETTINGS, 11, run="run-1")
+    order = Order("client-01", 4, "distil", space.smallest, {WEIGHTS: tensors}, SETTINGS, 11, run="run-1")
     return replace(order, **changes)
 
 
-def done(config: RunConfig, home: Home, order: TrainOrder | None = None, until: float = FOREVER) -> Work:
+def done(config: RunConfig, home: Home, order: Order | None = None, until: float = FOREVER) -> Work:
     return distil(order or order_of(config), config, 1, home, until)
 
 
@@ -68,13 +68,13 @@ def ddc(config: RunConfig, **changes: float) -> RunConfig:
 def test_the_student_is_trained_from_the_teacher_as_the_settings_say(config: RunConfig, home: Home) -> None:
     config = ddc(config, soft=0.9, temperature=2.0)
     teacher, order, ground = taught(config, home), order_of(config), site_of(config, 1)
-    student = network(ground.space, order.arch, order.tensors)
+    student = network(ground.space, order.arch, order.weights)
     epochs = epochs_of(order, ground, torch.device("cpu"))
     outcome = train_student(student, Teacher(teacher, 0.9, 2.0), epochs, SETTINGS)
     work = done(config, home)
     assert (work.loss, work.accuracy) == (outcome.loss, outcome.accuracy)
-    assert list(work.tensors) == list(order.tensors)
-    assert all(torch.equal(tensor, student.get_parameter(name)) for name, tensor in work.tensors.items())
+    assert list(work.weights) == list(order.weights)
+    assert all(torch.equal(tensor, student.get_parameter(name)) for name, tensor in work.weights.items())
 
 
 def test_what_the_teacher_says_matters_and_how_softly(config: RunConfig, home: Home) -> None:
@@ -88,7 +88,7 @@ def test_without_soft_targets_it_is_plain_training_bit_for_bit(config: RunConfig
     taught(config, home)
     work, plain = done(ddc(config, soft=0.0), home), train_subnet(order_of(config), config, 1, home, FOREVER)
     assert (work.loss, work.accuracy) == (plain.loss, plain.accuracy)
-    assert all(torch.equal(tensor, plain.tensors[name]) for name, tensor in work.tensors.items())
+    assert all(torch.equal(tensor, plain.weights[name]) for name, tensor in work.weights.items())
 
 
 def test_the_teachers_forward_passes_count(config: RunConfig, home: Home) -> None:
@@ -101,11 +101,11 @@ def test_the_teachers_forward_passes_count(config: RunConfig, home: Home) -> Non
 def test_every_answer_to_an_order_is_the_same_and_the_order_stays_as_it_was(config: RunConfig, home: Home) -> None:
     taught(config, home)
     order = order_of(config)
-    before = {name: tensor.clone() for name, tensor in order.tensors.items()}
+    before = {name: tensor.clone() for name, tensor in order.weights.items()}
     one, two = done(config, home, order), done(config, home, order)
-    assert all(torch.equal(tensor, two.tensors[name]) for name, tensor in one.tensors.items())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in order.tensors.items())
-    assert not all(torch.equal(tensor, before[name]) for name, tensor in one.tensors.items())
+    assert all(torch.equal(tensor, two.weights[name]) for name, tensor in one.weights.items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in order.weights.items())
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in one.weights.items())
 
 
 def test_a_device_without_a_teacher_says_so(config: RunConfig, home: Home) -> None:

@@ -8,7 +8,7 @@ import torch
 from fednas_core.base.errors import DataError
 from fednas_core.base.settings import read
 from fednas_core.data.sources import Images
-from fednas_core.exchange.orders import TrainOrder
+from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.images import epochs_of, prepared
 from fednas_core.tasks.site import site_of
@@ -52,7 +52,7 @@ def test_epochs_are_shuffled_by_the_orders_seed(tiny_pairs: dict[str, Any]) -> N
     ground, space = site_of(config, 0), space_of(config)
 
     def seen(seed: int) -> list[list[int]]:
-        order = TrainOrder("client-00", 0, "subnet", space.smallest, {}, TrainSettings(epochs=2, batch=8), seed)
+        order = Order("client-00", 0, "subnet", space.smallest, {WEIGHTS: {}}, TrainSettings(epochs=2, batch=8), seed)
         epochs = epochs_of(order, ground, torch.device("cpu"))
         return [torch.cat([y for _, y in epoch]).tolist() for epoch in epochs]
 

@@ -13,7 +13,7 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import DataError, ReplyError, RoomError
 from fednas_core.base.settings import read
 from fednas_core.data.augment import Preprocessing
-from fednas_core.exchange.orders import TrainOrder
+from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.export.bundle import load_bundle
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import subnet
@@ -31,16 +31,16 @@ def config(tiny_pairs: dict[str, Any]) -> RunConfig:
     return read(tiny_pairs)
 
 
-def order_of(config: RunConfig, **changes: Any) -> TrainOrder:
+def order_of(config: RunConfig, **changes: Any) -> Order:
     space = space_of(config)
     tensors = views(initial_weights(space, 1), space.plan(space.smallest))
-    order = TrainOrder("client-01", 2, "install", space.smallest, tensors, TrainSettings(), 0, returns="figures")
+    order = Order("client-01", 2, "install", space.smallest, {WEIGHTS: tensors}, TrainSettings(), 0)
     return replace(order, **changes)
 
 
 def test_the_report_holds_figures_and_no_tensor(config: RunConfig) -> None:
     report = perform(order_of(config), config, 1)
-    assert report.tensors == {} and report.bytes_up == 0
+    assert report.weights == {} and report.bytes_up == 0
     assert report.figures["latency_ms"] > 0 and report.figures["fits"] == 1.0
     assert (report.figures["held_out"], report.figures["stored"]) == (0.0, 0.0)
     assert report.figures["tested"] == len(client_images(config, 1).y)

@@ -10,7 +10,7 @@ import torch
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import DeadlineError
 from fednas_core.base.settings import read
-from fednas_core.exchange.orders import TrainOrder
+from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.moments import moment_shapes, whole
 from fednas_core.subnets.networks import shapes_of, subnet
@@ -28,18 +28,18 @@ def config(tiny_pairs: dict[str, Any]) -> RunConfig:
     return read({**tiny_pairs, "space.norm": "batch", "calibrate": "federated"})
 
 
-def order_of(config: RunConfig) -> TrainOrder:
+def order_of(config: RunConfig) -> Order:
     space = space_of(config)
     state = subnet(space, space.smallest, initial_weights(space, 1)).state_dict()
     tensors = {name: state[name] for name in shapes_of(space, space.smallest, statistics=True)}
-    return TrainOrder("client-01", 2, "moments", space.smallest, tensors, TrainSettings(), 0, returns="moments")
+    return Order("client-01", 2, "moments", space.smallest, {WEIGHTS: tensors}, TrainSettings(), 0)
 
 
 def test_the_answer_holds_the_moments_of_every_norm_and_the_number_of_images(config: RunConfig) -> None:
     order = order_of(config)
     work = send_moments(order, config, 1, Home(), FOREVER)
-    there = {name: tuple(tensor.shape) for name, tensor in order.tensors.items()}
-    assert {name: tuple(tensor.shape) for name, tensor in work.tensors.items()} == moment_shapes(there)
+    there = {name: tuple(tensor.shape) for name, tensor in order.weights.items()}
+    assert {name: tuple(tensor.shape) for name, tensor in work.weights.items()} == moment_shapes(there)
     assert work.figures == {"images": examples_of(config, 1)}
     assert work.macs == examples_of(config, 1) * space_of(config).cost(order.arch).macs
 
@@ -53,13 +53,13 @@ def test_images_are_those_of_training_as_they_are(config: RunConfig) -> None:
     module = subnet(ground.space, order.arch, initial_weights(ground.space, 1))
     with torch.inference_mode():
         x = module.get_submodule("stem")(ground.prepare(ground.train.x)).double()
-    torch.testing.assert_close(whole(work.tensors["stem_norm.sum"]), x.mean((2, 3)).sum(0), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(whole(work.tensors["stem_norm.squares"]), (x**2).mean((2, 3)).sum(0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(whole(work.weights["stem_norm.sum"]), x.mean((2, 3)).sum(0), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(whole(work.weights["stem_norm.squares"]), (x**2).mean((2, 3)).sum(0), rtol=1e-6, atol=0)
 
 
 def test_every_answer_to_an_order_is_the_same(config: RunConfig) -> None:
     first, second = (send_moments(order_of(config), config, 1, Home(), FOREVER) for _ in range(2))
-    assert all(torch.equal(tensor, second.tensors[name]) for name, tensor in first.tensors.items())
+    assert all(torch.equal(tensor, second.weights[name]) for name, tensor in first.weights.items())
 
 
 def test_a_device_with_data_of_its_own_uses_those(config: RunConfig, tmp_path: Any) -> None:

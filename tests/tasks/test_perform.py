@@ -10,7 +10,7 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ConfigError, DeadlineError
 from fednas_core.base.settings import read
 from fednas_core.base.values import TRAINING_FACTOR
-from fednas_core.exchange.orders import TrainOrder, TrainReport
+from fednas_core.exchange.orders import WEIGHTS, Answer, Order
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import client_images, client_names, space_of
@@ -24,14 +24,14 @@ def config(tiny_pairs: dict[str, Any]) -> RunConfig:
     return read(tiny_pairs)
 
 
-def order_of(config: RunConfig, **changes: Any) -> TrainOrder:
+def order_of(config: RunConfig, **changes: Any) -> Order:
     space = space_of(config)
     tensors = views(initial_weights(space, 1), space.plan(space.smallest))
-    return replace(TrainOrder("client-01", 2, "subnet", space.smallest, tensors, TrainSettings(), 9), **changes)
+    return replace(Order("client-01", 2, "subnet", space.smallest, {WEIGHTS: tensors}, TrainSettings(), 9), **changes)
 
 
-def equal(one: TrainReport, two: TrainReport) -> bool:
-    return all(torch.equal(one.tensors[n], two.tensors[n]) for n in one.tensors)
+def equal(one: Answer, two: Answer) -> bool:
+    return all(torch.equal(one.weights[n], two.weights[n]) for n in one.weights)
 
 
 def test_a_report_says_what_was_done(config: RunConfig) -> None:
@@ -41,7 +41,7 @@ def test_a_report_says_what_was_done(config: RunConfig) -> None:
     assert (report.client, report.round, report.arch, report.examples) == ("client-01", 2, order.arch, images)
     assert report.macs == TRAINING_FACTOR * 3 * images * space_of(config).cost(order.arch).macs
     assert report.bytes_up == report.bytes_down == space_of(config).cost(order.arch).bytes
-    assert list(report.tensors) == list(order.tensors) and not any(t.requires_grad for t in report.tensors.values())
+    assert list(report.weights) == list(order.weights) and not any(t.requires_grad for t in report.weights.values())
 
 
 def test_the_seed_decides_the_result_to_the_bit(config: RunConfig) -> None:
@@ -66,8 +66,8 @@ def test_every_norm_and_precision_trains(tiny_pairs: dict[str, Any], norm: str, 
     config = read({**tiny_pairs, "space.norm": norm})
     settings = TrainSettings(lr=0.05, precision=precision, epochs=2)
     report = perform(order_of(config, settings=settings), config, 2)
-    assert all(torch.isfinite(t).all() and t.dtype == torch.float32 for t in report.tensors.values())
-    assert set(report.tensors) == set(space_of(config).plan(space_of(config).smallest))
+    assert all(torch.isfinite(t).all() and t.dtype == torch.float32 for t in report.weights.values())
+    assert set(report.weights) == set(space_of(config).plan(space_of(config).smallest))
 
 
 def test_the_deadline_of_the_run_holds(config: RunConfig) -> None:

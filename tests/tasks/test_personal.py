@@ -15,7 +15,7 @@ from fednas_core.base.errors import ConfigError
 from fednas_core.base.seeding import derive
 from fednas_core.base.settings import read
 from fednas_core.base.values import Arch
-from fednas_core.exchange.orders import TrainOrder
+from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.export.bundle import load_bundle
 from fednas_core.methods.catalogue import METHODS
 from fednas_core.methods.fedper import fedper
@@ -42,11 +42,11 @@ def home(tmp_path: Path) -> Home:
     return Home(state=str(tmp_path / "state"))
 
 
-def order_of(config: RunConfig, round: int = 0, arch: Arch | None = None, **changes: Any) -> TrainOrder:
+def order_of(config: RunConfig, round: int = 0, arch: Arch | None = None, **changes: Any) -> Order:
     space = space_of(config)
     chosen = arch or space.largest
     tensors = views(initial_weights(space, 1), space.plan(chosen))
-    order = TrainOrder("client-01", round, "subnet", chosen, tensors, SETTINGS, 5 + round, run="run-1")
+    order = Order("client-01", round, "subnet", chosen, {WEIGHTS: tensors}, SETTINGS, 5 + round, run="run-1")
     return replace(order, **changes)
 
 
@@ -59,10 +59,10 @@ def head(config: RunConfig, home: Home, round: int) -> dict[str, torch.Tensor]:
 def test_neither_order_nor_answer_holds_the_head(config: RunConfig, home: Home) -> None:
     order = order_of(config)
     report = perform(order, config, 1, home)
-    assert list(report.tensors) == list(order.tensors)
-    assert not [name for name in report.tensors if name.startswith("head")]
+    assert list(report.weights) == list(order.weights)
+    assert not [name for name in report.weights if name.startswith("head")]
     shared = space_of(config).cost(order.arch).params - sum(t.numel() for t in head(config, home, 1).values())
-    assert sum(t.numel() for t in report.tensors.values()) == shared
+    assert sum(t.numel() for t in report.weights.values()) == shared
 
 
 def test_both_parts_are_trained_together(config: RunConfig, home: Home) -> None:
@@ -73,7 +73,7 @@ def test_both_parts_are_trained_together(config: RunConfig, home: Home) -> None:
     kept = head(config, home, 1)
     assert set(kept) == {"head.weight", "head.bias"}
     assert not torch.equal(kept["head.weight"], first["head.weight"])
-    assert not torch.equal(report.tensors["stem.weight"], order.tensors["stem.weight"])
+    assert not torch.equal(report.weights["stem.weight"], order.weights["stem.weight"])
 
 
 def test_a_head_goes_on_where_it_was_left_also_in_another_process(config: RunConfig, home: Home) -> None:
@@ -100,7 +100,7 @@ def test_a_round_lived_again_starts_from_the_same_head(config: RunConfig, home: 
     perform(order_of(config, 0), config, 1, home)
     first = perform(order_of(config, 1), config, 1, home)
     again = perform(order_of(config, 1), config, 1, home)
-    assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in first.tensors.items())
+    assert all(torch.equal(tensor, again.weights[name]) for name, tensor in first.weights.items())
 
 
 def test_clients_begin_with_heads_of_their_own(config: RunConfig, home: Home) -> None:
@@ -127,18 +127,20 @@ def test_with_no_private_layer_it_is_federated_averaging_bit_for_bit(tiny_pairs:
     averaging = read({**tiny_pairs, "method": "fedavg"})
     none = read({**tiny_pairs, "method": "fedper", "personal.layers": ""})
     one, two = (perform(order_of(config), config, 1, home) for config in (averaging, none))
-    assert list(one.tensors) == list(two.tensors) and one.loss == two.loss and one.examples == two.examples
-    assert all(torch.equal(tensor, two.tensors[name]) for name, tensor in one.tensors.items())
+    assert (
+        list(one.weights) == list(two.weights) and one.result.loss == two.result.loss and one.examples == two.examples
+    )
+    assert all(torch.equal(tensor, two.weights[name]) for name, tensor in one.weights.items())
     assert not (Path(home.state)).exists()
 
 
 def test_with_nothing_shared_it_is_local_training(tiny_pairs: dict[str, Any], home: Home) -> None:
     config = read({**tiny_pairs, "method": "fedper", "personal.layers": "stem,stem_norm,stages,head"})
     report = perform(order_of(config), config, 1, home)
-    assert report.tensors == {} and report.bytes_up == 0
+    assert report.weights == {} and report.bytes_up == 0
     assert set(head(config, home, 1)) == set(initial_weights(space_of(config), 0))
     later = [perform(order_of(config, round), config, 1, home).loss for round in range(1, 6)]
-    assert later[-1] < report.loss
+    assert later[-1] < report.result.loss
 
 
 def test_the_last_blocks_can_stay_as_well(tiny_pairs: dict[str, Any]) -> None:
@@ -208,7 +210,7 @@ def test_the_model_that_is_handed_over_has_the_head_inside(config: RunConfig, ho
     assert meta["space"]["personal"] == ["head"] and json.dumps(meta)
     ground = site_of(config, 1)
     right = model(ground.test.x.float() / 255).argmax(1) == ground.test.y
-    assert report.accuracy == pytest.approx(float(right.float().mean()), abs=1e-6)
+    assert report.result.accuracy == pytest.approx(float(right.float().mean()), abs=1e-6)
 
 
 def test_batch_statistics_of_a_personal_network_are_the_clients_own(tiny_pairs: dict[str, Any], home: Home) -> None:

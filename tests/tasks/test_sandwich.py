@@ -12,7 +12,7 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import DeadlineError
 from fednas_core.base.settings import read
 from fednas_core.base.values import TRAINING_FACTOR, Arch
-from fednas_core.exchange.orders import TrainOrder, TrainReport
+from fednas_core.exchange.orders import WEIGHTS, Answer, Order
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import nested, views
 from fednas_core.tasks.bench import client_images, space_of
@@ -27,30 +27,30 @@ def config(tiny_pairs: dict[str, Any]) -> RunConfig:
     return read({**tiny_pairs, "method": "fedsup"})
 
 
-def order_of(config: RunConfig, arch: Arch | None = None, **changes: Any) -> TrainOrder:
+def order_of(config: RunConfig, arch: Arch | None = None, **changes: Any) -> Order:
     space = space_of(config)
     arch = arch or space.largest
     tensors = views(initial_weights(space, 1), space.plan(arch))
     settings = TrainSettings(lr=0.02, precision="fp32")
-    return replace(TrainOrder("client-01", 2, "sandwich", arch, tensors, settings, 9), **changes)
+    return replace(Order("client-01", 2, "sandwich", arch, {WEIGHTS: tensors}, settings, 9), **changes)
 
 
-def same(one: TrainReport, two: TrainReport) -> bool:
-    return all(torch.equal(one.tensors[name], two.tensors[name]) for name in one.tensors)
+def same(one: Answer, two: Answer) -> bool:
+    return all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
 
 
 def test_a_report_says_what_was_done(config: RunConfig) -> None:
     order, space = order_of(config, settings=TrainSettings(epochs=2, lr=0.02)), space_of(config)
-    before = {name: tensor.clone() for name, tensor in order.tensors.items()}
+    before = {name: tensor.clone() for name, tensor in order.weights.items()}
     report = perform(order, config, 1)
     images = len(client_images(config, 1).y)
     largest, smallest = space.cost(space.largest).macs, space.cost(space.smallest).macs
     assert TASKS["sandwich"] is train_sandwich and report.examples == images
     least = TRAINING_FACTOR * 2 * images * (largest + smallest)
     assert least < report.macs <= least + TRAINING_FACTOR * 2 * images * 2 * largest
-    assert list(report.tensors) == list(before) and report.bytes_up == report.bytes_down
-    for name, tensor in report.tensors.items():
-        assert torch.equal(order.tensors[name], before[name]), "the order's own tensors changed"
+    assert list(report.weights) == list(before) and report.bytes_up == report.bytes_down
+    for name, tensor in report.weights.items():
+        assert torch.equal(order.weights[name], before[name]), "the order's own tensors changed"
         assert not tensor.requires_grad and torch.isfinite(tensor).all() and not torch.equal(tensor, before[name])
 
 
@@ -100,7 +100,7 @@ def test_a_narrowed_client_trains_what_lies_within_its_network(config: RunConfig
     for arch in (arch for _ in range(20) for arch in draw()):
         assert (space.encode(arch) <= space.encode(top)).all()
     report = perform(order, config, 1)
-    assert set(report.tensors) == set(space.plan(top))
+    assert set(report.weights) == set(space.plan(top))
 
 
 def test_a_narrowed_client_whose_kernels_are_transformed() -> None:
@@ -108,7 +108,7 @@ def test_a_narrowed_client_whose_kernels_are_transformed() -> None:
     space = toy_mobile(transforms=True)
     top = space.arch({**space.largest.to_json(), "k": [1, 1, 1, 1]})
     config = read({"method": "fedsup"})
-    order = TrainOrder("a", 0, "sandwich", top, {}, TrainSettings(), 3)
+    order = Order("a", 0, "sandwich", top, {WEIGHTS: {}}, TrainSettings(), 3)
     draw, found = draws(order, config, space), set()
     for arch in (arch for _ in range(20) for arch in draw()):
         nested(space.plan(arch), space.plan(top))
@@ -140,7 +140,7 @@ def test_private_layers_are_kept_and_do_not_travel(tiny_pairs: dict[str, Any], t
     order = order_of(config, run="r")
     assert set(space.private(space.largest)) == {"head.weight", "head.bias"}
     first = perform(order, config, 1, home)
-    assert set(first.tensors) == set(space.plan(space.largest)) and "head.weight" not in first.tensors
+    assert set(first.weights) == set(space.plan(space.largest)) and "head.weight" not in first.weights
     later = perform(replace(order, round=3), config, 1, home)
     assert not same(first, later), "the head of the first round was not kept"
 
@@ -149,9 +149,9 @@ def test_private_layers_are_kept_and_do_not_travel(tiny_pairs: dict[str, Any], t
 def test_every_norm_trains(tiny_pairs: dict[str, Any], norm: str) -> None:
     config = read({**tiny_pairs, "method": "fedsup", "space.norm": norm})
     report = perform(order_of(config), config, 2)
-    assert set(report.tensors) == set(space_of(config).plan(space_of(config).largest))
-    assert all(torch.isfinite(tensor).all() for tensor in report.tensors.values())
-    assert np.isfinite(report.loss) and 0 <= report.accuracy <= 1
+    assert set(report.weights) == set(space_of(config).plan(space_of(config).largest))
+    assert all(torch.isfinite(tensor).all() for tensor in report.weights.values())
+    assert np.isfinite(report.result.loss) and 0 <= report.result.accuracy <= 1
 
 
 def test_the_deadline_of_the_run_holds(config: RunConfig) -> None:

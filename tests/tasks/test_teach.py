@@ -11,7 +11,7 @@ import torch
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import RunError, TaskError
 from fednas_core.base.settings import read
-from fednas_core.exchange.orders import TrainOrder
+from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.exchange.wire import pack_order, read_order
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.networks import shapes_of, subnet
@@ -37,7 +37,7 @@ def home(tmp_path: Path) -> Home:
     return Home(state=str(tmp_path / "state"))
 
 
-def order_of(config: RunConfig, seed: int = 1, **changes: Any) -> TrainOrder:
+def order_of(config: RunConfig, seed: int = 1, **changes: Any) -> Order:
     """An order to keep the largest network, with batch statistics that are not those it began with."""
     space = space_of(config)
     module = subnet(space, space.largest, initial_weights(space, seed))
@@ -46,16 +46,16 @@ def order_of(config: RunConfig, seed: int = 1, **changes: Any) -> TrainOrder:
     state, names = module.state_dict(), shapes_of(space, space.largest, statistics=True)
     given: dict[str, Any] = {"client": "client-01", "round": 3, "task": "teach", "returns": "figures", "run": "run-1"}
     tensors = {name: state[name] for name in names}
-    return TrainOrder(arch=space.largest, tensors=tensors, settings=TrainSettings(), seed=0, **{**given, **changes})
+    return Order()
 
 
-def give(config: RunConfig, home: Home, order: TrainOrder) -> None:
+def give(config: RunConfig, home: Home, order: Order) -> None:
     teach(order, config, 1, home, FOREVER)
 
 
 def asked(config: RunConfig, home: Home, round: int, run: str = "run-1") -> Any:
     """What a client finds that has an order of `round`."""
-    order = TrainOrder("client-02", round, "distil", space_of(config).smallest, {}, TrainSettings(), 0, run=run)
+    order = Order("client-02", round, "distil", space_of(config).smallest, {WEIGHTS: {}}, TrainSettings(), 0, run=run)
     return teacher_of(order, home, space_of(config), CPU)
 
 
@@ -65,7 +65,7 @@ def files(home: Home) -> list[Path]:
 
 def test_nothing_is_computed_and_figures_say_that_it_is_kept(config: RunConfig, home: Home) -> None:
     work = teach(order_of(config), config, 1, home, FOREVER)
-    assert (work.tensors, work.loss, work.accuracy, work.macs, work.figures) == ({}, 0.0, 0.0, 0, {"kept": 1.0})
+    assert (work.weights, work.loss, work.accuracy, work.macs, work.figures) == ({}, 0.0, 0.0, 0, {"kept": 1.0})
 
 
 def test_the_teacher_is_the_orders_network_as_it_is_used(config: RunConfig, home: Home) -> None:
@@ -74,11 +74,11 @@ def test_the_teacher_is_the_orders_network_as_it_is_used(config: RunConfig, home
     kept = asked(config, home, 4)
     found = kept.module.state_dict()
     assert kept.arch == order.arch and not kept.module.training
-    assert any(name.endswith("running_var") for name in order.tensors)
-    assert all(torch.equal(found[name], tensor) for name, tensor in order.tensors.items())
+    assert any(name.endswith("running_var") for name in order.weights)
+    assert all(torch.equal(found[name], tensor) for name, tensor in order.weights.items())
     x = site_of(config, 1).prepare(site_of(config, 1).train.x[:4])
     wanted = subnet(space_of(config), order.arch, initial_weights(space_of(config), 1))
-    wanted.load_state_dict(order.tensors, strict=False)
+    wanted.load_state_dict(order.weights, strict=False)
     assert torch.equal(kept.module(x), wanted.eval()(x))
 
 
@@ -93,7 +93,7 @@ def test_all_clients_of_a_device_share_one_file_written_once(
         give(config, home, replace(order, client=f"client-{number:02d}"))
     give(config, home, replace(order, client="client-07", round=6))  # one that joined later
     assert saves == [3] and len(files(home)) == 1
-    assert torch.equal(asked(config, home, 9).module.head.weight, order.tensors["head.weight"])
+    assert torch.equal(asked(config, home, 9).module.head.weight, order.weights["head.weight"])
 
 
 def test_another_teacher_is_written_and_each_round_finds_its_own(config: RunConfig, home: Home) -> None:
@@ -101,7 +101,7 @@ def test_another_teacher_is_written_and_each_round_finds_its_own(config: RunConf
     for order in (first, second):
         give(config, home, order)
     for round, order in ((4, first), (6, first), (7, second), (20, second)):
-        assert torch.equal(asked(config, home, round).module.head.weight, order.tensors["head.weight"])
+        assert torch.equal(asked(config, home, round).module.head.weight, order.weights["head.weight"])
 
 
 def test_a_round_lived_again_gives_the_same_teacher(config: RunConfig, home: Home) -> None:
@@ -109,7 +109,7 @@ def test_a_round_lived_again_gives_the_same_teacher(config: RunConfig, home: Hom
     for _ in range(2):
         give(config, home, order)
         give(config, home, order_of(config, seed=2, round=6))
-        assert torch.equal(asked(config, home, 5).module.head.weight, order.tensors["head.weight"])
+        assert torch.equal(asked(config, home, 5).module.head.weight, order.weights["head.weight"])
     assert len(files(home)) == 2
 
 
@@ -119,7 +119,7 @@ def test_a_damaged_teacher_is_written_anew(config: RunConfig, home: Home) -> Non
     (file,) = files(home)
     file.write_bytes(b"nothing")
     give(config, home, order)
-    assert torch.equal(asked(config, home, 4).module.head.weight, order.tensors["head.weight"])
+    assert torch.equal(asked(config, home, 4).module.head.weight, order.weights["head.weight"])
 
 
 def test_the_teacher_is_read_once_a_round(config: RunConfig, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,15 +145,15 @@ def test_a_device_without_a_teacher_says_so_until_it_has_one(
 def test_clients_that_save_at_the_same_time_all_succeed(config: RunConfig, home: Home) -> None:
     """The store clears unfinished files away, of other processes as well; tensors are views of one buffer, as sent."""
     order = order_of(config)
-    sizes = {name: tuple(tensor.shape) for name, tensor in order.tensors.items()}
-    order = replace(order, tensors=unpack(pack(order.tensors), sizes))
+    sizes = {name: tuple(tensor.shape) for name, tensor in order.weights.items()}
+    order = replace(order, channels={WEIGHTS: unpack(pack(order.weights), sizes)})
     for round in range(20):
         with ThreadPoolExecutor(8) as pool:
             given = [replace(order, client=f"c{number}", round=round, run=f"run-{round}") for number in range(8)]
             done = list(pool.map(lambda one: teach(one, config, 1, home, FOREVER).figures, given))
         assert done == [{"kept": 1.0}] * 8
         assert torch.equal(
-            asked(config, home, round + 1, f"run-{round}").module.head.weight, order.tensors["head.weight"]
+            asked(config, home, round + 1, f"run-{round}").module.head.weight, order.weights["head.weight"]
         )
 
 
