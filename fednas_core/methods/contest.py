@@ -116,14 +116,14 @@ class Contest:
 
     def tell(self, ask: Ask, answers: Iterable[Answer]) -> Told:
         """See `Method.tell`: merge what was trained, or take what was found and begin what comes next."""
-        return Told(story=self._hear(list(answers))) if ask.requests else self._merge(answers)
+        return Told(story=self._hear(list(answers))) if ask.requests else self._merge(ask, answers)
 
-    def _merge(self, answers: Iterable[Answer]) -> Told:
+    def _merge(self, ask: Ask, answers: Iterable[Answer]) -> Told:
         """Merge what was trained; a client's second answer, and one of another round, is passed over."""
         merges, rows = dict[str, Merging](), []
         for answer in answers:
             asked = self._open[answer.client][0] if answer.client in self._open else None
-            if asked != answer.round:
+            if not asked == ask.round == answer.round:
                 continue
             _, entrant, weight = self._open.pop(answer.client)
             if entrant.label not in merges:

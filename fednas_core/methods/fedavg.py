@@ -161,7 +161,7 @@ class SupernetAveraging:
         rows = []
         for answer in answers:
             asked = self._open[answer.client][0] if answer.client in self._open else None
-            if asked != answer.round:
+            if not asked == ask.round == answer.round:
                 continue
             _, assignment, weight = self._open.pop(answer.client)
             self._merge.add(self.space.plan(assignment.arch), answer.weights, weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -137,6 +138,9 @@ class Instant:
     def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer | Failure]:
         self.seen.append(dict(orders))
         for order in orders.values():
+            if order.task in ("trial", "teach"):
+                yield replace(judged(order, 0.5), macs=0, bytes_down=0, bytes_up=0)
+                continue
             size = sum(4 * tensor.numel() for tensor in order.weights.values())
             yield answer(order, dict(order.weights), macs=self.macs_of(order), bytes_down=size, bytes_up=size)
 
