@@ -14,7 +14,7 @@ from fednas_core.base.values import ClientId
 from fednas_core.devices.info import ClientInfo
 from fednas_core.exchange.orders import Answer, Failure, Order
 from fednas_core.exchange.wire import pack_order, read_answer
-from fednas_core.tasks.registry import FORMS
+from fednas_core.tasks.registry import form_of
 from server_app.exchange import exchange
 from server_app.records import Request, read_reply, request
 from server_app.roster import Member, Roster
@@ -74,14 +74,14 @@ class GridFleet:
 
     def _message(self, order: Order, ttl_s: float) -> Message:
         member = self._members[order.client]
-        ask = Request(pack_order(order, FORMS[order.task], self._config.wire), self._config, member.index)
+        ask = Request(pack_order(order, form_of(order.task), self._config.wire), self._config, member.index)
         return request(ask, member.node, "train", ttl_s)
 
     def _answer(self, order: Order, reply: Message | None) -> Answer | Failure:
         if reply is None:
             return Failure(order.client, f"no answer within the deadline of {self._deadline_s:g} seconds")
         try:
-            return read_answer(read_reply(reply), order, FORMS[order.task], self._config.wire)
+            return read_answer(read_reply(reply), order, form_of(order.task), self._config.wire)
         except ReplyError as error:
             return Failure(order.client, str(error).removeprefix(f"client {order.client}: "))
 

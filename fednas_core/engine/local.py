@@ -40,7 +40,7 @@ from fednas_core.tasks.bench import device_of, space_of, split_of
 from fednas_core.tasks.feedback import pack_with_feedback
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.past import lost
-from fednas_core.tasks.registry import FORMS, TASKS, clients_of, index_of, perform
+from fednas_core.tasks.registry import FORMS, TASKS, clients_of, form_of, index_of, perform
 from fednas_core.tasks.site import site_of
 from fednas_core.tasks.store import VARIABLE
 
@@ -115,7 +115,7 @@ class LocalFleet:
     def _received(self, outcome: Outcome, order: Order, slot: int) -> Outcome:
         if isinstance(outcome, Failure) or outcome.channels:
             return outcome
-        wanted = FORMS[order.task].returns(order)
+        wanted = form_of(order.task).returns(order)
         if not wanted:
             return outcome
         return replace(outcome, channels=_channels(_front(self._slots[slot], wanted).clone(), wanted))
@@ -172,12 +172,13 @@ def _there(order: Order, slot: int) -> Outcome:
     """In a worker: train what lies in the slot, leave what returns there, and return the answer without it."""
     assert _given is not None
     config, slots = _given
-    sent = FORMS[order.task].sends(space_of(config), order.arch)
+    form = form_of(order.task)
+    sent = form.sends(space_of(config), order.arch)
     order = replace(order, channels=_channels(_front(slots[slot], sent), sent))
     outcome = _performed(order, config)
     if isinstance(outcome, Failure):
         return outcome
-    returned = FORMS[order.task].returns(order)
+    returned = form.returns(order)
     if _values(returned) > slots[slot].numel():
         return outcome  # it goes by the pool's own way
     copy_into(slots[slot], {name: _joined(outcome.channels)[name] for name in _joined(returned)})
@@ -232,7 +233,7 @@ def _performed(order: Order, config: RunConfig) -> Outcome:
     try:
         if lossless(wire):
             return perform(order, config, index, home)
-        form, site = FORMS[order.task], site_of(config, index, home, order.trains)
+        form, site = form_of(order.task), site_of(config, index, home, order.trains)
         received = read_order(pack_order(order, form, wire), FORMS, site.space, wire)
         reply = pack_with_feedback(perform(received, config, index, home), received, form, wire, site)
         return read_answer(reply, order, form, wire)

@@ -46,7 +46,7 @@ def draws(order: Order, params: SandwichSettings, space: SearchSpace) -> Draw:
     """
     rng = stream(order.seed, "sandwich")
     top, smallest = space.encode(order.arch), space.encode(space.smallest)
-    floor = np.array(params.floor, dtype=np.int64)
+    floor = np.array(params.floor or (0,) * len(top), dtype=np.int64)
     owned = space.whole(order.arch).keys()
     lacking = places(space).values() if order.arch != space.largest else ()
 

@@ -61,7 +61,7 @@ def left(pairs: dict[str, Any], rounds: int = 3, **more: Any) -> tuple[RunFolder
     method, run = method_of(config), create(config)
     for number in range(rounds):
         if isinstance(method, Contest):
-            Round(method, number, crowd(10), lambda errand: 0.5)
+            Round(method, number, crowd(10), lambda asked: 0.5)
         else:
             for tensor in method.weights().values():
                 tensor.add_(0.01)
@@ -269,4 +269,4 @@ def test_what_a_run_trained_comes_back_as_it_was(pairs: dict[str, Any], method: 
     run, before = left(pairs, method=method)
     done, again = trained(run)
     assert done == 3 and isinstance(again, Contest if method in ("fednas", "ddc") else SupernetAveraging)
-    assert again.networks == before.networks and same(again.state().tensors, before.state().tensors)
+    assert again.catalogue == before.catalogue and same(again.state().tensors, before.state().tensors)
