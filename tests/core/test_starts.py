@@ -190,7 +190,7 @@ def test_who_tested_where_the_start_was_trained_tests_again(pairs: dict[str, Any
     wards = [ClientInfo(f"ward-{letter}", 50) for letter in "abcdefgh"]
     Round(method, 0, wards)
     run.save_checkpoint(1, method.state())
-    tested = {name for name, tests in method.sides.items() if tests}
+    tested = {name for name, tests in method._sides.settled.items() if tests}
     config = read({**pairs, "contest.start": run.id})
     start = starting(config, space_of(config))
     again = make(Setup(config, space_of(config), (), start.weights, sides=start.sides))
