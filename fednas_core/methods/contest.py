@@ -260,7 +260,7 @@ class Contest:
         return max(1, self._rules.rounds) if self._stage == STAGES[0] else self._rules.finish
 
     def _due(self) -> bool:
-        """Whether networks are to be tested after the round that was absorbed."""
+        """Whether networks are to be tested after the training that was merged."""
         if self._stage not in ("start", "compete") or self._waiting:
             return False
         drops = self._rules.drop > 0 and self._stage == "compete" and len(self._field) > 1
