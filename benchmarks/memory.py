@@ -31,7 +31,7 @@ from fednas_core.engine.rounds import run_round
 from fednas_core.exchange.orders import TrainOrder, TrainReport
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.registry import PRESETS
 from fednas_core.subnets.packing import extract
 from fednas_core.tasks.bench import space_of

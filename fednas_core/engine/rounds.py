@@ -21,7 +21,7 @@ from fednas_core.exchange.orders import Failure, Fleet, TrainOrder, TrainReport
 from fednas_core.exchange.processors.directions import Update, alignments, check_direction, to_direction
 from fednas_core.exchange.processors.norms import ENOUGH, check_norm, clip_share, shorten, update_norm, usual_norm
 from fednas_core.methods.method import Method, RoundSummary
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.merge import check_tensors, largest_allowed
 from fednas_core.tasks.bench import space_of
 
@@ -98,7 +98,7 @@ def everyone_of(fleet: Fleet) -> list[ClientInfo]:
     return everyone
 
 
-def checked_norm(report: TrainReport, order: TrainOrder, client: ClientInfo, space: SearchSpace, limit: float) -> float:
+def checked_norm(report: TrainReport, order: TrainOrder, client: ClientInfo, space: Elastic, limit: float) -> float:
     """Return the norm of a reply's update; raise `ReplyError` unless it answers the order and can be merged.
 
     `limit` is the largest absolute value that it may hold.
@@ -126,7 +126,7 @@ def check_figures(report: TrainReport, client: ClientInfo) -> None:
 
 
 def longest_first(
-    orders: Mapping[ClientId, TrainOrder], clients: Sequence[ClientInfo], space: SearchSpace, run: str
+    orders: Mapping[ClientId, TrainOrder], clients: Sequence[ClientInfo], space: Elastic, run: str
 ) -> dict[ClientId, TrainOrder]:
     """Return the orders, as those of `run`, so that the largest job is the first to start."""
     examples = {client.name: client.examples for client in clients}

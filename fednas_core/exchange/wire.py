@@ -24,7 +24,7 @@ from fednas_core.base.errors import ReplyError
 from fednas_core.base.seeding import derive
 from fednas_core.exchange.codecs import EXACT, Codec, Shapes, codec
 from fednas_core.exchange.orders import TrainOrder, TrainReport
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 from fednas_core.subnets.moments import moment_shapes
 from fednas_core.subnets.networks import shapes_of
 from fednas_core.subnets.packing import pack, unpack
@@ -68,7 +68,7 @@ def pack_order(order: TrainOrder, wire: WireConfig) -> Packet:
     return Packet(json.dumps(head | {"layout": _digest(down, there)}), {down.name: _bytes(payload)})
 
 
-def read_order(packet: Packet, space: SearchSpace, wire: WireConfig) -> TrainOrder:
+def read_order(packet: Packet, space: Space, wire: WireConfig) -> TrainOrder:
     """Return the order of a packet that the server of the same code made, for an architecture of `space`.
 
     Raises `ReplyError` if the server's space or buffer is another than this one.

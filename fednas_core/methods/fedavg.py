@@ -22,7 +22,7 @@ from fednas_core.devices.info import ClientInfo
 from fednas_core.exchange.orders import Errand, TrainOrder, TrainReport
 from fednas_core.methods.method import RoundSummary
 from fednas_core.spaces.sorting import sort_channels
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.merge import Merge, Merging
 from fednas_core.subnets.packing import views
 from fednas_core.subnets.weightings import Weighting
@@ -118,7 +118,7 @@ class SupernetAveraging:
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: Elastic,
         supernet: dict[str, Tensor],
         sampler: ArchSampler,
         weighting: Weighting,
@@ -258,7 +258,7 @@ def mean_of(clients: Sequence[Mapping[str, Any]], key: str) -> float | None:
     return float(sum(row[key] * row["examples"] for row in clients)) / examples if examples else None
 
 
-def row_of(report: TrainReport, assignment: Assignment, space: SearchSpace) -> dict[str, Any]:
+def row_of(report: TrainReport, assignment: Assignment, space: Elastic) -> dict[str, Any]:
     """Return what an event tells of one client: what it trained and what that took."""
     cost = space.cost(assignment.arch)
     return {
@@ -277,7 +277,7 @@ def row_of(report: TrainReport, assignment: Assignment, space: SearchSpace) -> d
     }
 
 
-def fixed_arch(config: RunConfig, space: SearchSpace) -> Arch:
+def fixed_arch(config: RunConfig, space: Elastic) -> Arch:
     """Return the architecture of methods that train one only: setting ``sample.arch``, or the largest of the space."""
     if not config.sample.arch:
         return space.largest

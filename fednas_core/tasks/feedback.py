@@ -16,7 +16,7 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.values import State
 from fednas_core.exchange.orders import TrainOrder, TrainReport
 from fednas_core.exchange.wire import Packet, pack_report
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 from fednas_core.subnets.packing import pack, shapes, unpack, views
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.store import repeats, store_of
@@ -25,7 +25,7 @@ PURPOSE = "residual"
 """The name of the residual in the client's private state."""
 
 
-def pack_answer(report: TrainReport, order: TrainOrder, config: RunConfig, space: SearchSpace, home: Home) -> Packet:
+def pack_answer(report: TrainReport, order: TrainOrder, config: RunConfig, space: Space, home: Home) -> Packet:
     """Return the packet of the report on an order as the client received it, a network of `space`.
 
     With ``topk`` a residual is taken from and left in the private state of the device, `home`.
@@ -35,7 +35,7 @@ def pack_answer(report: TrainReport, order: TrainOrder, config: RunConfig, space
     """
     if config.wire.up != "topk" or order.returns != "weights":
         return pack_report(report, order, config.wire)
-    store, plan, whole = store_of(home), space.plan(order.arch), shapes(space.plan(space.largest))
+    store, plan, whole = store_of(home), space.plan(order.arch), shapes(space.plan(space.supernet))
     before = store.load(order.run, order.client, PURPOSE, order.round + repeats(config))
     residual = _fitting(before, {name: whole[name] for name in plan})
     mine = views(residual, plan)

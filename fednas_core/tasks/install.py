@@ -15,7 +15,7 @@ from fednas_core.devices.latency import Latency, measure
 from fednas_core.devices.probes import blank
 from fednas_core.exchange.orders import TrainOrder
 from fednas_core.export.bundle import ExportInput, Facts, export
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.tasks.bench import Ground, device_of, facts_of, ground_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.images import tested
@@ -60,10 +60,10 @@ def install(order: TrainOrder, config: RunConfig, index: int, home: Home, until:
 
 
 @lru_cache(maxsize=64)
-def _latency(space: SearchSpace, arch: Arch, device: torch.device, threads: int, run: str) -> Latency:
+def _latency(space: Elastic, arch: Arch, device: torch.device, threads: int, run: str) -> Latency:
     """Return the latency of an architecture here, measured once in `run`: simulated clients share a machine."""
     module = blank(space, arch, torch.zeros(space.cost(arch).params, device=device))
-    return measure(module, (space.in_channels, space.image_size, space.image_size), threads=threads)
+    return measure(module, space.signature.inputs, threads=threads)
 
 
 def _store(

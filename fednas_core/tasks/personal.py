@@ -16,8 +16,8 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.seeding import derive
 from fednas_core.base.values import State
 from fednas_core.exchange.orders import TrainOrder
-from fednas_core.spaces.modules import initial_weights
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.networks import initial_weights
+from fednas_core.spaces.space import Space
 from fednas_core.subnets.networks import calibrate, network
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import Ground, device_of, precision_of
@@ -33,7 +33,7 @@ CALIBRATION_IMAGES = 512
 
 
 def completed(
-    order: TrainOrder, config: RunConfig, space: SearchSpace, home: Home
+    order: TrainOrder, config: RunConfig, space: Space, home: Home
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the tensors of the order's whole network, and the client's full-size private ones, which they look into.
 
@@ -43,9 +43,7 @@ def completed(
     return {**order.tensors, **views(own, space.private(order.arch))}, own
 
 
-def keep(
-    own: Mapping[str, Tensor], trained: Mapping[str, Tensor], order: TrainOrder, space: SearchSpace, home: Home
-) -> None:
+def keep(own: Mapping[str, Tensor], trained: Mapping[str, Tensor], order: TrainOrder, space: Space, home: Home) -> None:
     """Keep what the round made of the private layers; raise `RunError` if the device cannot."""
     mine = views(own, space.private(order.arch))
     if mine:
@@ -74,7 +72,7 @@ def ready(order: TrainOrder, config: RunConfig, ground: Ground, home: Home, unti
     return module.eval()
 
 
-def _kept(order: TrainOrder, config: RunConfig, space: SearchSpace, home: Home) -> dict[str, Tensor]:
+def _kept(order: TrainOrder, config: RunConfig, space: Space, home: Home) -> dict[str, Tensor]:
     """Return the private tensors that the client's last round before the order's left, nothing if there was none."""
     if not space.personal:
         return {}
@@ -82,9 +80,9 @@ def _kept(order: TrainOrder, config: RunConfig, space: SearchSpace, home: Home) 
     return dict(before.tensors) if before else {}
 
 
-def _first(order: TrainOrder, config: RunConfig, space: SearchSpace) -> dict[str, Tensor]:
+def _first(order: TrainOrder, config: RunConfig, space: Space) -> dict[str, Tensor]:
     if not space.personal:
         return {}
-    names = space.private(space.largest)
+    names = space.private(space.supernet)
     everything = initial_weights(space, derive(config.seed, order.client, PURPOSE))
     return {name: everything[name] for name in names}

@@ -14,7 +14,7 @@ from fednas_core.base.values import TRAINING_FACTOR, Arch
 from fednas_core.exchange.orders import TrainOrder
 from fednas_core.methods.setup import growing
 from fednas_core.search.shrinking import places
-from fednas_core.spaces.space import Ints, SearchSpace
+from fednas_core.spaces.space import Elastic, Ints
 from fednas_core.tasks.bench import device_of, ground_of, precision_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.images import epochs_of
@@ -44,7 +44,7 @@ def train_sandwich(order: TrainOrder, config: RunConfig, index: int, home: Home,
     )
 
 
-def draws(order: TrainOrder, config: RunConfig, space: SearchSpace) -> Draw:
+def draws(order: TrainOrder, config: RunConfig, space: Elastic) -> Draw:
     """Return how each batch draws its networks: ``sample.inner`` random ones, then the smallest, from the order's seed.
 
     With progressive shrinking they are raised to the round's floor. All lie within the order's network.

@@ -15,7 +15,7 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import TaskError
 from fednas_core.base.values import Arch, State
 from fednas_core.exchange.orders import TrainOrder
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 from fednas_core.subnets.networks import network
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.store import Store, store_of
@@ -45,7 +45,7 @@ def teach(order: TrainOrder, config: RunConfig, index: int, home: Home, until: f
     return Work(tensors={}, loss=0.0, accuracy=0.0, macs=0, figures={"kept": 1.0})
 
 
-def teacher_of(order: TrainOrder, home: Home, space: SearchSpace, device: torch.device) -> Kept:
+def teacher_of(order: TrainOrder, home: Home, space: Space, device: torch.device) -> Kept:
     """Return the teacher that was given to the device before the order's round, a network of `space` on `device`.
 
     Whoever asks again in the same round gets the same module. Raises `TaskError` if the device has none.
@@ -54,7 +54,7 @@ def teacher_of(order: TrainOrder, home: Home, space: SearchSpace, device: torch.
 
 
 @lru_cache(maxsize=1)
-def _read(store: Store, run: str, round: int, space: SearchSpace, device: torch.device) -> Kept:
+def _read(store: Store, run: str, round: int, space: Space, device: torch.device) -> Kept:
     state = store.load(run, DEVICE, PURPOSE, round)
     if state is None:
         raise TaskError(

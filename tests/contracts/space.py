@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fednas_core.base.errors import ArchError
 from fednas_core.base.values import Arch, Cost
 from fednas_core.spaces.registry import from_table
+from fednas_core.spaces.space import Signature
 from fednas_core.subnets.networks import network
 from fednas_core.subnets.packing import extract, shapes, views
 
@@ -162,7 +163,7 @@ class SearchSpaceContract:
         assert (space.encode(space.smallest) == 0).all()
 
     def test_the_space_survives_json_and_other_data(self, space: Any) -> None:
-        changed = space.for_data(2 * space.image_size, 2, 5).with_personal(["head"])
+        changed = space.for_data(Signature((2, 2 * space.image_size, 2 * space.image_size), 5)).with_personal(["head"])
         assert (changed.image_size, changed.in_channels, changed.classes) == (2 * space.image_size, 2, 5)
         for found in (space, changed):
             table = json.loads(json.dumps(found.to_json()))

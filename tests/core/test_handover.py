@@ -17,7 +17,7 @@ from fednas_core.engine.handover import ATTEMPTS, hand_over, smallest_without_lo
 from fednas_core.engine.local import LocalFleet
 from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
 from fednas_core.show.ending import clients_table, lacking, table
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of
 

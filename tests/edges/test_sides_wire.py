@@ -20,7 +20,7 @@ from fednas_core.engine.local import LocalFleet
 from fednas_core.exchange.orders import Errand, Fleet
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.tasks.bench import client_images, client_names, space_of
 from server_app.roster import Roster
 from server_app.rounds import GridFleet

@@ -25,9 +25,9 @@ from fednas_core.methods.setup import Setup
 from fednas_core.search.rewards import INFEASIBLE, Thresholds, ddc_reward, n2n_reward
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.registry import load
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 
 SPACE = ChainSpace("five", (Unit("conv", 16), *[Unit("conv", 16)] * 4), image_size=4, in_channels=1, classes=3)
 CLIENTS = crowd(20)
@@ -47,7 +47,7 @@ def timed(arch: Arch) -> float:
 
 
 def method_of(
-    space: SearchSpace = SPACE, limits: Sequence[Limit] = (), policy: State | None = None, **pairs: Any
+    space: Elastic = SPACE, limits: Sequence[Limit] = (), policy: State | None = None, **pairs: Any
 ) -> Contest:
     config = read({**TINY, **{key.replace("__", "."): value for key, value in pairs.items()}})
     weights = random_tensors(space.plan(space.largest), 1)
@@ -411,7 +411,7 @@ def test_a_transferred_policy_is_where_learning_goes_on() -> None:
 
 
 @pytest.mark.parametrize("space", [toy_space(), ChainSpace("one", (Unit("conv", 8),), image_size=4)])
-def test_a_space_whose_layers_cannot_be_removed_is_refused(space: SearchSpace) -> None:
+def test_a_space_whose_layers_cannot_be_removed_is_refused(space: Elastic) -> None:
     with pytest.raises(ConfigError, match="method 'ddc' removes layers, and space .* choose one of kind 'chain', e.g."):
         make(Setup(read({"method": "ddc"}), space, (), initial_weights(space, 1)))
 
