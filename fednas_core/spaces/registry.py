@@ -31,7 +31,7 @@ KINDS: Mapping[str, str] = {
 @cache
 def kinds() -> Mapping[str, str]:
     """Return where each installed kind of space is defined: fednas' own, which no other replaces, and further ones."""
-    return {**{entry.name: entry.value for entry in entry_points(group=GROUP)}, **KINDS}
+    return {**KINDS, **{entry.name: entry.value for entry in entry_points(group=GROUP)}, **KINDS}
 
 
 def presets() -> Mapping[str, Path]:
@@ -77,7 +77,7 @@ def from_table(table: dict[str, Any], name: str) -> Space:
     table = {"name": name, **table}
     kind = table.pop("kind", "resnet")
     if not isinstance(kind, str) or kind not in kinds():
-        raise ConfigError(f"search space '{name}': kind = {kind!r}, installed are {', '.join(sorted(kinds()))}")
+        raise ConfigError(f"search space '{name}': kind = {kind!r}, allowed: {', '.join(kinds())}")
     try:
         cls = resolve_name(kinds()[kind])
     except (ImportError, AttributeError, ValueError) as error:
