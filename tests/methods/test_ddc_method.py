@@ -78,9 +78,9 @@ def test_the_first_layer_and_the_classifier_are_never_removed(space: ChainSpace)
     host = host_of(method_of(space))
     masks = itertools.islice(itertools.product((0, 1), repeat=len(space.removable)), 300)
     for mask in [*masks, (0,) * len(space.removable)]:
-        names = set(space.plan(host._arch(mask)))
+        names = set(space.plan(host._space.masked(mask)))
         assert {"head.weight", "head.bias", "units.0.conv.weight"} <= names
-        fresh = host._space.plan(host._arch(mask))["head.weight"][0]
+        fresh = host._space.plan(host._space.masked(mask))["head.weight"][0]
         assert fresh.stop == space.classes
     assert not {layer.keep for layer in (space.descriptors[0], space.descriptors[-1])} - {None}
 
@@ -141,7 +141,7 @@ def test_the_mean_and_the_best_are_those_of_the_masks() -> None:
 
     def noted(new: int) -> None:
         masks.append(host._masks)
-        rewards = [host._judged.get(host._arch(mask), (0, INFEASIBLE))[1] for mask in host._masks]
+        rewards = [host._judged.get(host._space.masked(mask), (0, INFEASIBLE))[1] for mask in host._masks]
         means.append((sum(rewards) / len(rewards), max(rewards)))
         learn(new)
 
@@ -235,7 +235,7 @@ def test_a_student_that_nobody_trained_or_tested_is_proposed_again(testing: bool
     row = Round(method, 1, clients, thin).told["rewards"][0]
     assert student not in host._judged and set(others) == set(host._judged) and row["new"] == len(others)
     ((masks, rewards),) = steps
-    assert student not in {host._arch(mask) for mask in masks} and len(masks) == len(rewards) < 6
+    assert student not in {host._space.masked(mask) for mask in masks} and len(masks) == len(rewards) < 6
     assert [entrant.arch for entrant in method._field.values()] == [student]
     resumed = method_of(contest__candidates=6, contest__iterations=3)
     resumed.restore(State(method.state().tensors, json.loads(json.dumps(method.state().data))))
