@@ -62,7 +62,7 @@ class LocalFleet:
         self._pool, self._slots = None, list[Tensor]()
         if workers > 1:
             space = space_of(config)
-            most = sum(map(prod, shapes_of(space, space.largest, statistics=True).values()))
+            most = sum(map(prod, shapes_of(space, space.supernet, statistics=True).values()))
             self._slots = _shared(workers + 1, most)
             context = multiprocessing.get_context("spawn")
             given = (config, self._slots)

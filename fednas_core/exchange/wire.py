@@ -26,7 +26,7 @@ from fednas_core.exchange.codecs import EXACT, Codec, Shapes, codec
 from fednas_core.exchange.orders import WEIGHTS, Answer, Order, Result, Tensors
 from fednas_core.exchange.scalars import read, scalar, shown, told
 from fednas_core.exchange.schema import Channels, Schema
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 from fednas_core.subnets.packing import pack, unpack
 
 Form = Schema[Any, Any]
@@ -73,7 +73,7 @@ def pack_order(order: Order, form: Form, wire: WireConfig) -> Packet:
     return Packet(json.dumps(head | {"params": told(order.params), "layouts": layouts}), buffers)
 
 
-def read_order(packet: Packet, forms: Mapping[str, Form], space: SearchSpace, wire: WireConfig) -> Order:
+def read_order(packet: Packet, forms: Mapping[str, Form], space: Space, wire: WireConfig) -> Order:
     """Return the order of a packet that the server of the same code made, for an architecture of `space`.
 
     Raises `ReplyError` if the task is none of `forms`, or the server's space or buffer is another than this one.

@@ -30,7 +30,7 @@ from fednas_core.methods.method import NO_ROOM, Ask, Assignment, Catalogue, Told
 from fednas_core.methods.sides import Sides, able
 from fednas_core.search.dropping import Standing, keep
 from fednas_core.search.groups import groups
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.merge import Merging
 from fednas_core.subnets.weightings import ByExamples
 from fednas_core.training.settings import TrainSettings
@@ -41,7 +41,7 @@ class Contest:
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: Elastic,
         start: dict[str, Tensor],
         host: Host,
         rules: Rules,

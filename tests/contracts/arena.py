@@ -18,7 +18,7 @@ from fednas_core.exchange.results import Kept, Tested
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.host import START, Entrant, Rules
 from fednas_core.search.dropping import Standing
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.merge import Merge
 from fednas_core.subnets.packing import extract
 from fednas_core.training.settings import TrainSettings
@@ -29,7 +29,7 @@ Accuracy = Callable[[Order], float]
 class Told:
     """A host search that proposes given architectures, iteration by iteration, cut out of the start network."""
 
-    def __init__(self, space: SearchSpace, fields: Sequence[Sequence[Arch]]) -> None:
+    def __init__(self, space: Elastic, fields: Sequence[Sequence[Arch]]) -> None:
         self.space, self.fields = space, fields
         self.iteration, self.family = 0, list[Entrant]()
         self.concluded: list[list[str]] = []
@@ -65,7 +65,7 @@ class Told:
 
 
 def contest_of(
-    space: SearchSpace, start: dict[str, torch.Tensor], fields: Sequence[Sequence[Arch]], rounds: int = 2, **rules: Any
+    space: Elastic, start: dict[str, torch.Tensor], fields: Sequence[Sequence[Arch]], rounds: int = 2, **rules: Any
 ) -> Contest:
     """A contest over `fields`: one round of the start network, then `rounds` in each iteration, unless rules differ."""
     given: dict[str, Any] = {"rounds": 1, "contest": lambda iteration: rounds, "finish": 0, "seed": 7}

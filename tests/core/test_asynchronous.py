@@ -27,7 +27,7 @@ from fednas_core.methods.fedavg import SupernetAveraging
 from fednas_core.methods.method import NO_ROOM
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.tasks.bench import space_of
 
 STEP = 0.01

@@ -21,7 +21,7 @@ from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
 from fednas_core.methods.method import request
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import refuse_batches_of_one, space_of
 from fednas_core.training.settings import SandwichSettings, train_settings

@@ -23,7 +23,7 @@ from fednas_core.engine.cohort import Crew
 from fednas_core.engine.local import LocalFleet
 from fednas_core.exchange.orders import Answer, Failure, Order
 from fednas_core.exchange.results import Kept
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.moments import MEAN, VARIANCE, norms_of
 from fednas_core.subnets.networks import calibrate, network, shapes_of, subnet
 from fednas_core.tasks import registry

@@ -25,7 +25,7 @@ from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import NO_ANSWER
 from fednas_core.engine.run import after
 from fednas_core.exchange.orders import Answer, Errand, Failure, Order
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import examples_of, space_of
 from fednas_core.training.settings import train_settings

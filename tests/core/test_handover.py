@@ -19,7 +19,7 @@ from fednas_core.engine.local import LocalFleet
 from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
 from fednas_core.exchange.results import Installed, Kept, Tested
 from fednas_core.show.ending import clients_table, lacking, table
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.install import Handover

@@ -23,7 +23,7 @@ from fednas_core.methods.fedavg import SupernetAveraging
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.runs.folder import RunFolder, create
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.tasks.bench import digest_of, space_of
 
 TOML = """

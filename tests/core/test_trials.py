@@ -23,7 +23,7 @@ from fednas_core.exchange.orders import Answer, Failure, Fleet, Order
 from fednas_core.exchange.results import Tested
 from fednas_core.methods.fedavg import Assignment
 from fednas_core.runs.folder import RunFolder
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import client_names, space_of
 from fednas_core.tasks.personal import Adaptation

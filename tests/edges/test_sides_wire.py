@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 from edges.grid import InProcessGrid, simulated
+from fednas_core.engine.errands import run_errands
 
 from client_app.app import app as client
 from fednas_core.base.config import RunConfig
 from fednas_core.base.seeding import stream
 from fednas_core.base.settings import read
 from fednas_core.engine.cohort import Crew
-from fednas_core.engine.errands import run_errands
 from fednas_core.engine.evaluation import Judge
 from fednas_core.engine.local import LocalFleet
 from fednas_core.exchange.orders import Errand, Fleet
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.tasks.bench import client_images, client_names, space_of
 from server_app.roster import Roster
 from server_app.rounds import GridFleet

@@ -23,7 +23,7 @@ from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.run import settle
 from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
 from fednas_core.exchange.wire import pack_order
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import shapes, views
 from fednas_core.tasks.bench import client_names, space_of
 from fednas_core.training.settings import train_settings

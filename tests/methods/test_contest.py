@@ -32,7 +32,7 @@ from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.merge import Merge
 from fednas_core.subnets.packing import extract
 from fednas_core.subnets.weightings import ByExamples

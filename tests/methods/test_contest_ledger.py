@@ -15,8 +15,8 @@ from fednas_core.methods.contest import Contest
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.search.ledger import Design, Job, Work, dynamic_rounds, work
-from fednas_core.spaces.modules import initial_weights
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.networks import initial_weights
+from fednas_core.spaces.space import Elastic
 from fednas_core.tasks.bench import space_of
 
 K, TRAINERS, ITERATIONS, MOST, LEAST, EPOCHS = 10, 100, 20, 20, 2, 2
@@ -60,11 +60,11 @@ def design(variant: Variant, iterations: int) -> Design:
     return Design(K, TRAINERS, rounds_of(variant, iterations), 2, 0.5 if dropping else 0.0, partial)
 
 
-def archs_of(space: SearchSpace) -> list[Arch]:
+def archs_of(space: Elastic) -> list[Arch]:
     return [space.arch({"w": [width], "k": []}) for width in range(K)]
 
 
-def in_closed_form(space: SearchSpace, variant: Variant, iterations: int) -> Work:
+def in_closed_form(space: Elastic, variant: Variant, iterations: int) -> Work:
     """Equal accuracies: of the candidates that were proposed, the first ones stay."""
     size = TRAINERS // K if variant[0] else TRAINERS
     costs = [space.cost(arch) for arch in archs_of(space)]

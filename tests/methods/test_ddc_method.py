@@ -26,9 +26,9 @@ from fednas_core.methods.setup import Setup
 from fednas_core.search.rewards import INFEASIBLE, Thresholds, ddc_reward, n2n_reward
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.registry import load
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.training.settings import DistilSettings
 
 SPACE = ChainSpace("five", (Unit("conv", 16), *[Unit("conv", 16)] * 4), image_size=4, in_channels=1, classes=3)
@@ -49,7 +49,7 @@ def timed(arch: Arch) -> float:
 
 
 def method_of(
-    space: SearchSpace = SPACE, limits: Sequence[Limit] = (), policy: State | None = None, **pairs: Any
+    space: Elastic = SPACE, limits: Sequence[Limit] = (), policy: State | None = None, **pairs: Any
 ) -> Contest:
     config = read({**TINY, **{key.replace("__", "."): value for key, value in pairs.items()}})
     weights = random_tensors(space.plan(space.largest), 1)
@@ -80,9 +80,9 @@ def test_the_first_layer_and_the_classifier_are_never_removed(space: ChainSpace)
     host = host_of(method_of(space))
     masks = itertools.islice(itertools.product((0, 1), repeat=len(space.removable)), 300)
     for mask in [*masks, (0,) * len(space.removable)]:
-        names = set(space.plan(host._arch(mask)))
+        names = set(space.plan(host._space.masked(mask)))
         assert {"head.weight", "head.bias", "units.0.conv.weight"} <= names
-        fresh = host._space.plan(host._arch(mask))["head.weight"][0]
+        fresh = host._space.plan(host._space.masked(mask))["head.weight"][0]
         assert fresh.stop == space.classes
     assert not {layer.keep for layer in (space.descriptors[0], space.descriptors[-1])} - {None}
 
@@ -143,7 +143,7 @@ def test_the_mean_and_the_best_are_those_of_the_masks() -> None:
 
     def noted(new: int) -> None:
         masks.append(host._masks)
-        rewards = [host._judged.get(host._arch(mask), (0, INFEASIBLE))[1] for mask in host._masks]
+        rewards = [host._judged.get(host._space.masked(mask), (0, INFEASIBLE))[1] for mask in host._masks]
         means.append((sum(rewards) / len(rewards), max(rewards)))
         learn(new)
 
@@ -237,7 +237,7 @@ def test_a_student_that_nobody_trained_or_tested_is_proposed_again(testing: bool
     row = Round(method, 1, clients, thin).told["rewards"][0]
     assert student not in host._judged and set(others) == set(host._judged) and row["new"] == len(others)
     ((masks, rewards),) = steps
-    assert student not in {host._arch(mask) for mask in masks} and len(masks) == len(rewards) < 6
+    assert student not in {host._space.masked(mask) for mask in masks} and len(masks) == len(rewards) < 6
     assert [entrant.arch for entrant in method._field.values()] == [student]
     resumed = method_of(contest__candidates=6, contest__iterations=3)
     resumed.restore(State(method.state().tensors, json.loads(json.dumps(method.state().data))))
@@ -413,7 +413,7 @@ def test_a_transferred_policy_is_where_learning_goes_on() -> None:
 
 
 @pytest.mark.parametrize("space", [toy_space(), ChainSpace("one", (Unit("conv", 8),), image_size=4)])
-def test_a_space_whose_layers_cannot_be_removed_is_refused(space: SearchSpace) -> None:
+def test_a_space_whose_layers_cannot_be_removed_is_refused(space: Elastic) -> None:
     with pytest.raises(ConfigError, match="method 'ddc' removes layers, and space .* choose one of kind 'chain', e.g."):
         make(Setup(read({"method": "ddc"}), space, (), initial_weights(space, 1)))
 

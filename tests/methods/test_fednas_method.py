@@ -26,11 +26,11 @@ from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup, resource_of
 from fednas_core.search.dropping import Standing
 from fednas_core.search.mnas import score
-from fednas_core.search.netadapt import positions_of, proposals
+from fednas_core.search.netadapt import proposals
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
-from fednas_core.spaces.modules import initial_weights
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.networks import initial_weights
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.networks import subnet
 
 UNITS = (Unit("conv", 32), Unit("conv", 40, pool=True), Unit("conv", 48), Unit("conv", 64))
@@ -39,14 +39,14 @@ CLIENTS = crowd(20)
 TINY = {"method": "fednas", "rounds": 1, "contest.finish": 0, "contest.iterations": 3, "fednas.step": 0.1}
 
 
-def setup_of(space: SearchSpace = SPACE, seed: int = 1, **pairs: Any) -> Setup:
+def setup_of(space: Elastic = SPACE, seed: int = 1, **pairs: Any) -> Setup:
     given = {key.replace("__", ".").replace("_", "-"): value for key, value in pairs.items()}
     weights = random_tensors(space.plan(space.largest), seed)
     timed = lambda arch: 3.0 + 1e-4 * space.cost(arch).macs  # noqa: E731
     return Setup(read({**TINY, **given}), space, (), weights, latency_ms=timed)
 
 
-def method_of(space: SearchSpace = SPACE, seed: int = 1, **pairs: Any) -> Contest:
+def method_of(space: Elastic = SPACE, seed: int = 1, **pairs: Any) -> Contest:
     method = make(setup_of(space, seed, **pairs))
     assert isinstance(method, Contest)
     return method
@@ -157,7 +157,7 @@ def test_every_space_has_proposals() -> None:
     assert rounds[0].told["candidates"] and len(host_of(method).family) > 1
     costs = [space.cost(entrant.arch).macs for entrant in host_of(method).family]
     assert costs == sorted(costs, reverse=True)
-    assert positions_of(space) == tuple(range(len(space.gene_choices)))
+    assert space.shrinkable == tuple(range(len(space.gene_choices)))
 
 
 # -- the family ----------------------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def test_the_search_is_over_once_every_budget_is_met() -> None:
 
 def test_where_no_single_group_can_save_the_step_half_of_it_will_do() -> None:
     full = macs(SPACE.largest)
-    assert not proposals(SPACE, SPACE.largest, macs, 0.1 * full, positions_of(SPACE))
+    assert not proposals(SPACE, SPACE.largest, macs, 0.1 * full, SPACE.shrinkable)
     costs = searched(setup_of(contest__iterations=2, fednas__step=0.9))
     assert len(costs) == 3 and costs[1] < 0.8 * full and costs[2] < costs[1]
 

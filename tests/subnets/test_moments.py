@@ -5,7 +5,7 @@ import torch
 from contracts.samples import toy_space
 from torch import Tensor, nn
 
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.moments import (
     MEAN,
     SQUARES,

@@ -13,7 +13,7 @@ from fednas_core.base.errors import DeadlineError
 from fednas_core.base.settings import read
 from fednas_core.base.values import TRAINING_FACTOR, Arch
 from fednas_core.exchange.orders import WEIGHTS, Answer, Order
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import nested, views
 from fednas_core.tasks.bench import client_images, space_of
 from fednas_core.tasks.home import Home
