@@ -28,7 +28,7 @@ from fednas_core.engine.cohort import Crew
 from fednas_core.engine.evaluation import Judge
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import rounds
-from fednas_core.engine.run import after, settle
+from fednas_core.engine.run import settle
 from fednas_core.engine.starts import starting
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
@@ -192,8 +192,7 @@ def searched(config: RunConfig) -> RunFolder:
         run = create(config)
         run.note_images(digest_of(config))
         judge = Judge(config, method.network)
-        for event in rounds(config, method, crew, 0, run=run.id):
-            after(config, method, crew, judge, event, run.id)
+        for event in rounds(config, method, crew, 0, run=run.id, model=judge.model):
             run.append_event(event)
         run.save_checkpoint(event["round"], method.state())
     return run

@@ -143,8 +143,8 @@ def _tested(run: RunFolder, teacher: bool = False) -> Row:
     config = run.config()
     _, method = trained(run)
     space, judge = space_of(config), Judge(config, method.network)
-    assert method.networks is not None
-    arch = space.largest if teacher else method.networks[0]
+    assert method.catalogue.these is not None
+    arch = space.largest if teacher else method.catalogue.these[0]
     cost, whole = space.cost(arch), space.cost(space.largest)
     test, network = dataset_of(config).test, judge.network(arch)
     mine = [dataset_of(config).classes.index(str(digit)) for digit in CLASSES]

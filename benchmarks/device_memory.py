@@ -49,12 +49,16 @@ def messages(file: Path) -> int:
     from fednas_core.base.settings import read
     from fednas_core.cli.settings import flat
     from fednas_core.devices.budgets import Allowance, Budget
-    from fednas_core.exchange.orders import Order
+    from fednas_core.devices.info import ClientInfo
+    from fednas_core.engine.collect import completed
+    from fednas_core.exchange.orders import WEIGHTS, Order
     from fednas_core.exchange.wire import Packet, pack_order
+    from fednas_core.methods.method import request as asking
     from fednas_core.search.within import within
     from fednas_core.spaces.networks import initial_weights
     from fednas_core.subnets.packing import views
     from fednas_core.tasks.bench import space_of
+    from fednas_core.tasks.registry import FORMS
     from fednas_core.training.settings import train_settings
     from server_app.records import Request, request
 
@@ -65,9 +69,11 @@ def messages(file: Path) -> int:
     assert arch is not None
     tensors = views(initial_weights(space, 0), space.plan(arch))
     sent = [request(Request(Packet("{}", {}), config, 0), 1, "query.profile")]
-    for task, returns in (("subnet", "weights"), ("install", "figures")):
-        order = Order("phone", 0, task, arch, {WEIGHTS: tensors}, train_settings(config.train), 0, run="one")
-        sent.append(request(Request(pack_order(order, config.wire), config, 0), 1, "train"))
+    training = Order("phone", 0, "subnet", arch, {WEIGHTS: tensors}, train_settings(config.train), 0, run="one")
+    installing = completed(asking(0, "phone", "install", arch), config, ClientInfo("phone", 1), tensors, "one")
+    for order in (training, installing):
+        packet = pack_order(order, FORMS[order.task], config.wire)
+        sent.append(request(Request(packet, config, 0), 1, "train"))
     file.write_bytes(pickle.dumps(sent))
     return space.cost(arch).macs
 

@@ -71,18 +71,17 @@ def measure(config: RunConfig, turns: int) -> dict[str, Any]:
         everyone = fleet.clients()
         for turn in range(turns + 1):
             number = max(0, turn - 1)  # the first is a warm-up: its clients are those of the second
-            orders = make(Setup(config, space, [], initial_weights(space, 0))).plan(
-                number, everyone, stream(config.seed, number, "plan")
-            )
+            fresh = make(Setup(config, space, [], initial_weights(space, 0)))
+            ask = fresh.ask(number, 0, everyone, stream(config.seed, number, "plan"))
+            assert ask is not None
             start = time.perf_counter()
             event = run_round(config, method, fleet, number)
             seconds = time.perf_counter() - start
             if config.workers == 1:
-                alone = [bare(config, shares(config, list(orders.values()), 1)[0])]
+                alone = [bare(config, shares(config, ask.orders, 1)[0])]
             else:
-                alone = list(
-                    pool.map(bare, [config] * config.workers, shares(config, list(orders.values()), config.workers))
-                )
+                parts = shares(config, ask.orders, config.workers)
+                alone = list(pool.map(bare, [config] * config.workers, parts))
             if turn:
                 times["round"].append(seconds)
                 times["floor"].append(sum(alone) / config.workers)

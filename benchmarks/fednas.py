@@ -41,7 +41,6 @@ from fednas_core.engine.evaluation import Judge
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import rounds
 from fednas_core.engine.starts import trained
-from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup, annealed
 from fednas_core.runs.folder import RunFolder, find, output_folder
@@ -54,7 +53,7 @@ from fednas_core.subnets.networks import network
 from fednas_core.subnets.packing import extract, nested, subnets_of, views
 from fednas_core.tasks.bench import client_images, preprocessing_of, space_of
 from fednas_core.tasks.images import epochs_of, prepared
-from fednas_core.tasks.site import Site
+from fednas_core.tasks.site import site_of
 from fednas_core.training.evaluate import evaluate
 from fednas_core.training.loop import train
 from fednas_core.training.settings import TrainSettings, train_settings
@@ -121,8 +120,8 @@ def run(arm: str, seed: int, folder: str, partition: str, most: int, start_id: s
     config = read(settings(seed, Path(folder), partition, most) | changes)
     found = searched(config)
     _, method = trained(found)
-    assert method.networks is not None
-    leader = method.networks[0]
+    assert method.catalogue.these is not None
+    leader = method.catalogue.these[0]
     events = [event for event in found.events() if event["search"]["stage"] == "compete"]
     rows = [row for event in events for row in event["clients"]]
     return {
@@ -159,7 +158,8 @@ def centralised(arm: str, seed: int, folder: str, partition: str, most: int, sta
     pooled, held = (
         replace(side[0], x=torch.cat([p.x for p in side]), y=torch.cat([p.y for p in side])) for side in sides
     )
-    ground = Site(space, prepare, pooled, held, held, True)
+    here = replace(site_of(config, 0), device=torch.device("cpu"))
+    site = replace(here, train=pooled, validation=held, test=held, held_out=True)
     full = train_settings(config.train)
     low = replace(full, lr=config.fednas.lr * full.lr, epochs=1)
 
@@ -168,8 +168,7 @@ def centralised(arm: str, seed: int, folder: str, partition: str, most: int, sta
     ) -> dict[str, torch.Tensor]:
         module = network(space, arch, tensors)
         for epoch, given in enumerate(rates):
-            order = Order("all", 0, "", arch, {WEIGHTS: {}}, given, derive(seed, step, epoch, "all"))
-            batches = epochs_of(order, ground, torch.device("cpu"))
+            batches = epochs_of(given, derive(seed, step, epoch, "all"), site)
             steps = -(-images // given.batch) or None
             train(module, (itertools.islice(epoch, steps) for epoch in batches), given)
         return {name: parameter.detach() for name, parameter in module.named_parameters()}

@@ -65,18 +65,8 @@ class Instant:
         for tensor in tensors.values():
             tensor.add_(0.001 * (1 + number % 7))
         self.seconds += time.process_time() - start
-        return Answer(
-            order.client,
-            order.round,
-            order.arch,
-            {WEIGHTS: tensors},
-            Trained(1.0, 0.5),
-            10,
-            1,
-            0.1,
-            bytes_down=0,
-            bytes_up=0,
-        )
+        given = order.client, order.round, order.arch, {WEIGHTS: tensors}, Trained(1.0, 0.5)
+        return Answer(*given, examples=10, macs=1, seconds=0.1)
 
     def close(self) -> None:
         pass

@@ -35,6 +35,7 @@ from fednas_core.methods.setup import Setup
 from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of
+from fednas_core.training.settings import TrainSettings
 
 SLOW, SLOWER = 5, 10.0
 """Every fifth client is a straggler, and takes so many times as long."""
@@ -78,6 +79,7 @@ class Devices:
         self._inner.close()
 
     def _seconds(self, order: Order) -> float:
+        assert isinstance(order.params, TrainSettings)
         macs = 3 * space_of(self._config).cost(order.arch).macs * self._examples[order.client] * order.params.epochs
         number = int(order.client.rsplit("-", 1)[1])
         return macs / SPEED * (SLOWER if number % SLOW == 0 else 1.0)

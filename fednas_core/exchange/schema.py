@@ -81,7 +81,8 @@ def credible(answer: Answer, order: Order, client: ClientInfo, schema: Schema[P,
     answer.result.check(client)
     wanted = schema.returns(order)
     if answer.channels.keys() != wanted.keys():
-        raise ReplyError(f"channels: found {', '.join(answer.channels)}, allowed {', '.join(wanted) or 'none'}")
+        there, allowed = (", ".join(names) or "none" for names in (answer.channels, wanted))
+        raise ReplyError(f"channels: found {there}, allowed {allowed}")
     for name, shapes in wanted.items():
         check_values(answer.client, shapes, answer.channels[name], limit)
     schema.check(answer, order)

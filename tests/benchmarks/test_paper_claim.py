@@ -45,8 +45,8 @@ def test_every_network_that_is_judged_as_an_arms_own_is_on_its_trained_path(arms
     method, clients = arm.method(), clients_of(arm.config)
     trained = set()
     for index in range(ROUNDS):
-        orders = method.plan(index, clients, stream(arm.config.seed, index, "plan"))
-        trained |= {order.arch for order in orders.values()}
+        ask = method.ask(index, 0, clients, stream(arm.config.seed, index, "plan"))
+        trained |= {order.arch for order in ask.orders}
     assert set(arm.candidates()["own"]) == trained == {row.arch for row in arm.path}
 
 

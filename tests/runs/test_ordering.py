@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from contracts.method import CLIENTS, plan, replies
+from contracts.method import CLIENTS, plan, replies, tell
 from contracts.samples import supernet_of, toy_space
 
 from fednas_core.base.errors import RunError
@@ -47,8 +47,8 @@ def test_any_arrival_gives_the_same_weights_to_the_bit() -> None:
         with closing(WaitingRoom(one.weights())) as room:
             for report in arrival:
                 room.admit(report)
-            summary = one.absorb(0, room.called(names))
-        assert len(summary.clients) == len(CLIENTS)
+            told = tell(one, 0, room.called(names))
+        assert len(told.rows) == len(CLIENTS)
         if reference is None:
             reference = {name: tensor.clone() for name, tensor in one.weights().items()}
         assert all(torch.equal(tensor, reference[name]) for name, tensor in one.weights().items())

@@ -5,12 +5,15 @@ import torch
 from contracts.samples import toy_space
 from torch import Tensor, nn
 
+from fednas_core.base.errors import ReplyError
 from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.moments import (
     MEAN,
     SQUARES,
     SUM,
     VARIANCE,
+    check_moments,
+    distance,
     foreseen,
     moment_shapes,
     moments,
@@ -123,6 +126,54 @@ def test_a_network_without_batch_norm_has_no_moments() -> None:
     found, count = moments(subnet(space, space.smallest, initial_weights(space, 1)), [images(4)])
     assert found == {} and count == 4 and statistics({}, [(found, count)]) == {}
     assert f"a{SQUARES}" not in found
+
+
+# -- what no images can have made --------------------------------------------------------------------------------------
+
+
+def test_the_moments_of_images_are_credible_for_their_number() -> None:
+    module = network()
+    for count in (1, 2, 17):
+        found, images_ = moments(module, [images(count)])
+        check_moments(found, images_)
+    check_moments(moments(one_norm(0.0), [torch.full((5, 3, 4, 4), 0.1)])[0], 5)  # no deviation: S² is n·Q
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "told"),
+    [
+        (
+            f"stages.0.0.norm1{SQUARES}",
+            -1.0,
+            r"'stages\.0\.0\.norm1': found a sum of squares of -.*, allowed 0 and more",
+        ),
+        (f"stem_norm{SQUARES}", 1e-6, "moments of 'stem_norm': found sums larger than their sums of squares permit"),
+        (f"stem_norm{SUM}", 1e3, "moments of 'stem_norm': found sums larger than .* allowed what images make"),
+    ],
+)
+def test_moments_that_no_images_make_are_refused_by_norm(name: str, factor: float, told: str) -> None:
+    found, count = moments(network(), [images(12)])
+    with pytest.raises(ReplyError, match=told):
+        check_moments({**found, name: found[name] * factor}, count)
+
+
+def test_moments_of_more_images_than_are_told_are_refused() -> None:
+    """Of n equal images S² is n·Q, so that fewer than n cannot have made them."""
+    found, count = moments(one_norm(0.0), [torch.full((6, 3, 4, 4), 2.0)])
+    check_moments(found, count)
+    with pytest.raises(ReplyError, match="moments of '0': found sums larger than their sums of squares permit"):
+        check_moments(found, count - 1)
+
+
+def test_the_distance_is_in_standard_deviations_from_the_means_that_were_sent() -> None:
+    module = one_norm(2.0)
+    module.get_buffer("0.running_var").fill_(4.0)
+    sent = dict(module.state_dict())
+    for away in (0.0, 2.0, 6.0):  # no, one and three standard deviations of every image
+        found, count = moments(module, [torch.full((7, 3, 4, 4), 2.0 + away)])
+        assert distance(found, sent, count) == pytest.approx(away / 2.0, rel=1e-5)
+    found, count = moments(module, [torch.full((4, 3, 4, 4), 4.0), torch.full((4, 3, 4, 4), 2.0)])
+    assert distance(found, sent, count) == pytest.approx(0.5**0.5, rel=1e-5), "root mean square over images"
 
 
 # -- what earlier layers change for later ones -------------------------------------------------------------------------

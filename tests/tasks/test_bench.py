@@ -98,12 +98,12 @@ def test_a_client_holds_images_out_but_one_is_left_to_train_on(
     config = read({**tiny_pairs, "data.holdout": share, "evaluate-clients": testing})
     mine = Split(np.arange(0), (np.arange(count),))
     monkeypatch.setattr(bench, "split", lambda dataset, config, seed: mine)
-    ground = bench.site_of.__wrapped__(config, 0)
-    train, validation, test = (len(part.y) for part in (ground.train, ground.validation, ground.test))
+    site = site_of.__wrapped__(config, 0)
+    train, validation, test = (len(part.y) for part in (site.train, site.validation, site.test))
     if not share:
-        assert (train, validation, test, ground.held_out) == (count, count, count, False)
+        assert (train, validation, test, site.held_out) == (count, count, count, False)
         return
-    assert ground.held_out and train == count - spared(config, count) >= 1
+    assert site.held_out and train == count - spared(config, count) >= 1
     if testing:
         assert train + validation + test == count and abs(test - validation) <= 1, "choose by some, report others"
         assert (validation == 0) == (count < 3)
@@ -113,5 +113,5 @@ def test_a_client_holds_images_out_but_one_is_left_to_train_on(
 
 
 def test_no_share_held_out_means_none_where_layers_are_personal_too(tiny_pairs: dict[str, Any]) -> None:
-    ground = site_of(read({**tiny_pairs, "personal.layers": "head", "data.holdout": 0.0}), 1)
-    assert not ground.held_out and ground.train is ground.test is ground.validation
+    site = site_of(read({**tiny_pairs, "personal.layers": "head", "data.holdout": 0.0}), 1)
+    assert not site.held_out and site.train is site.test is site.validation

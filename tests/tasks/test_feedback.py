@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from contracts.samples import answer, supernet_of
+from contracts.samples import answer, found, supernet_of
 from torch import Tensor
 
 from fednas_core.base.config import RunConfig
@@ -15,12 +15,15 @@ from fednas_core.base.errors import ReplyError, RunError
 from fednas_core.base.settings import read
 from fednas_core.base.values import Arch, State
 from fednas_core.exchange.orders import WEIGHTS, Answer, Order
+from fednas_core.exchange.results import Installed
 from fednas_core.exchange.wire import Packet, read_answer
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.feedback import PURPOSE, pack_with_feedback
 from fednas_core.tasks.home import Home
+from fednas_core.tasks.registry import FORMS
+from fednas_core.tasks.site import site_of
 from fednas_core.tasks.store import store_of
 from fednas_core.training.settings import train_settings
 
@@ -60,8 +63,12 @@ def residual(home: Home, round: int) -> Mapping[str, Tensor]:
     return {} if kept is None else kept.tensors
 
 
+def packed(report: Answer, order: Order, config: RunConfig, home: Home) -> Packet:
+    return pack_with_feedback(report, order, FORMS[order.task], config.wire, site_of(config, 1, home))
+
+
 def applied(packet: Packet, order: Order, config: RunConfig) -> dict[str, Tensor]:
-    report = read_answer(packet, order, config.wire)
+    report = read_answer(packet, order, FORMS["subnet"], config.wire)
     return {name: report.weights[name] - tensor for name, tensor in order.weights.items()}
 
 
@@ -75,7 +82,7 @@ def test_nothing_is_lost_over_rounds_of_other_subnets(
     for round, arch in enumerate(archs):
         order, plan = order_of(config, supernet, round, arch), space.plan(arch)
         report = trained(order, round)
-        packet = pack_with_feedback(report, order, config, space, home)
+        packet = packed(report, order, config, home)
         change = applied(packet, order, config)
         for name, region in plan.items():
             learned[name][region] += report.weights[name] - order.weights[name]
@@ -93,9 +100,9 @@ def test_a_subnet_leaves_the_residual_of_others_alone(
     config: RunConfig, space: ResNetSpace, home: Home, supernet: dict[str, Tensor]
 ) -> None:
     first, second = order_of(config, supernet, 0, space.largest), order_of(config, supernet, 4, space.smallest)
-    pack_with_feedback(trained(first, 0), first, config, space, home)
+    packed(trained(first, 0), first, config, home)
     before = residual(home, 0)
-    pack_with_feedback(trained(second, 1), second, config, space, home)
+    packed(trained(second, 1), second, config, home)
     after, plan = residual(home, 4), space.plan(space.smallest)
     for name, tensor in before.items():
         same = torch.ones_like(tensor, dtype=torch.bool)
@@ -109,7 +116,7 @@ def test_a_client_starts_without_and_keeps_only_what_it_has_trained(
     config: RunConfig, space: ResNetSpace, home: Home, supernet: dict[str, Tensor]
 ) -> None:
     order = order_of(config, supernet, 0, space.smallest)
-    packet = pack_with_feedback(trained(order, 0), order, config, space, home)
+    packet = packed(trained(order, 0), order, config, home)
     assert set(residual(home, 0)) == set(space.plan(space.smallest)) < set(supernet)
     assert packet.size < 0.05 * 4 * sum(t.numel() for t in order.weights.values()) * 2
 
@@ -118,12 +125,12 @@ def test_a_round_that_is_repeated_gives_the_same_answer(
     config: RunConfig, space: ResNetSpace, home: Home, supernet: dict[str, Tensor]
 ) -> None:
     orders = [order_of(config, supernet, round, space.largest) for round in range(3)]
-    packets = [pack_with_feedback(trained(order, order.round), order, config, space, home) for order in orders]
+    packets = [packed(trained(order, order.round), order, config, home) for order in orders]
     kept = residual(home, 2)
-    assert pack_with_feedback(trained(orders[2], 2), orders[2], config, space, home) == packets[2]
+    assert packed(trained(orders[2], 2), orders[2], config, home) == packets[2]
     assert all(torch.equal(residual(home, 2)[name], tensor) for name, tensor in kept.items())
     other = replace(orders[2], run="another")
-    assert pack_with_feedback(trained(other, 2), other, config, space, home) != packets[2]
+    assert packed(trained(other, 2), other, config, home) != packets[2]
 
 
 def test_an_asynchronous_client_is_asked_twice_in_a_round(
@@ -133,7 +140,7 @@ def test_an_asynchronous_client_is_asked_twice_in_a_round(
     learned, arrived = (torch.zeros_like(supernet["head.weight"]) for _ in range(2))
     for seed in (0, 1):
         report = trained(order, seed)
-        packet = pack_with_feedback(report, order, config, space, home)
+        packet = packed(report, order, config, home)
         learned += report.weights["head.weight"] - order.weights["head.weight"]
         arrived += applied(packet, order, config)["head.weight"]
     assert torch.allclose(arrived + residual(home, 3)["head.weight"], learned, atol=1e-6)
@@ -148,41 +155,42 @@ def test_without_topk_nothing_is_kept(
     config = read({**tiny_pairs, **wire})
     order = order_of(config, supernet, 0, space.largest)
     report = trained(order, 0)
-    packet = pack_with_feedback(report, order, config, space, home)
+    packet = packed(report, order, config, home)
     change = applied(packet, order, config)
     for name, tensor in order.weights.items():
         assert torch.allclose(change[name], report.weights[name] - tensor, atol=1e-3)
     assert not Path(home.state).exists()
 
 
-def test_figures_alone_leave_no_residual(
+def test_a_result_alone_leaves_no_residual(
     config: RunConfig, space: ResNetSpace, home: Home, supernet: dict[str, Tensor]
 ) -> None:
-    order = replace(order_of(config, supernet, 0, space.largest), returns="figures")
-    packet = pack_with_feedback(answer(order, {}, figures={"latency_ms": 2.0}), order, config, space, home)
+    order = replace(order_of(config, supernet, 0, space.largest), task="install")
+    result = Installed(1.5, 0.5, tested=10, held_out=True, latency_ms=2.0, fits=True, stored=False)
+    packet = packed(found(order, result), order, config, home)
     assert packet.size == 0 and not Path(home.state).exists()
-    assert read_answer(packet, order, config.wire).figures == {"latency_ms": 2.0}
+    assert read_answer(packet, order, FORMS["install"], config.wire).result == result
 
 
 def test_a_residual_that_does_not_fit_is_dropped(
     config: RunConfig, space: ResNetSpace, home: Home, supernet: dict[str, Tensor]
 ) -> None:
     order = order_of(config, supernet, 1, space.largest)
-    fresh = pack_with_feedback(trained(order, 1), order, config, space, replace(home, state=home.state + "-fresh"))
+    fresh = packed(trained(order, 1), order, config, replace(home, state=home.state + "-fresh"))
     wrong = {name: torch.ones(2, 2) for name in supernet}
     store_of(home).save("r", "client-01", PURPOSE, 0, State(wrong))
-    assert pack_with_feedback(trained(order, 1), order, config, space, home) == fresh
+    assert packed(trained(order, 1), order, config, home) == fresh
 
 
 def test_training_that_diverged_spoils_no_residual(
     config: RunConfig, space: ResNetSpace, home: Home, supernet: dict[str, Tensor]
 ) -> None:
     first, second = (order_of(config, supernet, round, space.largest) for round in (0, 1))
-    pack_with_feedback(trained(first, 0), first, config, space, home)
+    packed(trained(first, 0), first, config, home)
     before, report = residual(home, 0), trained(second, 1)
     report.weights["head.bias"][2] = float("nan")
     with pytest.raises(ReplyError, match="training has diverged"):
-        pack_with_feedback(report, second, config, space, home)
+        packed(report, second, config, home)
     assert all(torch.equal(residual(home, 1)[name], tensor) for name, tensor in before.items())
 
 
@@ -192,4 +200,4 @@ def test_a_residual_that_cannot_be_kept_is_said(
     (tmp_path / "file").write_text("in the way")
     order = order_of(config, supernet, 0, space.largest)
     with pytest.raises(RunError, match="private state cannot be kept in"):
-        pack_with_feedback(trained(order, 0), order, config, space, Home(state=str(tmp_path / "file")))
+        packed(trained(order, 0), order, config, Home(state=str(tmp_path / "file")))

@@ -8,8 +8,6 @@ import torch
 from fednas_core.base.errors import DataError
 from fednas_core.base.settings import read
 from fednas_core.data.sources import Images
-from fednas_core.exchange.orders import WEIGHTS, Order
-from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.images import epochs_of, prepared
 from fednas_core.tasks.site import site_of
 from fednas_core.training.evaluate import EVAL_BATCH
@@ -48,14 +46,12 @@ def test_some_of_sorted_images_are_of_every_class() -> None:
 
 
 def test_epochs_are_shuffled_by_the_orders_seed(tiny_pairs: dict[str, Any]) -> None:
-    config = read(tiny_pairs)
-    ground, space = site_of(config, 0), space_of(config)
+    site = site_of(read(tiny_pairs), 0)
 
     def seen(seed: int) -> list[list[int]]:
-        order = Order("client-00", 0, "subnet", space.smallest, {WEIGHTS: {}}, TrainSettings(epochs=2, batch=8), seed)
-        epochs = epochs_of(order, ground, torch.device("cpu"))
+        epochs = epochs_of(TrainSettings(epochs=2, batch=8), seed, site)
         return [torch.cat([y for _, y in epoch]).tolist() for epoch in epochs]
 
     first, second = seen(1)
-    assert first != second and sorted(first) == sorted(second) == sorted(ground.train.y.tolist())
+    assert first != second and sorted(first) == sorted(second) == sorted(site.train.y.tolist())
     assert seen(1) == [first, second] != seen(2)

@@ -14,6 +14,7 @@ from fednas_core.base.errors import DataError, ReplyError, RoomError
 from fednas_core.base.settings import read
 from fednas_core.data.augment import Preprocessing
 from fednas_core.exchange.orders import WEIGHTS, Order
+from fednas_core.exchange.results import Installed
 from fednas_core.export.bundle import load_bundle
 from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import subnet
@@ -21,9 +22,14 @@ from fednas_core.subnets.packing import views
 from fednas_core.tasks import personal, registry
 from fednas_core.tasks.bench import client_images, examples_of, facts_of, space_of
 from fednas_core.tasks.home import Home
+from fednas_core.tasks.install import Handover
+from fednas_core.tasks.personal import Adaptation
 from fednas_core.tasks.registry import clients_of, perform
 from fednas_core.tasks.site import site_of
 from fednas_core.training.settings import TrainSettings
+
+HANDOVER = Handover(Adaptation(TrainSettings(), calibrate=False), forget=False, trained="deepfednas, 2 rounds")
+SIMULATED = Home()
 
 
 @pytest.fixture
@@ -32,18 +38,28 @@ def config(tiny_pairs: dict[str, Any]) -> RunConfig:
 
 
 def order_of(config: RunConfig, **changes: Any) -> Order:
+    """An order to install the smallest network, or with `task` = ``subnet`` one to train it."""
     space = space_of(config)
     tensors = views(initial_weights(space, 1), space.plan(space.smallest))
-    order = Order("client-01", 2, "install", space.smallest, {WEIGHTS: tensors}, TrainSettings(), 0)
-    return replace(order, **changes)
+    params = TrainSettings() if changes.get("task") == "subnet" else HANDOVER
+    return replace(Order("client-01", 2, "install", space.smallest, {WEIGHTS: tensors}, params, 0), **changes)
 
 
-def test_the_report_holds_figures_and_no_tensor(config: RunConfig) -> None:
+def installed(order: Order, config: RunConfig, index: int = 1, home: Home = SIMULATED) -> Installed:
+    """What a device finds that is given a model."""
+    report = perform(order, config, index, home)
+    assert isinstance(report.result, Installed)
+    return report.result
+
+
+def test_the_answer_holds_a_result_and_no_tensor(config: RunConfig) -> None:
     report = perform(order_of(config), config, 1)
-    assert report.weights == {} and report.bytes_up == 0
-    assert report.figures["latency_ms"] > 0 and report.figures["fits"] == 1.0
-    assert (report.figures["held_out"], report.figures["stored"]) == (0.0, 0.0)
-    assert report.figures["tested"] == len(client_images(config, 1).y)
+    assert report.channels == {} and report.bytes_up == 0
+    found = report.result
+    assert isinstance(found, Installed)
+    assert found.latency_ms > 0 and found.fits
+    assert (found.held_out, found.stored) == (False, False)
+    assert found.tested == len(client_images(config, 1).y)
 
 
 def test_accuracy_is_that_of_the_network_on_the_clients_images(config: RunConfig) -> None:
@@ -52,26 +68,24 @@ def test_accuracy_is_that_of_the_network_on_the_clients_images(config: RunConfig
     facts = facts_of(config)
     with torch.inference_mode():
         right = module.eval()(Preprocessing(facts.mean, facts.std)(images.x)).argmax(1) == images.y
-    assert perform(order, config, 1).accuracy == pytest.approx(float(right.float().mean()), abs=1e-6)
+    assert installed(order, config).accuracy == pytest.approx(float(right.float().mean()), abs=1e-6)
 
 
 def test_a_share_held_out_is_never_trained_on_and_tested_on(config: RunConfig) -> None:
     config = replace(config, data=replace(config.data, holdout=0.25))
-    whole, ground = client_images(config, 1), site_of(config, 1)
-    assert ground.held_out and len(ground.train.y) + len(ground.test.y) == len(whole.y)
-    train, test = ({tuple(x.flatten().tolist()) for x in part.x} for part in (ground.train, ground.test))
+    whole, site = client_images(config, 1), site_of(config, 1)
+    assert site.held_out and len(site.train.y) + len(site.test.y) == len(whole.y)
+    train, test = ({tuple(x.flatten().tolist()) for x in part.x} for part in (site.train, site.test))
     assert len(test) >= round(0.25 * len(whole.y)) - 1 and len(train & test) <= 1  # two images may be alike
-    assert examples_of(config, 1) == len(ground.train.y) == clients_of(config)[1].examples
-    report = perform(order_of(config), config, 1)
-    assert report.figures["held_out"] == 1.0 and report.figures["tested"] == len(ground.test.y)
-    assert perform(order_of(config, task="subnet", returns="weights"), config, 1).examples == len(ground.train.y)
+    assert examples_of(config, 1) == len(site.train.y) == clients_of(config)[1].examples
+    found = installed(order_of(config), config)
+    assert found.held_out and found.tested == len(site.test.y)
+    assert perform(order_of(config, task="subnet"), config, 1).examples == len(site.train.y)
 
 
 def test_the_model_is_stored_and_proved_where_the_node_says(config: RunConfig, tmp_path: Path) -> None:
     order = order_of(config, run="20261120-000000-deepfednas")
-    home = Home(models=str(tmp_path / "models"))
-    report = perform(order, config, 1, home)
-    assert report.figures["stored"] == 1.0
+    assert installed(order, config, 1, Home(models=str(tmp_path / "models"))).stored
     folder = tmp_path / "models" / "client-01"
     assert json.loads((folder / "arch.json").read_text())["arch"] == order.arch.to_json()
     model, _ = load_bundle(folder)
@@ -89,7 +103,7 @@ def test_a_network_beyond_the_devices_own_budget_is_refused_in_every_task(config
             perform(order_of(config, task=task), config, 1, Home(budget="1"))
         with pytest.raises(ReplyError, match="exceeds this device's budget of 0.001 MB"):
             perform(order_of(config, task=task, budget="1kB"), config, 1)
-    assert perform(order_of(config), config, 1, Home(budget="phone")).figures["fits"] == 1.0
+    assert installed(order_of(config), config, 1, Home(budget="phone")).fits
 
 
 def test_what_memory_cannot_hold_is_refused_before_it_is_done(
@@ -103,24 +117,24 @@ def test_what_memory_cannot_hold_is_refused_before_it_is_done(
         r"that are free, of 640 MB that its container may use"
     )
     with pytest.raises(RoomError, match=told):
-        perform(order_of(config, task="subnet", returns="weights", settings=batches), config, 1)
+        perform(order_of(config, task="subnet", params=batches), config, 1)
     with pytest.raises(RoomError, match=r"testing and exporting it takes about 5\S* MB"):
         perform(order_of(config), config, 1, Home(models=str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
-    assert perform(order_of(config), config, 1).figures["fits"] == 1.0, "that much it can hold"
+    assert installed(order_of(config), config).fits, "that much it can hold"
     monkeypatch.setattr(registry, "available_memory", lambda: 0)
     with pytest.raises(RoomError, match=r"takes about \S+ [kM]B, \S+ [kM]B more than the 0 B that are free"):
         perform(order_of(config), config, 1)
     monkeypatch.setattr(registry, "available_memory", lambda: None)
-    assert perform(order_of(config), config, 1, Home(models=str(tmp_path))).figures["stored"] == 1.0, "unknown memory"
+    assert installed(order_of(config), config, 1, Home(models=str(tmp_path))).stored, "unknown memory"
 
 
 def test_a_network_that_is_too_slow_on_the_device_is_not_kept(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = Home(budget="0.000001ms", models=str(tmp_path))
-    report = perform(order_of(config), config, 1, home)
-    assert (report.figures["fits"], report.figures["stored"]) == (0.0, 0.0)
+    found = installed(order_of(config), config, 1, home)
+    assert (found.fits, found.stored) == (False, False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -136,7 +150,8 @@ def test_batch_statistics_can_be_those_of_the_devices_own_images(
     monkeypatch.setattr(personal, "calibrate", noted)
     perform(order_of(config), config, 1)
     assert seen == []
-    perform(order_of(config), replace(config, calibrate="client"), 1)
+    own = replace(HANDOVER, adapt=replace(HANDOVER.adapt, calibrate=True))
+    perform(order_of(config, params=own), config, 1)
     assert seen == [len(client_images(config, 1).y)]
 
 
@@ -145,10 +160,10 @@ def test_a_device_with_data_of_its_own_trains_and_tests_on_those(config: RunConf
     x, y = rng.integers(0, 256, (30, 8, 8), dtype=np.uint8), rng.integers(0, 3, 30)
     np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x[:7], y_test=y[:7])
     home = Home(data=str(tmp_path / "own.npz"), facts=facts_of(config))
-    report = perform(order_of(config, task="subnet", returns="weights"), config, 0, home)
+    report = perform(order_of(config, task="subnet"), config, 0, home)
     assert report.examples == 30
-    report = perform(order_of(config), config, 0, home)
-    assert (report.figures["held_out"], report.figures["tested"]) == (1.0, 7.0)
+    found = installed(order_of(config), config, 0, home)
+    assert (found.held_out, found.tested) == (True, 7)
 
 
 def test_own_data_are_all_that_such_a_device_reads(config: RunConfig, tmp_path: Path) -> None:
@@ -156,8 +171,8 @@ def test_own_data_are_all_that_such_a_device_reads(config: RunConfig, tmp_path: 
     np.savez(tmp_path / "own.npz", x_train=np.zeros((4, 8, 8), np.uint8), y_train=np.array([0, 1, 2, 3]))
     elsewhere = replace(config, data=replace(config.data, source="npz", path="/nowhere/at/all.npz"))
     home = Home(data=str(tmp_path / "own.npz"), facts=facts_of(config))
-    order = order_of(config, task="subnet", returns="weights")
+    order = order_of(config, task="subnet")
     assert perform(order, elsewhere, 0, home).examples == 4
-    assert perform(order_of(config), elsewhere, 0, home).figures["stored"] == 0.0
+    assert not installed(order_of(config), elsewhere, 0, home).stored
     with pytest.raises(DataError):
         perform(order, elsewhere, 0)

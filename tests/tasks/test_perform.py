@@ -35,7 +35,7 @@ def equal(one: Answer, two: Answer) -> bool:
 
 
 def test_a_report_says_what_was_done(config: RunConfig) -> None:
-    order = order_of(config, settings=TrainSettings(epochs=3))
+    order = order_of(config, params=TrainSettings(epochs=3))
     report = perform(order, config, 1)
     images = len(client_images(config, 1).y)
     assert (report.client, report.round, report.arch, report.examples) == ("client-01", 2, order.arch, images)
@@ -45,7 +45,7 @@ def test_a_report_says_what_was_done(config: RunConfig) -> None:
 
 
 def test_the_seed_decides_the_result_to_the_bit(config: RunConfig) -> None:
-    order = order_of(config, settings=TrainSettings(augment="crop", precision="fp32"))
+    order = order_of(config, params=TrainSettings(augment="crop", precision="fp32"))
     assert equal(perform(order, config, 1), perform(order, config, 1))
     assert not equal(perform(order, config, 1), perform(replace(order, seed=10), config, 1))
 
@@ -57,7 +57,7 @@ def test_each_client_trains_on_images_of_its_own(config: RunConfig) -> None:
 
 def test_augmentation_takes_effect(config: RunConfig) -> None:
     plain = perform(order_of(config), config, 1)
-    assert not equal(plain, perform(order_of(config, settings=TrainSettings(augment="crop-flip-cutout")), config, 1))
+    assert not equal(plain, perform(order_of(config, params=TrainSettings(augment="crop-flip-cutout")), config, 1))
 
 
 @pytest.mark.parametrize("norm", ["none", "group", "batch"])
@@ -65,13 +65,13 @@ def test_augmentation_takes_effect(config: RunConfig) -> None:
 def test_every_norm_and_precision_trains(tiny_pairs: dict[str, Any], norm: str, precision: str) -> None:
     config = read({**tiny_pairs, "space.norm": norm})
     settings = TrainSettings(lr=0.05, precision=precision, epochs=2)
-    report = perform(order_of(config, settings=settings), config, 2)
+    report = perform(order_of(config, params=settings), config, 2)
     assert all(torch.isfinite(t).all() and t.dtype == torch.float32 for t in report.weights.values())
     assert set(report.weights) == set(space_of(config).plan(space_of(config).smallest))
 
 
 def test_the_deadline_of_the_run_holds(config: RunConfig) -> None:
-    order = order_of(config, settings=TrainSettings(epochs=100_000))
+    order = order_of(config, params=TrainSettings(epochs=100_000))
     with pytest.raises(DeadlineError):
         perform(order, replace(config, deadline=0.1), 1)
 
@@ -79,7 +79,7 @@ def test_the_deadline_of_the_run_holds(config: RunConfig) -> None:
 def test_a_task_that_does_not_exist_is_refused(config: RunConfig) -> None:
     with pytest.raises(ConfigError, match="task 'dance' is not known here: allowed are subnet"):
         perform(order_of(config, task="dance"), config, 1)
-    assert TASKS["subnet"] is train_subnet
+    assert TASKS["subnet"].perform is train_subnet
 
 
 def test_clients_of_a_simulated_run(config: RunConfig) -> None:

@@ -15,7 +15,8 @@ from fednas_core.base.errors import ConfigError
 from fednas_core.base.seeding import derive
 from fednas_core.base.settings import read
 from fednas_core.base.values import Arch
-from fednas_core.exchange.orders import WEIGHTS, Order
+from fednas_core.exchange.orders import WEIGHTS, Answer, Order
+from fednas_core.exchange.results import Installed, Tested, Trained
 from fednas_core.export.bundle import load_bundle
 from fednas_core.methods.catalogue import METHODS
 from fednas_core.methods.fedper import fedper
@@ -23,12 +24,14 @@ from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import client_images, examples_of, space_of
 from fednas_core.tasks.home import Home
-from fednas_core.tasks.personal import PURPOSE, completed, ready
+from fednas_core.tasks.install import Handover
+from fednas_core.tasks.personal import PURPOSE, Adaptation, completed, ready
 from fednas_core.tasks.registry import perform
 from fednas_core.tasks.site import site_of
 from fednas_core.tasks.store import store_of
-from fednas_core.training.settings import TrainSettings
+from fednas_core.training.settings import TrainSettings, train_settings
 
+FOREVER = float("inf")
 SETTINGS = TrainSettings(epochs=1, batch=16, lr=0.1, precision="fp32")
 
 
@@ -46,8 +49,21 @@ def order_of(config: RunConfig, round: int = 0, arch: Arch | None = None, **chan
     space = space_of(config)
     chosen = arch or space.largest
     tensors = views(initial_weights(space, 1), space.plan(chosen))
-    order = Order("client-01", round, "subnet", chosen, {WEIGHTS: tensors}, SETTINGS, 5 + round, run="run-1")
+    params = {"trial": adaptation(config), "install": Handover(adaptation(config), False, "fedper, 2 rounds")}
+    given = params.get(changes.get("task", ""), SETTINGS)
+    order = Order("client-01", round, "subnet", chosen, {WEIGHTS: tensors}, given, 5 + round, run="run-1")
     return replace(order, **changes)
+
+
+def adaptation(config: RunConfig, epochs: int | None = None) -> Adaptation:
+    """How clients fit layers of their own: for as many epochs as the settings say, or for `epochs`."""
+    fit = replace(train_settings(config.train), epochs=config.personal.epochs if epochs is None else epochs)
+    return Adaptation(fit, calibrate=False)
+
+
+def loss(report: Answer) -> float:
+    assert isinstance(report.result, Trained | Tested)
+    return report.result.loss
 
 
 def head(config: RunConfig, home: Home, round: int) -> dict[str, torch.Tensor]:
@@ -79,21 +95,19 @@ def test_both_parts_are_trained_together(config: RunConfig, home: Home) -> None:
 def test_a_head_goes_on_where_it_was_left_also_in_another_process(config: RunConfig, home: Home) -> None:
     perform(order_of(config, 0), config, 1, home)
     once = head(config, home, 1)
-    space = space_of(config)
-    tensors, own = completed(order_of(config, 1), config, space, Home(state=home.state))
+    tensors, own = completed(order_of(config, 1), site_of(config, 1, Home(state=home.state)))
     assert torch.equal(tensors["head.weight"], once["head.weight"]) and torch.equal(own["head.bias"], once["head.bias"])
     perform(order_of(config, 1), config, 1, home)
     assert not torch.equal(head(config, home, 2)["head.weight"], once["head.weight"])
 
 
 def test_a_device_that_lost_its_layers_says_so(config: RunConfig, home: Home) -> None:
-    assert perform(order_of(config, 0), config, 1, home).figures == {}, "a newcomer has lost nothing"
-    later = order_of(config, 1, trained=True)
-    assert perform(later, config, 1, home).figures == {}
+    assert not perform(order_of(config, 0), config, 1, home).fresh, "a newcomer has lost nothing"
+    assert not perform(order_of(config, 1, trained=True), config, 1, home).fresh
     lost = replace(home, state=home.state + "-lost")
-    for task, returns in (("trial", "figures"), ("subnet", "weights")):
-        assert perform(replace(later, task=task, returns=returns), config, 1, lost).figures["fresh"] == 1.0
-    assert perform(order_of(config, 2, trained=True), config, 1, lost).figures == {}, "it has begun anew"
+    for task in ("trial", "subnet"):
+        assert perform(order_of(config, 1, task=task, trained=True), config, 1, lost).fresh
+    assert not perform(order_of(config, 2, trained=True), config, 1, lost).fresh, "it has begun anew"
 
 
 def test_a_round_lived_again_starts_from_the_same_head(config: RunConfig, home: Home) -> None:
@@ -104,10 +118,10 @@ def test_a_round_lived_again_starts_from_the_same_head(config: RunConfig, home: 
 
 
 def test_clients_begin_with_heads_of_their_own(config: RunConfig, home: Home) -> None:
-    space = space_of(config)
-    one, _ = completed(order_of(config), config, space, home)
-    two, _ = completed(order_of(config, client="client-02"), config, space, home)
-    same, _ = completed(order_of(config, 3), config, space, home)
+    site = site_of(config, 1, home)
+    one, _ = completed(order_of(config), site)
+    two, _ = completed(order_of(config, client="client-02"), site)
+    same, _ = completed(order_of(config, 3), site)
     assert not torch.equal(one["head.weight"], two["head.weight"])
     assert torch.equal(one["head.weight"], same["head.weight"])
 
@@ -127,9 +141,8 @@ def test_with_no_private_layer_it_is_federated_averaging_bit_for_bit(tiny_pairs:
     averaging = read({**tiny_pairs, "method": "fedavg"})
     none = read({**tiny_pairs, "method": "fedper", "personal.layers": ""})
     one, two = (perform(order_of(config), config, 1, home) for config in (averaging, none))
-    assert (
-        list(one.weights) == list(two.weights) and one.result.loss == two.result.loss and one.examples == two.examples
-    )
+    assert list(one.weights) == list(two.weights)
+    assert one.result == two.result and one.examples == two.examples
     assert all(torch.equal(tensor, two.weights[name]) for name, tensor in one.weights.items())
     assert not (Path(home.state)).exists()
 
@@ -139,8 +152,8 @@ def test_with_nothing_shared_it_is_local_training(tiny_pairs: dict[str, Any], ho
     report = perform(order_of(config), config, 1, home)
     assert report.weights == {} and report.bytes_up == 0
     assert set(head(config, home, 1)) == set(initial_weights(space_of(config), 0))
-    later = [perform(order_of(config, round), config, 1, home).loss for round in range(1, 6)]
-    assert later[-1] < report.result.loss
+    later = [loss(perform(order_of(config, round), config, 1, home)) for round in range(1, 6)]
+    assert later[-1] < loss(report)
 
 
 def test_the_last_blocks_can_stay_as_well(tiny_pairs: dict[str, Any]) -> None:
@@ -172,50 +185,48 @@ def test_layers_that_the_space_has_not_are_named_with_those_it_has(tiny_pairs: d
 
 
 def test_a_share_is_kept_for_testing_half_of_it_for_following(config: RunConfig) -> None:
-    whole, ground = len(client_images(config, 1).y), site_of(config, 1)
-    assert ground.held_out and len(ground.train.y) == examples_of(config, 1) == whole - round(0.2 * whole)
-    assert abs(len(ground.validation.y) - len(ground.test.y)) <= 1
-    assert len(ground.train.y) + len(ground.validation.y) + len(ground.test.y) == whole
+    whole, site = len(client_images(config, 1).y), site_of(config, 1)
+    assert site.held_out and len(site.train.y) == examples_of(config, 1) == whole - round(0.2 * whole)
+    assert abs(len(site.validation.y) - len(site.test.y)) <= 1
+    assert len(site.train.y) + len(site.validation.y) + len(site.test.y) == whole
 
 
 def test_a_newcomer_fits_its_head_and_nothing_else(config: RunConfig, home: Home) -> None:
-    ground = site_of(config, 1)
-    order = order_of(config, 4, returns="figures", task="trial")
-    few = ready(order, replace(config, personal=replace(config.personal, epochs=0)), ground, home, float("inf"))
-    fitted = ready(order, replace(config, personal=replace(config.personal, epochs=20)), ground, home, float("inf"))
+    site, order = site_of(config, 1, home), order_of(config, 4, task="trial")
+    few, fitted = (ready(order, adaptation(config, epochs), site, FOREVER) for epochs in (0, 20))
     for name, tensor in fitted.named_parameters():
         moved = not torch.equal(tensor, dict(few.named_parameters())[name])
         assert moved == name.startswith("head"), name
-    few_, many = (
-        perform(order, replace(config, personal=replace(config.personal, epochs=n)), 1, home) for n in (0, 20)
-    )
-    assert many.loss < few_.loss
+    first, later = (perform(replace(order, params=adaptation(config, n)), config, 1, home) for n in (0, 20))
+    assert loss(later) < loss(first)
     assert head(config, home, 9) == {}, "what a trial does is not kept"
 
 
 def test_a_client_that_trained_uses_its_head_as_it_is(config: RunConfig, home: Home) -> None:
     perform(order_of(config, 0), config, 1, home)
-    module = ready(order_of(config, 1), config, site_of(config, 1), home, float("inf"))
+    module = ready(order_of(config, 1), adaptation(config), site_of(config, 1, home), FOREVER)
     assert torch.equal(module.state_dict()["head.weight"], head(config, home, 1)["head.weight"])
 
 
 def test_the_model_that_is_handed_over_has_the_head_inside(config: RunConfig, home: Home, tmp_path: Path) -> None:
     perform(order_of(config, 0), config, 1, home)
     kept = replace(home, models=str(tmp_path / "models"))
-    report = perform(order_of(config, 1, task="install", returns="figures"), config, 1, kept)
-    assert report.figures["stored"] == 1.0 and report.figures["held_out"] == 1.0
+    report = perform(order_of(config, 1, task="install"), config, 1, kept)
+    found = report.result
+    assert isinstance(found, Installed) and found.stored and found.held_out
     model, meta = load_bundle(tmp_path / "models" / "client-01")
     weights = {name.removeprefix("network."): tensor for name, tensor in model.state_dict().items()}
     assert torch.equal(weights["head.weight"], head(config, home, 1)["head.weight"])
     assert meta["space"]["personal"] == ["head"] and json.dumps(meta)
-    ground = site_of(config, 1)
-    right = model(ground.test.x.float() / 255).argmax(1) == ground.test.y
-    assert report.result.accuracy == pytest.approx(float(right.float().mean()), abs=1e-6)
+    site = site_of(config, 1)
+    right = model(site.test.x.float() / 255).argmax(1) == site.test.y
+    assert found.accuracy == pytest.approx(float(right.float().mean()), abs=1e-6)
 
 
 def test_batch_statistics_of_a_personal_network_are_the_clients_own(tiny_pairs: dict[str, Any], home: Home) -> None:
     config = read({**tiny_pairs, "method": "fedper", "space.norm": "batch", "personal.blocks": 1, "data.holdout": 0.2})
-    order = order_of(config, 1, task="trial", returns="figures")
-    module = ready(order, config, site_of(config, 1), home, float("inf"))
+    order = order_of(config, 1, task="trial")
+    module = ready(order, adaptation(config), site_of(config, 1, home), FOREVER)
     assert float(module.state_dict()["stem_norm.running_mean"].abs().sum()) > 0
-    assert perform(order, config, 1, home).figures["held_out"] == 1.0
+    found = perform(order, config, 1, home).result
+    assert isinstance(found, Tested) and found.held_out

@@ -13,13 +13,19 @@ from fednas_core.base.errors import DeadlineError
 from fednas_core.base.settings import read
 from fednas_core.base.values import TRAINING_FACTOR, Arch
 from fednas_core.exchange.orders import WEIGHTS, Answer, Order
+from fednas_core.exchange.results import Trained
+from fednas_core.methods.fedsup import sandwiches
 from fednas_core.spaces.networks import initial_weights
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.packing import nested, views
 from fednas_core.tasks.bench import client_images, space_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.registry import TASKS, perform
 from fednas_core.tasks.sandwich import draws, train_sandwich
-from fednas_core.training.settings import TrainSettings
+from fednas_core.training.sandwich import Draw
+from fednas_core.training.settings import SandwichSettings, TrainSettings
+
+SETTINGS = TrainSettings(lr=0.02, precision="fp32")
 
 
 @pytest.fixture
@@ -31,8 +37,20 @@ def order_of(config: RunConfig, arch: Arch | None = None, **changes: Any) -> Ord
     space = space_of(config)
     arch = arch or space.largest
     tensors = views(initial_weights(space, 1), space.plan(arch))
-    settings = TrainSettings(lr=0.02, precision="fp32")
-    return replace(Order("client-01", 2, "sandwich", arch, {WEIGHTS: tensors}, settings, 9), **changes)
+    params = sandwiches(config, space)(changes.get("round", 2))
+    order = Order("client-01", 2, "sandwich", arch, {WEIGHTS: tensors}, replace(params, train=SETTINGS), 9)
+    return replace(order, **changes)
+
+
+def draw_of(order: Order, space: Elastic) -> Draw:
+    assert isinstance(order.params, SandwichSettings)
+    return draws(order, order.params, space)
+
+
+def longer(order: Order, settings: TrainSettings) -> Order:
+    """The same order with other settings of its training."""
+    assert isinstance(order.params, SandwichSettings)
+    return replace(order, params=replace(order.params, train=settings))
 
 
 def same(one: Answer, two: Answer) -> bool:
@@ -40,12 +58,12 @@ def same(one: Answer, two: Answer) -> bool:
 
 
 def test_a_report_says_what_was_done(config: RunConfig) -> None:
-    order, space = order_of(config, settings=TrainSettings(epochs=2, lr=0.02)), space_of(config)
+    order, space = longer(order_of(config), TrainSettings(epochs=2, lr=0.02)), space_of(config)
     before = {name: tensor.clone() for name, tensor in order.weights.items()}
     report = perform(order, config, 1)
     images = len(client_images(config, 1).y)
     largest, smallest = space.cost(space.largest).macs, space.cost(space.smallest).macs
-    assert TASKS["sandwich"] is train_sandwich and report.examples == images
+    assert TASKS["sandwich"].perform is train_sandwich and report.examples == images
     least = TRAINING_FACTOR * 2 * images * (largest + smallest)
     assert least < report.macs <= least + TRAINING_FACTOR * 2 * images * 2 * largest
     assert list(report.weights) == list(before) and report.bytes_up == report.bytes_down
@@ -56,7 +74,7 @@ def test_a_report_says_what_was_done(config: RunConfig) -> None:
 
 def test_the_macs_are_those_of_the_networks_drawn(config: RunConfig) -> None:
     order, space = order_of(config), space_of(config)
-    draw, images, macs = draws(order, config, space), len(client_images(config, 1).y), 0
+    draw, images, macs = draw_of(order, space), len(client_images(config, 1).y), 0
     sizes = [32] * (images // 32) + ([images % 32] if images % 32 else [])
     for size in sizes:
         macs += size * sum(space.cost(arch).macs for arch in {space.largest, *draw()})
@@ -74,21 +92,21 @@ def test_the_largest_alone_is_plain_training(tiny_pairs: dict[str, Any]) -> None
     space = {"space.name": tiny_pairs["space.name"], "sample.inner": 0, "sample.shrink": "d,e,w", "rounds": 40}
     config = read({**tiny_pairs, **space, "method": "fedsup"})
     order = order_of(config, round=0)
-    assert draws(order, config, space_of(config))() == [space_of(config).largest]
-    assert same(perform(order, config, 1), perform(replace(order, task="subnet"), config, 1))
+    assert draw_of(order, space_of(config))() == [space_of(config).largest]
+    assert same(perform(order, config, 1), perform(replace(order, task="subnet", params=SETTINGS), config, 1))
 
 
 @pytest.mark.parametrize("inner", [0, 1, 4])
 def test_every_batch_draws_anew_and_ends_with_the_smallest(config: RunConfig, inner: int) -> None:
     config = replace(config, sample=replace(config.sample, inner=inner))
     space, order = space_of(config), order_of(config)
-    draw = draws(order, config, space)
+    draw = draw_of(order, space)
     batches = [draw() for _ in range(30)]
     assert all(len(archs) == inner + 1 and archs[-1] == space.smallest for archs in batches)
     assert len({arch for archs in batches for arch in archs[:-1]}) >= 10 * inner
-    again = draws(order, config, space)
+    again = draw_of(order, space)
     assert [again() for _ in range(30)] == batches
-    other = draws(replace(order, seed=1), config, space)
+    other = draw_of(replace(order, seed=1), space)
     assert not inner or [other() for _ in range(30)] != batches
 
 
@@ -96,7 +114,7 @@ def test_a_narrowed_client_trains_what_lies_within_its_network(config: RunConfig
     space = space_of(config)
     top = space.decode((space.gene_choices - 1) // 2)
     order = order_of(config, top)
-    draw = draws(order, config, space)
+    draw = draw_of(order, space)
     for arch in (arch for _ in range(20) for arch in draw()):
         assert (space.encode(arch) <= space.encode(top)).all()
     report = perform(order, config, 1)
@@ -108,8 +126,8 @@ def test_a_narrowed_client_whose_kernels_are_transformed() -> None:
     space = toy_mobile(transforms=True)
     top = space.arch({**space.largest.to_json(), "k": [1, 1, 1, 1]})
     config = read({"method": "fedsup"})
-    order = Order("a", 0, "sandwich", top, {WEIGHTS: {}}, TrainSettings(), 3)
-    draw, found = draws(order, config, space), set()
+    order = Order("a", 0, "sandwich", top, {}, sandwiches(config, space)(0), 3)
+    draw, found = draw_of(order, space), set()
     for arch in (arch for _ in range(20) for arch in draw()):
         nested(space.plan(arch), space.plan(top))
         found.add(arch)
@@ -120,18 +138,17 @@ def test_shrinking_raises_what_is_drawn_to_the_floor_of_the_round(tiny_pairs: di
     config = read({**tiny_pairs, "method": "fedsup", "rounds": 10, "sample.shrink": "d"})
     space = space_of(config)
     for round, least in ((0, 1), (1, 1), (2, 0), (9, 0)):  # half of the summed rate is spent in the third
-        draw = draws(order_of(config, round=round), config, space)
+        draw = draw_of(order_of(config, round=round), space)
         archs = [arch for _ in range(20) for arch in draw()]
         assert min(min(arch["d"]) for arch in archs) == least
         assert min(min(arch["w"]) for arch in archs) == 0
     narrow = order_of(config, space.smallest, round=0)
-    assert draws(narrow, config, space)()[0] == space.smallest, "the order's network is the limit"
+    assert draw_of(narrow, space)()[0] == space.smallest, "the order's network is the limit"
 
 
 def test_distillation_and_labels_differ(config: RunConfig) -> None:
     labels = replace(config, sample=replace(config.sample, distill=False))
-    order = order_of(config)
-    assert not same(perform(order, config, 1), perform(order, labels, 1))
+    assert not same(perform(order_of(config), config, 1), perform(order_of(labels), config, 1))
 
 
 def test_private_layers_are_kept_and_do_not_travel(tiny_pairs: dict[str, Any], tmp_path: Any) -> None:
@@ -151,10 +168,11 @@ def test_every_norm_trains(tiny_pairs: dict[str, Any], norm: str) -> None:
     report = perform(order_of(config), config, 2)
     assert set(report.weights) == set(space_of(config).plan(space_of(config).largest))
     assert all(torch.isfinite(tensor).all() for tensor in report.weights.values())
+    assert isinstance(report.result, Trained)
     assert np.isfinite(report.result.loss) and 0 <= report.result.accuracy <= 1
 
 
 def test_the_deadline_of_the_run_holds(config: RunConfig) -> None:
-    order = order_of(config, settings=TrainSettings(epochs=100_000))
+    order = longer(order_of(config), TrainSettings(epochs=100_000))
     with pytest.raises(DeadlineError):
         perform(order, replace(config, deadline=0.2), 1)

@@ -12,19 +12,20 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import RunError, TaskError
 from fednas_core.base.settings import read
 from fednas_core.exchange.orders import WEIGHTS, Order
+from fednas_core.exchange.results import Kept
 from fednas_core.exchange.wire import pack_order, read_order
 from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import shapes_of, subnet
 from fednas_core.subnets.packing import pack, unpack
 from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.home import Home
+from fednas_core.tasks.registry import FORMS
 from fednas_core.tasks.site import site_of
 from fednas_core.tasks.store import Store
+from fednas_core.tasks.task import NoParams, Work
 from fednas_core.tasks.teach import DEVICE, PURPOSE, teach, teacher_of
-from fednas_core.training.settings import TrainSettings
 
 FOREVER = float("inf")
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -41,36 +42,36 @@ def order_of(config: RunConfig, seed: int = 1, **changes: Any) -> Order:
     """An order to keep the largest network, with batch statistics that are not those it began with."""
     space = space_of(config)
     module = subnet(space, space.largest, initial_weights(space, seed))
-    ground = site_of(config, 1)
-    module.train()(ground.prepare(ground.train.x))
+    site = site_of(config, 1)
+    module.train()(site.prepare(site.train.x))
     state, names = module.state_dict(), shapes_of(space, space.largest, statistics=True)
-    given: dict[str, Any] = {"client": "client-01", "round": 3, "task": "teach", "returns": "figures", "run": "run-1"}
     tensors = {name: state[name] for name in names}
-    return Order()
+    order = Order("client-01", 3, "teach", space.largest, {WEIGHTS: tensors}, NoParams(), 0, run="run-1")
+    return replace(order, **changes)
 
 
-def give(config: RunConfig, home: Home, order: Order) -> None:
-    teach(order, config, 1, home, FOREVER)
+def give(config: RunConfig, home: Home, order: Order) -> Work[Kept]:
+    return teach(order, NoParams(), site_of(config, 1, home), FOREVER)
 
 
 def asked(config: RunConfig, home: Home, round: int, run: str = "run-1") -> Any:
     """What a client finds that has an order of `round`."""
-    order = Order("client-02", round, "distil", space_of(config).smallest, {WEIGHTS: {}}, TrainSettings(), 0, run=run)
-    return teacher_of(order, home, space_of(config), CPU)
+    order = Order("client-02", round, "distil", space_of(config).smallest, {}, NoParams(), 0, run=run)
+    return teacher_of(order, site_of(config, 2, home))
 
 
 def files(home: Home) -> list[Path]:
     return [path for path in Path(home.state).rglob("*") if path.is_file()]
 
 
-def test_nothing_is_computed_and_figures_say_that_it_is_kept(config: RunConfig, home: Home) -> None:
-    work = teach(order_of(config), config, 1, home, FOREVER)
-    assert (work.weights, work.loss, work.accuracy, work.macs, work.figures) == ({}, 0.0, 0.0, 0, {"kept": 1.0})
+def test_nothing_is_computed_and_the_result_says_that_it_is_kept(config: RunConfig, home: Home) -> None:
+    assert give(config, home, order_of(config)) == Work(Kept(), macs=0, channels={})
 
 
 def test_the_teacher_is_the_orders_network_as_it_is_used(config: RunConfig, home: Home) -> None:
     order = order_of(config)
-    give(config, home, read_order(pack_order(order, config.wire), space_of(config), config.wire))
+    packet = pack_order(order, FORMS["teach"], config.wire)
+    give(config, home, read_order(packet, FORMS, space_of(config), config.wire))
     kept = asked(config, home, 4)
     found = kept.module.state_dict()
     assert kept.arch == order.arch and not kept.module.training
@@ -150,8 +151,8 @@ def test_clients_that_save_at_the_same_time_all_succeed(config: RunConfig, home:
     for round in range(20):
         with ThreadPoolExecutor(8) as pool:
             given = [replace(order, client=f"c{number}", round=round, run=f"run-{round}") for number in range(8)]
-            done = list(pool.map(lambda one: teach(one, config, 1, home, FOREVER).figures, given))
-        assert done == [{"kept": 1.0}] * 8
+            done = list(pool.map(lambda one: give(config, home, one).result, given))
+        assert done == [Kept()] * 8
         assert torch.equal(
             asked(config, home, round + 1, f"run-{round}").module.head.weight, order.weights["head.weight"]
         )
