@@ -19,10 +19,11 @@ from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.info import ClientInfo
 from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Fleet, Order, Scalars, Tensors
 from fednas_core.exchange.schema import credible
+from fednas_core.exchange.wire import form_of
 from fednas_core.tasks.bench import is_personal
 from fednas_core.tasks.install import Handover
 from fednas_core.tasks.personal import Adaptation
-from fednas_core.tasks.registry import form_of
+from fednas_core.tasks.registry import FORMS
 from fednas_core.tasks.task import NoParams
 from fednas_core.training.settings import train_settings
 
@@ -90,7 +91,7 @@ def _checked(answer: Outcome, order: Order, client: ClientInfo, accept: Accept, 
     if isinstance(answer, Failure):
         return answer
     try:
-        credible(answer, order, client, form_of(order.task), limit)
+        credible(answer, order, client, form_of(FORMS, order.task), limit)
         accept(answer, order)
     except ReplyError as error:
         return Failure(order.client, why(error, order.client))

@@ -17,15 +17,13 @@ from fednas_core.devices.containers import memory_limit
 from fednas_core.devices.info import ClientInfo
 from fednas_core.devices.profile import available_memory
 from fednas_core.exchange.orders import Answer, Order, Tensors
-from fednas_core.exchange.results import Kept
-from fednas_core.exchange.schema import Schema, network_of
 from fednas_core.exchange.wire import Form
 from fednas_core.tasks import distil, install, moments, sandwich, subnet, teach, trial
 from fednas_core.tasks.bench import client_names, examples_of, held_of
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.past import lost
 from fednas_core.tasks.site import Site, labels_of, site_of
-from fednas_core.tasks.task import AnyTask, NoParams
+from fednas_core.tasks.task import AnyTask
 
 TASKS: Mapping[str, AnyTask] = {
     "subnet": subnet.TASK,
@@ -37,8 +35,6 @@ TASKS: Mapping[str, AnyTask] = {
     "install": install.TASK,
 }
 FORMS: Mapping[str, Form] = {name: task.schema for name, task in TASKS.items()}
-UNKNOWN: Form = Schema(NoParams, Kept, network_of)
-"""The form of a task that is not known here: a device that knows it no better says so."""
 FAULTS = (
     ArithmeticError,
     BufferError,
@@ -53,11 +49,6 @@ FAULTS = (
     ValueError,
 )
 """What a client's images, disk and memory may raise, and the libraries that compute: a failure of that client alone."""
-
-
-def form_of(task: str) -> Form:
-    """Return the form of a task's orders and answers."""
-    return FORMS.get(task, UNKNOWN)
 
 
 def perform(order: Order, config: RunConfig, index: int, home: Home = Home()) -> Answer:  # noqa: B008
