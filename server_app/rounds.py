@@ -92,7 +92,7 @@ class GridFleet:
         if reply is None:
             return Failure(order.client, f"no answer within the deadline of {self._deadline_s:g} seconds")
         try:
-            return read_answer(read_reply(reply), order, form_of(order.task), self._config.wire)
+            return read_answer(read_reply(reply), order, form_of(FORMS, order.task), self._config.wire)
         except ReplyError as error:
             return Failure(order.client, str(error).removeprefix(f"client {order.client}: "))
 

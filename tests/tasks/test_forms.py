@@ -122,7 +122,7 @@ def test_what_a_task_takes_and_gives_is_what_its_form_says(config: RunConfig, ho
 @pytest.mark.parametrize(
     ("task", "change", "told"),
     [
-        ("subnet", without("lr"), "params: found no such field as 'lr', allowed are epochs, batch, lr"),
+        ("subnet", without("lr"), "params: found no field 'lr', allowed are epochs, batch, lr"),
         ("subnet", having(colour=1), "params: found the field 'colour', allowed are epochs, batch"),
         ("subnet", having(lr="fast"), "params.lr: found 'fast', allowed a finite number"),
         ("subnet", having(epochs=-1), "params.epochs: found -1, allowed a whole number from 0"),
