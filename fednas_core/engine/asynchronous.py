@@ -19,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,11 +28,13 @@ from fednas_core.base.errors import ConfigError, ReplyError
 from fednas_core.base.seeding import derive, stream
 from fednas_core.base.values import ClientId
 from fednas_core.devices.info import ClientInfo
-from fednas_core.engine.rounds import NO_ANSWER, NO_ROOM, Event, checked_norm, event_of, everyone_of, longest_first, why
+from fednas_core.engine.rounds import NO_ANSWER, NO_ROOM, checked_norm, event_of, everyone_of, longest_first, why
 from fednas_core.exchange.orders import Failure, Fleet, TrainOrder, TrainReport
 from fednas_core.exchange.processors.norms import ENOUGH, check_norm, clip_share, usual_norm
-from fednas_core.methods.fedavg import mean_of
+from fednas_core.methods.fedavg import mean_of, means_of
 from fednas_core.methods.method import Method, RoundSummary
+from fednas_core.methods.story import ClientRow
+from fednas_core.runs.record import RoundEvent, Staleness
 from fednas_core.subnets.merge import largest_allowed
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import space_of
@@ -46,7 +47,7 @@ SMALLEST_WAVE = 2
 
 def rounds(
     config: RunConfig, method: Method, fleet: Fleet, start: int, usual: float | None = None, run: str = ""
-) -> Iterator[Event]:
+) -> Iterator[RoundEvent]:
     """Conduct rounds from number `start` (from 0) on until the method is done, and yield the event of each.
 
     `usual` is the last event's `update_norm`, if there was one; `run` the run's id, which the orders carry. Clients
@@ -110,7 +111,7 @@ class _Desk:
         self._resting: set[ClientId] = set()  # who failed is not asked again before the next round
         self._failures: list[tuple[ClientId, str]] = []
         self._waiting: list[_Usable] = []
-        self._merged: list[tuple[RoundSummary, dict[str, Any]]] = []
+        self._merged: list[tuple[RoundSummary, ClientRow]] = []
 
     # -- who does what ---------------------------------------------------------------------------------------------
 
@@ -188,25 +189,23 @@ class _Desk:
         if enough or not self._jobs or self.due <= 0:
             self._merge_waiting()
 
-    def event(self) -> Event:
+    def event(self) -> RoundEvent:
         """Return the event of the round."""
         rows = [row for _, row in self._merged]
         summaries = [summary for summary, _ in self._merged]
         summary = RoundSummary(
             round=self._round,
-            loss=mean_of(rows, "loss"),
-            accuracy=mean_of(rows, "accuracy"),
+            loss=mean_of(rows, lambda row: row.loss),
+            metrics=means_of(rows),
             bytes_up=sum(s.bytes_up for s in summaries),
             bytes_down=sum(s.bytes_down for s in summaries),
             client_macs=sum(s.client_macs for s in summaries),
             clients=tuple(rows),
         )
-        event = event_of(summary, rows, self._failures, time.monotonic() - self._since)
-        ages = [row["staleness"] for row in rows]
-        return event | {
-            "update_norm": statistics.median_low(self._norms),
-            "staleness": {"mean": statistics.mean(ages), "max": max(ages)},
-        }
+        norm, seconds = statistics.median_low(self._norms), time.monotonic() - self._since
+        ages = [row.staleness or 0 for row in rows]
+        stale = Staleness(mean=statistics.mean(ages), max=max(ages))
+        return replace(event_of(summary, rows, self._failures, seconds, norm), staleness=stale)
 
     def _fail(self, client: ClientId, reason: str) -> None:
         self._failures.append((client, reason))
@@ -233,8 +232,7 @@ class _Desk:
         if summary.clients:
             self._merges += 1
             self._norms = [*self._norms, usable.norm][-max(ENOUGH, self._size) :]
-            extra = {"update_norm": usable.norm, "staleness": age}
-            self._merged.append((summary, {**summary.clients[0], **extra}))
+            self._merged.append((summary, replace(summary.clients[0], update_norm=usable.norm, staleness=age)))
 
     def _moved(self, report: TrainReport, job: _Job, share: float) -> dict[str, Tensor]:
         """Return what the weights become that the report covers."""

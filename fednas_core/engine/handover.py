@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 from torch import Tensor
 
 from fednas_core.base.config import RunConfig
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.budgets import Allowance
 from fednas_core.devices.info import ClientInfo
@@ -17,6 +18,7 @@ from fednas_core.engine.errands import credible, order_of, run_errands
 from fednas_core.engine.evaluation import Judge, Judged, preference
 from fednas_core.engine.rounds import NO_ANSWER
 from fednas_core.exchange.orders import Errand, Failure, TrainReport
+from fednas_core.runs.record import HandedOver, OwnModel
 from fednas_core.tasks.bench import space_of
 
 ATTEMPTS = 3
@@ -31,7 +33,7 @@ def hand_over(
     run_id: str,
     own: Mapping[ClientId, Arch] | None = None,
     settled: Callable[[], None] = lambda: None,
-) -> list[dict[str, Any]]:
+) -> list[HandedOver]:
     """Give each client the best judged network that its limit allows (`preference`); return a row for each, by name.
 
     A client that is in `own` gets the network named there if it can.
@@ -116,30 +118,30 @@ def _ranked(judged: Sequence[Judged], client: ClientInfo) -> list[Judged]:
     return sorted(fitting, key=preference)
 
 
-def _without(client: ClientInfo, reason: str, failed: bool = False) -> dict[str, Any]:
+def _without(client: ClientInfo, reason: str, failed: bool = False) -> HandedOver:
     budget = client.limit.budget if isinstance(client.limit, Allowance) else None
     told = str(budget) if budget else "no limit"
-    return {"client": client.name, "budget": told, "reason": reason, "failed": failed}
+    return HandedOver(client=client.name, budget=told, reason=reason, failed=failed)
 
 
-def _row(
-    client: ClientInfo, chosen: Judged, answer: TrainReport | Failure, allowed: Sequence[Judged]
-) -> dict[str, Any]:
+def _row(client: ClientInfo, chosen: Judged, answer: TrainReport | Failure, allowed: Sequence[Judged]) -> HandedOver:
     if isinstance(answer, Failure):
         return _without(client, answer.reason, failed=True)
     figures = answer.figures
     if not figures.get("fits"):
         return _without(client, f"the smallest network offered takes {figures.get('latency_ms', 0):.2f} ms there")
-    return _without(client, "") | {
-        "arch": chosen.arch.to_json(),
-        "macs": chosen.macs,
-        "params": chosen.params,
-        "bytes": chosen.bytes,
-        "validation_accuracy": chosen.validation_accuracy,
-        "larger_accuracy": max((row.validation_accuracy for row in allowed if row.macs > chosen.macs), default=None),
-        "accuracy": answer.accuracy if figures.get("tested") else None,
-        "tested": int(figures.get("tested", 0)),
-        "held_out": bool(figures.get("held_out")),
-        "latency_ms": figures["latency_ms"],
-        "stored": bool(figures.get("stored")),
-    }
+    larger = max((row.validation_accuracy for row in allowed if row.macs > chosen.macs), default=None)
+    model = OwnModel(
+        arch=chosen.arch.to_json(),
+        macs=chosen.macs,
+        params=chosen.params,
+        bytes=chosen.bytes,
+        validation={ACCURACY.name: chosen.validation_accuracy},
+        larger={ACCURACY.name: larger},
+        metrics={ACCURACY.name: answer.accuracy if figures.get("tested") else None},
+        tested=int(figures.get("tested", 0)),
+        held_out=bool(figures.get("held_out")),
+        latency_ms=figures["latency_ms"],
+        stored=bool(figures.get("stored")),
+    )
+    return replace(_without(client, ""), model=model)

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ReplyError, RunError
@@ -21,6 +20,8 @@ from fednas_core.exchange.orders import Failure, Fleet, TrainOrder, TrainReport
 from fednas_core.exchange.processors.directions import Update, alignments, check_direction, to_direction
 from fednas_core.exchange.processors.norms import ENOUGH, check_norm, clip_share, shorten, update_norm, usual_norm
 from fednas_core.methods.method import Method, RoundSummary
+from fednas_core.methods.story import ClientRow
+from fednas_core.runs.record import Failed, RoundEvent
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.merge import check_tensors, largest_allowed
 from fednas_core.tasks.bench import space_of
@@ -30,13 +31,10 @@ NO_ROOM = "no network is small enough for its budget"
 NO_ANSWER = "gave no answer"
 """Why a client that has an order appears among the failures, if the fleet says nothing of it."""
 
-Event = dict[str, Any]
-"""One line of the event log."""
-
 
 def rounds(
     config: RunConfig, method: Method, fleet: Fleet, start: int, usual: float | None = None, run: str = ""
-) -> Iterator[Event]:
+) -> Iterator[RoundEvent]:
     """Conduct rounds from number `start` (from 0) on until the method is done, and yield the event of each.
 
     `usual` is the last event's `update_norm`, if there was one; `run` the run's id, which the orders carry. The next
@@ -45,13 +43,13 @@ def rounds(
     index = start
     while not method.done(index):
         event = run_round(config, method, fleet, index, usual, run)
-        index, usual = index + 1, event["update_norm"]
+        index, usual = index + 1, event.update_norm
         yield event
 
 
 def run_round(
     config: RunConfig, method: Method, fleet: Fleet, index: int, usual: float | None = None, run: str = ""
-) -> Event:
+) -> RoundEvent:
     """Conduct round number `index` (from 0) and return its event (see `rounds`).
 
     Replies wait until the last one is in: only then can it be seen which is far from the cohort's median. Raises
@@ -85,9 +83,9 @@ def run_round(
                 yield report
 
         summary = method.absorb(index, accepted())
-    rows = [{**row, "update_norm": norms[row["client"]]} for row in summary.clients]
+    rows = [replace(row, update_norm=norms[row.client]) for row in summary.clients]
     typical = typical or (statistics.median_low(judged.values()) if judged else None)
-    return event_of(summary, rows, list(failures.items()), time.monotonic() - start) | {"update_norm": typical}
+    return event_of(summary, rows, list(failures.items()), time.monotonic() - start, typical)
 
 
 def everyone_of(fleet: Fleet) -> list[ClientInfo]:
@@ -143,8 +141,12 @@ def why(error: ReplyError, client: ClientId) -> str:
 
 
 def event_of(
-    summary: RoundSummary, rows: Sequence[Mapping[str, Any]], failures: Sequence[tuple[ClientId, str]], seconds: float
-) -> Event:
+    summary: RoundSummary,
+    rows: Sequence[ClientRow],
+    failures: Sequence[tuple[ClientId, str]],
+    seconds: float,
+    norm: float | None,
+) -> RoundEvent:
     """Return the event of a round; raise `RunError` if clients were asked and none gave a usable answer."""
     if failures and not rows:
         reasons = "; ".join(sorted({reason for _, reason in failures})[:3])
@@ -152,18 +154,19 @@ def event_of(
             f"round {summary.round + 1}: none of the {len(failures)} clients gave a usable answer ({reasons}). The "
             "rounds before are safe: mend the cause, then resume the run"
         )
-    return {
-        "round": summary.round + 1,
-        "loss": summary.loss,
-        "accuracy": summary.accuracy,
-        "bytes_up": summary.bytes_up,
-        "bytes_down": summary.bytes_down,
-        "client_macs": summary.client_macs,
-        "seconds": seconds,
-        "clients": [dict(row) for row in rows],
-        "failures": [{"client": client, "reason": reason} for client, reason in sorted(failures)],
-        "evaluation": None,
-    }
+    return RoundEvent(
+        round=summary.round + 1,
+        loss=summary.loss,
+        metrics=summary.metrics,
+        bytes_up=summary.bytes_up,
+        bytes_down=summary.bytes_down,
+        client_macs=summary.client_macs,
+        seconds=seconds,
+        clients=tuple(rows),
+        failures=tuple(Failed(client=client, reason=reason) for client, reason in sorted(failures)),
+        evaluation=None,
+        update_norm=norm,
+    )
 
 
 def _lacks(client: ClientInfo, method: Method, orders: Mapping[ClientId, TrainOrder]) -> bool:

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ConfigError, RunError
+from fednas_core.base.metrics import ACCURACY, Metrics
 from fednas_core.base.seeding import derive
 from fednas_core.base.values import Arch, ClientId, State
 from fednas_core.devices.info import ClientInfo
 from fednas_core.exchange.orders import Errand, TrainOrder, TrainReport
 from fednas_core.methods.method import RoundSummary
+from fednas_core.methods.story import ClientRow
 from fednas_core.spaces.sorting import sort_channels
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.merge import Merge, Merging
@@ -194,9 +196,8 @@ class SupernetAveraging:
         """See `Method.remind`: nothing."""
         return ()
 
-    def hear(self, round: int, reports: Sequence[TrainReport]) -> Mapping[str, Any]:
+    def hear(self, round: int, reports: Sequence[TrainReport]) -> None:
         """See `Method.hear`: nothing to tell."""
-        return {}
 
     def done(self, round: int) -> bool:
         """See `Method.done`."""
@@ -238,43 +239,49 @@ class SupernetAveraging:
             tensor.copy_(state.tensors[name])
 
 
-def summary_of(round: int, clients: list[dict[str, Any]]) -> RoundSummary:
+def summary_of(round: int, clients: Sequence[ClientRow]) -> RoundSummary:
     """Return what became of a round from the rows of its clients."""
-    clients.sort(key=lambda row: str(row["client"]))
+    rows = sorted(clients, key=lambda row: row.client)
     return RoundSummary(
         round=round,
-        loss=mean_of(clients, "loss"),
-        accuracy=mean_of(clients, "accuracy"),
-        bytes_up=sum(row["bytes_up"] for row in clients),
-        bytes_down=sum(row["bytes_down"] for row in clients),
-        client_macs=sum(row["client_macs"] for row in clients),
-        clients=tuple(clients),
+        loss=mean_of(rows, lambda row: row.loss),
+        metrics=means_of(rows),
+        bytes_up=sum(row.bytes_up for row in rows),
+        bytes_down=sum(row.bytes_down for row in rows),
+        client_macs=sum(row.client_macs for row in rows),
+        clients=tuple(rows),
     )
 
 
-def mean_of(clients: Sequence[Mapping[str, Any]], key: str) -> float | None:
+def mean_of(clients: Sequence[ClientRow], value: Callable[[ClientRow], float]) -> float | None:
     """Return the mean of one figure over the rows of a round's clients, weighted by examples; None without any."""
-    examples = sum(row["examples"] for row in clients)
-    return float(sum(row[key] * row["examples"] for row in clients)) / examples if examples else None
+    examples = sum(row.examples for row in clients)
+    return float(sum(value(row) * row.examples for row in clients)) / examples if examples else None
 
 
-def row_of(report: TrainReport, assignment: Assignment, space: SearchSpace) -> dict[str, Any]:
+def means_of(clients: Sequence[ClientRow]) -> Metrics:
+    """Return the means of the metrics over the rows of a round's clients, weighted by examples."""
+    return {ACCURACY.name: mean_of(clients, lambda row: row.metrics[ACCURACY.name] or 0.0)}
+
+
+def row_of(report: TrainReport, assignment: Assignment, space: SearchSpace, network: str | None = None) -> ClientRow:
     """Return what an event tells of one client: what it trained and what that took."""
     cost = space.cost(assignment.arch)
-    return {
-        "client": report.client,
-        "role": assignment.role,
-        "tier": assignment.tier,
-        "macs": cost.macs,
-        "params": cost.params,
-        "examples": report.examples,
-        "loss": report.loss,
-        "accuracy": report.accuracy,
-        "client_macs": report.macs,
-        "seconds": report.seconds,
-        "bytes_up": report.bytes_up,
-        "bytes_down": report.bytes_down,
-    }
+    return ClientRow(
+        client=report.client,
+        role=assignment.role,
+        tier=assignment.tier,
+        macs=cost.macs,
+        params=cost.params,
+        examples=report.examples,
+        loss=report.loss,
+        metrics={ACCURACY.name: report.accuracy},
+        client_macs=report.macs,
+        seconds=report.seconds,
+        bytes_up=report.bytes_up,
+        bytes_down=report.bytes_down,
+        network=network,
+    )
 
 
 def fixed_arch(config: RunConfig, space: SearchSpace) -> Arch:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from fednas_core.base.metrics import Metrics
 from fednas_core.base.values import Arch, ClientId, State
 from fednas_core.devices.info import ClientInfo
 from fednas_core.exchange.orders import Errand, Failure, TrainOrder, TrainReport
+from fednas_core.methods.story import ClientRow, Story
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,16 +24,16 @@ if TYPE_CHECKING:
 class RoundSummary:
     """What became of one round. `clients` lists what each client trained and cost.
 
-    `loss` and `accuracy` are means over the clients, weighted by examples; None where nobody trained.
+    Loss and metrics are means over the clients, weighted by examples; None where nobody trained.
     """
 
     round: int
     loss: float | None
-    accuracy: float | None
+    metrics: Metrics
     bytes_up: int
     bytes_down: int
     client_macs: int
-    clients: tuple[Mapping[str, Any], ...]
+    clients: tuple[ClientRow, ...]
     failures: tuple[Failure, ...] = ()
 
 
@@ -61,8 +63,8 @@ class Method(Protocol):
         """
         ...
 
-    def hear(self, round: int, reports: Sequence[TrainReport]) -> Mapping[str, Any]:
-        """Take the answers to the errands, in their order; return what the round's event tells of the search, as JSON.
+    def hear(self, round: int, reports: Sequence[TrainReport]) -> Story | None:
+        """Take the answers to the errands, in their order; return what the round was to the search, if there is one.
 
         It ends the round: the state after it is what a checkpoint holds.
         """
