@@ -29,7 +29,7 @@ from fednas_core.methods.fedavg import Assignment, row_of, summary_of
 from fednas_core.methods.host import HOST, STAGES, START, Entrant, Host, Rules, packed, unpacked
 from fednas_core.methods.method import RoundSummary
 from fednas_core.methods.sides import Sides, able
-from fednas_core.methods.story import Described, Dropped, Outcome, Story, Test
+from fednas_core.methods.story import Described, Dropped, Outcome, Ranked, Story
 from fednas_core.search.dropping import Standing, keep
 from fednas_core.search.groups import groups
 from fednas_core.spaces.space import SearchSpace
@@ -368,9 +368,9 @@ class Contest:
         self._open = {}
 
 
-def _test(standing: Standing) -> Test:
+def _test(standing: Standing) -> Ranked:
     found = {ACCURACY.name: standing.accuracy}
-    return Test(network=standing.label, metrics=found, gap=standing.gap, se=standing.se)
+    return Ranked(network=standing.label, metrics=found, gap=standing.gap, se=standing.se)
 
 
 def _whole(tensors: Mapping[str, Tensor]) -> Plan:

@@ -39,7 +39,7 @@ class ClientRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Test:
+class Ranked:
     """How a network did on the testing clients: its metrics, the gap to the best and that gap's standard error."""
 
     network: str
@@ -152,7 +152,7 @@ class Story:
     round: int
     of: int
     alive: tuple[str, ...]
-    tests: tuple[Test, ...] | None = None
+    tests: tuple[Ranked, ...] | None = None
     dropped: tuple[Dropped, ...] | None = None
     start: Described | None = None
     outcome: Outcome | None = field(default=None, metadata=INLINE)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from fednas_core.base.metrics import Metrics
 from fednas_core.base.typed import measured, object_of
-from fednas_core.methods.story import ClientRow, Described, Genes, Rewards, Story, Test
+from fednas_core.methods.story import ClientRow, Described, Genes, Ranked, Rewards, Story
 from fednas_core.runs.record import RoundEvent
 from fednas_core.show.kinds import words
 
@@ -22,7 +22,7 @@ UNTESTED = "no client trained and tested it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TestPoint:
+class RankedAt:
     """A test of a network after a round of the run: its metrics, the gap to the best and that gap's standard error."""
 
     round: int
@@ -64,7 +64,7 @@ class Candidate:
     client_macs: int
     client_bytes: int
     client_seconds: float
-    tests: tuple[TestPoint, ...]
+    tests: tuple[RankedAt, ...]
     score: float | None
     outcome: str
     ended: int | None
@@ -238,11 +238,11 @@ def _trained(found: Found) -> dict[str, _Trained]:
     return works
 
 
-def _tests(found: Found) -> dict[str, list[TestPoint]]:
-    tests: dict[str, list[TestPoint]] = {}
+def _tests(found: Found) -> dict[str, list[RankedAt]]:
+    tests: dict[str, list[RankedAt]] = {}
     for event, told in found:
         for test in told.tests or ():
-            point = TestPoint(round=event.round, metrics=test.metrics, gap=test.gap, se=test.se)
+            point = RankedAt(round=event.round, metrics=test.metrics, gap=test.gap, se=test.se)
             tests.setdefault(test.network, []).append(point)
     return tests
 
@@ -262,7 +262,7 @@ def _fates(found: Found) -> dict[str, Fate]:
     return fates
 
 
-def _fate(label: str, told: Story, test: Test | None, number: int) -> Fate:
+def _fate(label: str, told: Story, test: Ranked | None, number: int) -> Fate:
     """Return what became of a candidate that was there to the end of its iteration."""
     if told.outcome and label in told.outcome.family:
         return Fate("winner", number)
@@ -272,7 +272,7 @@ def _fate(label: str, told: Story, test: Test | None, number: int) -> Fate:
     return Fate("lost", number, _behind(test, str(told.outcome and told.outcome.winner)) if by_metric else "")
 
 
-def _behind(test: Test, winner: str) -> str:
+def _behind(test: Ranked, winner: str) -> str:
     if test.gap <= 0:
         return f"as good as {winner}, which costs no more"
     return f"{100 * test.gap:.1f} points behind {winner} (SE {100 * test.se:.1f})"

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from contracts.records import event as made
 from typer.testing import CliRunner
 
 from fednas_core.base.errors import RunError
 from fednas_core.base.fingerprint import PACKAGES, digest_of, fingerprint
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.cli import app, progress, superlink
-from fednas_core.cli.simulate import NAMED, NODES_A_CORE, STARTED, conclude, nodes_for, read_events
+from fednas_core.cli.simulate import NAMED, NODES_A_CORE, STARTED, conclude, nodes_for, read_lines
 
 EVENT: dict[str, Any] = {
     "round": 3, "loss": 1.25, "accuracy": 0.5, "bytes_up": 2_000_000, "seconds": 1.5,
@@ -33,12 +35,12 @@ EVENT: dict[str, Any] = {
 
 def test_events_are_read_as_they_are_completed(tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
-    assert read_events(file, 0) == ([], 0)
+    assert read_lines(file, 0) == ([], 0)
     file.write_text('{"round": 1}\n{"round":')
-    events, offset = read_events(file, 0)
-    assert events == [{"round": 1}] and read_events(file, offset) == ([], offset)
+    lines, offset = read_lines(file, 0)
+    assert lines == [b'{"round": 1}'] and read_lines(file, offset) == ([], offset)
     file.write_text('{"round": 1}\n{"round": 2}\n')
-    assert read_events(file, offset)[0] == [{"round": 2}]
+    assert read_lines(file, offset)[0] == [b'{"round": 2}']
 
 
 def test_names_of_a_run_are_found_in_what_flower_streams() -> None:
@@ -52,15 +54,16 @@ def test_names_of_a_run_are_found_in_what_flower_streams() -> None:
 
 def test_a_round_is_one_line_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.display(5) as show:
-        show(EVENT)
+        show(made(EVENT), ACCURACY)
     told = capsys.readouterr().out
     for part in ("round 3", "loss 1.250", "accuracy 50.0%", "up 2.0 MB", "phone 75.0%", "failed clients client-01"):
         assert part in told
     with progress.display(5) as show:
-        show({**EVENT, "evaluation": [{**EVENT["evaluation"][0], "clients": {"mean": 0.7, "worst_decile": 0.4}}]})
+        row = {**EVENT["evaluation"][0], "clients": {"mean": 0.7, "worst_decile": 0.4}}
+        show(made({**EVENT, "evaluation": [row]}), ACCURACY)
     assert "networks' accuracy phone 75.0% (clients 70.0%, worst tenth 40.0%)" in capsys.readouterr().out
     with progress.display(5, to_stderr=True) as show:
-        show({**EVENT, "failures": [], "evaluation": None})
+        show(made({**EVENT, "failures": [], "evaluation": None}), ACCURACY)
     told, error = capsys.readouterr()
     assert told == "" and "round 3" in error and "failed" not in error
 
@@ -68,7 +71,7 @@ def test_a_round_is_one_line_without_a_terminal(capsys: pytest.CaptureFixture[st
 def test_the_live_view_follows_rounds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     with progress.display(3) as show:
-        show(EVENT)
+        show(made(EVENT), ACCURACY)
     told = capsys.readouterr().out
     assert "3/3" in told and "search" not in told
 
@@ -79,16 +82,16 @@ def test_the_live_view_of_a_search_has_no_total(
     finish = {"stage": "finish", "iteration": 2, "round": 1, "of": 2, "alive": [], "finishing": "2.1", "over": False}
     event = {**EVENT, "round": 17, "clients": [], "search": finish}
     with progress.display(6) as show:
-        show(event)
+        show(made(event), ACCURACY)
     assert "search finish 2.1 1/2" in capsys.readouterr().out
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "140")
     with progress.display(None) as show:
-        show(event)
+        show(made(event), ACCURACY)
     told = capsys.readouterr().out
     assert "17/?" in told and "finish 2.1 1/2" in told and "training" in told
     with progress.display(6) as show:
-        show({**event, "search": {**finish, "over": True}})
+        show(made({**event, "search": {**finish, "over": True}}), ACCURACY)
     told = capsys.readouterr().out
     assert "17/?" in told and "17/6" not in told and "choosing models" in told
 

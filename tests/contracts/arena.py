@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from contracts.records import recorded
 from contracts.samples import answer
 
 from fednas_core.base.seeding import stream
@@ -99,14 +100,14 @@ class Round:
         self.summary = method.absorb(round, replies)
         self.errands: list[Errand] = list(method.ask(round, clients))
         reports = [judged(e, round, accuracy(e)) for e in self.errands if e.client not in missing]
-        self.told: dict[str, Any] = dict(method.hear(round, reports))["search"]
+        self.told: dict[str, Any] = recorded(method.hear(round, reports))
 
     @property
     def parts(self) -> dict[str, set[str]]:
         """Who trained which network, by label."""
         found: dict[str, set[str]] = {}
         for row in self.summary.clients:
-            found.setdefault(row["network"], set()).add(row["client"])
+            found.setdefault(row.network, set()).add(row.client)
         return found
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contracts.records import recorded
 from contracts.samples import answer
 
 from fednas_core.base.seeding import stream
@@ -187,11 +188,11 @@ class MethodContract:
         examples = sum(reply.examples for reply in answers)
         assert summary.round == 0 and summary.failures == ()
         assert summary.loss == pytest.approx(sum(r.loss * r.examples for r in answers) / examples)
-        assert summary.accuracy == pytest.approx(0.5)
+        assert summary.metrics == {"accuracy": pytest.approx(0.5)}
         assert summary.bytes_up == 400 * len(answers) == summary.bytes_down
         assert summary.client_macs == 1000 * len(answers)
-        assert [row["client"] for row in summary.clients] == sorted(reply.client for reply in answers)
-        assert json.loads(json.dumps(summary.clients)) == [dict(row) for row in summary.clients]
+        assert [row.client for row in summary.clients] == sorted(reply.client for reply in answers)
+        assert json.loads(json.dumps(recorded(summary.clients))) == recorded(summary.clients)
 
     def test_a_cohort_of_one(self, make: Make) -> None:
         method = make()

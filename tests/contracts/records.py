@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fednas_core.base.metrics import ACCURACY
-from fednas_core.base.typed import from_json, object_of
+from fednas_core.base.typed import from_json, object_of, to_json
 from fednas_core.runs.record import FORMAT, Evaluated, HandedOver, Head, ModelRow, Result, RoundEvent, Spread
 
 Part = Mapping[str, Any]
@@ -91,3 +91,8 @@ def result(models: Sequence[ModelRow] = (), clients: Sequence[HandedOver] = (), 
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Return how accuracies spread, as JSON."""
     return object_of(Spread.of(values, ACCURACY))
+
+
+def recorded(value: object) -> Any:
+    """Return a value as it is recorded, in JSON."""
+    return to_json(value)

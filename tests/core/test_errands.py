@@ -13,6 +13,7 @@ import pytest
 import torch
 from contracts.arena import contest_of, judged
 from contracts.fleets import Answer
+from contracts.records import event as made
 from contracts.samples import answer
 
 from fednas_core.base.config import RunConfig
@@ -160,17 +161,13 @@ def test_bytes_macs_and_failures_are_added_to_the_rounds_event(config: RunConfig
     method, judge = contest_of(space, weights, [[space.smallest]]), Judge(config, subnets_of(space, weights))
     method.ask = lambda round, clients: errands_of(config, "client-00", "client-02")  # type: ignore[method-assign]
     heard: list[Any] = []
-    method.hear = lambda round, reports: heard.extend(reports) or {"search": round}  # type: ignore[method-assign,func-returns-value]
-    event: dict[str, Any] = {
-        "round": 5,
-        "bytes_down": 10,
-        "client_macs": 100,
-        "failures": [{"client": "x", "reason": "y"}],
-    }
+    story = made({"search": {"stage": "finish"}}).search
+    method.hear = lambda round, reports: heard.extend(reports) or story  # type: ignore[method-assign,func-returns-value]
+    before = made({"round": 5, "bytes_down": 10, "client_macs": 100, "failures": [{"client": "x", "reason": "y"}]})
     crew = Crew(fleet, config, [space.smallest], lambda text: None)
-    after(config, method, crew, judge, event, "run-9")
-    assert (event["bytes_down"], event["client_macs"], event["search"]) == (10 + 2 * 400, 100 + 2 * 1000, 4)
-    assert [failure["client"] for failure in event["failures"]] == ["x", "client-02", "client-02"]
+    event = after(config, method, crew, judge, before, "run-9")
+    assert (event.bytes_down, event.client_macs, event.search) == (10 + 2 * 400, 100 + 2 * 1000, story)
+    assert [failure.client for failure in event.failures] == ["x", "client-02", "client-02"]
     assert [report.client for report in heard] == ["client-00"] * 2 and fleet.orders[0].round == 4
 
 

@@ -7,15 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from contracts.records import recorded, result
 from contracts.samples import answer
 
 from fednas_core.base.config import RunConfig
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.settings import read
+from fednas_core.base.typed import from_json
 from fednas_core.engine.cohort import Crew
 from fednas_core.engine.evaluation import Judge, Judged
 from fednas_core.engine.handover import ATTEMPTS, hand_over, smallest_without_loss
 from fednas_core.engine.local import LocalFleet
 from fednas_core.exchange.orders import Failure, TrainOrder, TrainReport
+from fednas_core.runs.record import HandedOver
 from fednas_core.show.ending import clients_table, lacking, table
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import subnets_of
@@ -48,6 +52,10 @@ def says(order: TrainOrder, **figures: float) -> TrainReport:
     return answer(order, {}, accuracy=0.75, examples=9, figures=told)
 
 
+def typed(rows: list[dict[str, Any]]) -> list[HandedOver]:
+    return [from_json(HandedOver, row, (ACCURACY.name,)) for row in rows]
+
+
 def offered(config: RunConfig, answering: Answering, gain: float = 0.1) -> tuple[list[dict[str, Any]], Scripted]:
     """Hand over one of three networks, of which larger ones are better by this much; their losses do not matter."""
     space = space_of(config)
@@ -58,7 +66,8 @@ def offered(config: RunConfig, answering: Answering, gain: float = 0.1) -> tuple
     ]
     fleet = Scripted(config, answering)
     crew = Crew(fleet, config, archs, lambda text: None)
-    return hand_over(config, crew, Judge(config, subnets_of(space, initial_weights(space, 1))), judged, "run-7"), fleet
+    rows = hand_over(config, crew, Judge(config, subnets_of(space, initial_weights(space, 1))), judged, "run-7")
+    return recorded(rows), fleet
 
 
 def test_everybody_is_offered_the_best_that_fits(config: RunConfig) -> None:
@@ -121,7 +130,7 @@ def test_a_device_on_which_everything_is_too_slow_keeps_nothing(config: RunConfi
     rows, fleet = offered(config, lambda order: [says(order, fits=0.0, latency_ms=70.0, stored=0.0)])
     assert len(fleet.orders) == ATTEMPTS * len(rows)
     assert all("macs" not in row and row["reason"].endswith("takes 70.00 ms there") for row in rows)
-    assert lacking({"clients": rows}) == "", "nothing failed"
+    assert lacking(result(clients=typed(rows))) == "", "nothing failed"
 
 
 def test_what_goes_wrong_is_that_clients_reason_and_strangers_are_passed_over(config: RunConfig) -> None:
@@ -135,7 +144,7 @@ def test_what_goes_wrong_is_that_clients_reason_and_strangers_are_passed_over(co
     rows, _ = offered(config, odd)
     assert [row["reason"] for row in rows] == ["disk full", "gave no answer", "", ""]
     assert [row["failed"] for row in rows] == [True, True, False, False]
-    told = lacking({"clients": rows})
+    told = lacking(result(clients=typed(rows)))
     assert told == "without the model that it should have: client-00 (disk full), client-01 (gave no answer)"
 
 
@@ -143,7 +152,7 @@ def test_the_tables_say_who_has_what(config: RunConfig) -> None:
     rows, _ = offered(
         config, lambda order: [Failure(order.client, "away")] if order.client < "client-02" else [says(order)]
     )
-    text = clients_table(rows, most=3)
+    text = clients_table(typed(rows), ACCURACY, most=3)
     assert "client-00" in text and "away" in text and "75.0%" in text and "stored" in text
     assert "client-03" not in text and "… and 1 more in result.json" in text
     model = {

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tomli_w
 from contracts.fleets import Stopping
+from contracts.records import recorded
 
 from fednas_core.base.errors import ConfigError, RunError
 from fednas_core.base.settings import describe, flatten, read
@@ -40,7 +41,7 @@ def run(
 
 
 def losses(folder: RunFolder) -> list[float]:
-    return [event["loss"] for event in folder.events()]
+    return [event["loss"] for event in recorded(folder.events())]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import torch
 from contracts.arena import Round, Told, contest_of, crowd, judged, played
 from contracts.chains import toy_chain
 from contracts.fleets import Around
+from contracts.records import recorded
 from contracts.samples import answer, random_tensors
 
 from fednas_core.base.config import RunConfig
@@ -140,8 +141,8 @@ def test_one_group_and_no_dropping_is_federated_averaging_bit_for_bit(
     competing = Contest(space, weights[1], Copy(), rules, (), Merge)
     fleet = LocalFleet(config)
     for round in range(4):
-        wanted = run_round(config, averaging, Training(fleet), round)
-        found = run_round(config, competing, fleet, round)
+        wanted = recorded(run_round(config, averaging, Training(fleet), round))
+        found = recorded(run_round(config, competing, fleet, round))
         reports = [judged(errand, round, 0.5) for errand in competing.ask(round, fleet.clients())]
         competing.hear(round, reports)
         for event in (wanted, found):

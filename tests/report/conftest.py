@@ -98,7 +98,8 @@ def event(
                 "client": f"{i}{name}", "role": ["largest", "smallest", "path"][i % 3], "tier": "", "macs": macs,
                 "params": macs // 12, "examples": int(count), "loss": 2.3 * (1 - progress) + 0.05,
                 "accuracy": accuracy,
-                "client_macs": macs * int(count) * 6, "seconds": 0.4, "bytes_up": bytes_up, "bytes_down": bytes_up + 900,
+                "client_macs": macs * int(count) * 6, "seconds": 0.4, "bytes_up": bytes_up,
+                "bytes_down": bytes_up + 900,
             }
         )  # fmt: skip
     evaluation = None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from contracts.records import event as made
 
 from fednas_core.base import files
 from fednas_core.base.config import RunConfig
@@ -172,7 +173,7 @@ def test_damaged_settings_are_refused_naming_the_file(run: RunFolder, text: str)
 
 
 def test_events_are_appended_and_read_in_order(run: RunFolder) -> None:
-    events = [{"round": i, "loss": 1 / i, "clients": [{"client": "ü\u2028"}]} for i in range(1, 4)]
+    events = tuple(made({"round": i, "loss": 1 / i, "clients": [{"client": "ü\u2028"}]}) for i in range(1, 4))
     for event in events:
         run.append_event(event)
     assert run.events() == events
@@ -253,7 +254,7 @@ def test_a_kill_before_the_old_tensors_are_removed_is_harmless(
 
 
 def test_what_a_kill_left_unfinished_is_cleared_on_the_way_back(run: RunFolder) -> None:
-    run.append_event({"round": 1})
+    run.append_event(made({"round": 1}))
     run.save_checkpoint(1, state(1.0))
     kept = {path for path in run.path.rglob("*") if path.is_file()}
     (run.path / "models" / ".export-x1" / "phone").mkdir(parents=True)
@@ -401,4 +402,4 @@ def test_a_full_disk_is_said_so(run: RunFolder, monkeypatch: pytest.MonkeyPatch)
         run.write_json("result.json", {})
     (run.path / "events.jsonl").mkdir()
     with pytest.raises(RunError, match="cannot be written to .*resume the run"):
-        run.append_event({"round": 1})
+        run.append_event(made({"round": 1}))
