@@ -32,7 +32,8 @@ from fednas_core.engine.run import after, settle
 from fednas_core.engine.starts import starting
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.runs.folder import RunFolder, create
+from fednas_core.runs.creation import create
+from fednas_core.runs.folder import RunFolder
 from fednas_core.spaces.layers import NormKind
 from fednas_core.spaces.registry import load
 from fednas_core.spaces.resnet import ResNetSpace
@@ -196,7 +197,7 @@ def searched(config: RunConfig) -> RunFolder:
         for event in rounds(config, method, crew, 0, run=run.id):
             after(config, method, crew, judge, event, run.id)
             run.append_event(event)
-        run.save_checkpoint(event["round"], method.state())
+        run.save_checkpoint(event.round, method.state())
     return run
 
 

@@ -149,7 +149,7 @@ def _reader(hint: Any) -> Read:
 
 def _plain(allowed: tuple[type, ...], words: str) -> Read:
     def read(found: object, metrics: Sequence[str]) -> object:
-        if type(found) not in allowed:
+        if not isinstance(found, allowed) or (isinstance(found, bool) and bool not in allowed):
             raise FieldError(f"holds {_short(found)}, needed is {words}")
         return found
 
@@ -167,7 +167,7 @@ def _one_of(allowed: tuple[object, ...]) -> Read:
 
 def _listed(read: Read) -> Read:
     def all_of(found: object, metrics: Sequence[str]) -> object:
-        if not isinstance(found, list):
+        if not isinstance(found, list | tuple):
             raise FieldError(f"holds {_short(found)}, needed is a list")
         parts = []
         for number, part in enumerate(found):

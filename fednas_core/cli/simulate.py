@@ -99,7 +99,7 @@ def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool, w
     """
     from fednas_core.base.units import duration
     from fednas_core.runs.folder import RESULT
-    from fednas_core.runs.record import head_of_folder
+    from fednas_core.runs.format import head_of_folder
     from fednas_core.show.ending import ending
 
     status, details = told
@@ -193,7 +193,7 @@ class Stream:
 def follow(stream: Stream, running: Callable[[], bool], root: Path, rounds: int | None, quiet: bool) -> None:
     """Show rounds as they are finished for as long as the run is `running`."""
     from fednas_core.runs.events import FILE
-    from fednas_core.runs.record import head_of_folder
+    from fednas_core.runs.format import head_of_folder
 
     offset = 0
     with display(rounds, to_stderr=quiet) as show:

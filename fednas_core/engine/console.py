@@ -10,7 +10,8 @@ from fednas_core.base.values import region_shape
 from fednas_core.methods import ddc, fednas
 from fednas_core.methods.catalogue import METHODS, Search
 from fednas_core.runs.folder import RunFolder
-from fednas_core.runs.record import RoundEvent, head_of
+from fednas_core.runs.format import head_of
+from fednas_core.runs.record import RoundEvent
 from fednas_core.show.stage import going_on
 from fednas_core.show.tested import brief
 from fednas_core.spaces.space import SearchSpace

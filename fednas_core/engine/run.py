@@ -48,7 +48,8 @@ from fednas_core.methods.registry import cautions, make, path_of, searched_by
 from fednas_core.methods.setup import Setup
 from fednas_core.runs import owner
 from fednas_core.runs.clock import Clock
-from fednas_core.runs.folder import RESULT, RunFolder, create, find, output_folder, versions
+from fednas_core.runs.creation import create
+from fednas_core.runs.folder import RESULT, RunFolder, find, output_folder, versions
 from fednas_core.runs.record import Evaluated, Failed, HandedOver, ModelRow, Result, RoundEvent, Supernet
 from fednas_core.runs.tensorboard import write_scalars
 from fednas_core.search.path import PathRow

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from fednas_core.base.errors import RunError
 from fednas_core.base.files import append, cut
-from fednas_core.runs.record import Head, RoundEvent, head_of_folder
+from fednas_core.runs.format import Head, head_of_folder
+from fednas_core.runs.record import RoundEvent
 
 FILE = "events.jsonl"
 LOST = "events.lost.jsonl"

@@ -11,13 +11,10 @@ import contextlib
 import hashlib
 import json
 import re
-import secrets
 import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,10 +28,11 @@ from fednas_core.base.files import PART, sync, write
 from fednas_core.base.paths import real
 from fednas_core.base.settings import Scalar, flatten, read
 from fednas_core.base.values import State
-from fednas_core.runs import events, owner
+from fednas_core.runs import events
 from fednas_core.runs.events import Events, Mark
+from fednas_core.runs.format import SETTINGS, Head, head_in, head_of_folder
 from fednas_core.runs.listing import run_folders
-from fednas_core.runs.record import SETTINGS, Head, Result, RoundEvent, head_in, head_of, head_of_folder
+from fednas_core.runs.record import Result, RoundEvent
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 IMAGES = "images.json"
@@ -266,36 +264,6 @@ def output_folder(config: RunConfig) -> Path:
     return real(config.output or "runs")
 
 
-def create(config: RunConfig, held: ExitStack | None = None, server: Mapping[str, str] | None = None) -> RunFolder:
-    """Make the folder of a new run, with its settings in ``config.toml``, and point ``latest`` at it.
-
-    `server` is what settings that each machine decides for itself came to on this one. This process owns the run until
-    `held` is closed (None: nobody does). Its id begins with the time to the second and eight
-    hexadecimal digits, of which three go on with the time, so that ids sort by it, and five are random: no two runs
-    have one id, on whichever machine, and clients may keep private state under it.
-    """
-    root, now = output_folder(config), datetime.now()
-    fraction = now.microsecond * 4096 // 1_000_000
-    path = root / f"{now:%Y%m%d-%H%M%S}-{fraction:03x}{secrets.token_hex(3)[:5]}-{config.method}"
-    table = {"id": path.name, **head_of(config).to_json()}
-    table |= {"settings": flatten(config), "server": dict(server or {}), "versions": versions()}
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as undone:
-            path.mkdir()
-            undone.callback(shutil.rmtree, path, ignore_errors=True)
-            if held is not None:
-                held.enter_context(owner.owned(path))
-            write(path / SETTINGS, tomli_w.dumps(table).encode())
-            sync(root)
-            undone.pop_all()
-    except (OSError, RunError) as error:
-        why = error.__cause__ if isinstance(error, RunError) else error  # `owned` tells how to resume what is no run
-        raise RunError(f"setting 'output': runs cannot be written to {root} ({why})") from error
-    point_latest(path)
-    return RunFolder(path)
-
-
 def find(root: Path, run_id: str) -> RunFolder:
     """Return the run of that id (or ``latest``) below `root`; raise `RunError` naming the runs there are."""
     path = root / run_id
@@ -324,15 +292,3 @@ def versions() -> dict[str, str]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def point_latest(path: Path) -> None:
-    """Have link ``latest`` beside a run's folder point at it, where there can be links."""
-    link = path.parent / "latest"
-    aside = path.parent / f".latest-{path.name}"
-    try:
-        aside.symlink_to(path.name)
-        aside.replace(link)
-    except OSError:  # a file system without links, or nothing more can be written: the run itself is not affected
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)

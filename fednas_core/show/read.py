@@ -13,7 +13,8 @@ from fednas_core.base.metrics import Metric
 from fednas_core.methods.tiers import FEW
 from fednas_core.runs.clock import FILE
 from fednas_core.runs.events import LOST, read_events
-from fednas_core.runs.record import SETTINGS, Head, ModelRow, Point, Result, RoundEvent, head_in
+from fednas_core.runs.format import SETTINGS, Head, head_in
+from fednas_core.runs.record import ModelRow, Point, Result, RoundEvent
 from fednas_core.show.tested import in_order
 
 

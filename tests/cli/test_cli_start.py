@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fednas_core.base.settings import read
-from fednas_core.runs.folder import create
+from fednas_core.runs.creation import create
 
 HEAVY = {
     "flwr", "matplotlib", "onnx", "onnxruntime", "pandas", "pymoo", "ray", "scipy", "sklearn", "torch", "torchvision",

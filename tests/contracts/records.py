@@ -7,7 +7,8 @@ from typing import Any
 
 from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.typed import from_json, object_of, to_json
-from fednas_core.runs.record import FORMAT, Evaluated, HandedOver, Head, ModelRow, Result, RoundEvent, Spread
+from fednas_core.runs.format import FORMAT, Head
+from fednas_core.runs.record import Evaluated, HandedOver, ModelRow, Result, RoundEvent, Spread
 
 Part = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ from fednas_core.engine.cohort import Crew
 from fednas_core.engine.evaluation import Judge
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.run import conduct
-from fednas_core.runs.folder import create
+from fednas_core.runs.creation import create
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import client_images, preprocessing_of, space_of
 

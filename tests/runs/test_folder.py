@@ -20,7 +20,8 @@ from fednas_core.base.settings import read
 from fednas_core.base.values import State
 from fednas_core.cli.runs import run_folder
 from fednas_core.runs import folder as module
-from fednas_core.runs.folder import RunFolder, all_runs, create, find, output_folder
+from fednas_core.runs.creation import create
+from fednas_core.runs.folder import RunFolder, all_runs, find, output_folder
 
 
 def config(root: Path, **pairs: Any) -> RunConfig:
