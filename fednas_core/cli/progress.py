@@ -89,7 +89,8 @@ def _table(events: deque[RoundEvent], metric: Metric) -> Table:
     from rich.table import Table
 
     shown = [cells(event, metric) for event in events]
-    names = [name for name in shown[-1] if name != SEARCH or any(row[SEARCH] for row in shown)]
+    searching = any(row[SEARCH] for row in shown)
+    names = [name for name in shown[-1] if searching or name != SEARCH]
     table = Table(*names, box=SIMPLE_HEAD, pad_edge=False)
     for row in shown:
         table.add_row(*(row[name] for name in names))

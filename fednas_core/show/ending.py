@@ -127,11 +127,12 @@ def kept(parts: Sequence[str]) -> str:
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table whose first two columns are text and whose others are figures."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def cell(i: int, text: str) -> str:
         return text.ljust(widths[i]) if i < 2 or i == len(head) - 1 and not head[i] else text.rjust(widths[i])
 
-    lines = ["  ".join(cell(i, text) for i, text in enumerate(row)).rstrip() for row in [head, *rows]]
-    lines.insert(1, "  ".join("-" * w for w in widths))
+    lines = []
+    for row in (head, ["-" * width for width in widths], *rows):
+        lines.append("  ".join(cell(i, text) for i, text in enumerate(row)).rstrip())
     return "\n" + "\n".join(lines)

@@ -152,7 +152,8 @@ def spread_over_rounds(rounds: Sequence[RoundEvent], metric: Metric) -> str:
     """Plot, for each round, range, middle half and median of what clients come to in training."""
     rows = []
     for event in rounds:
-        values = [value for value in (metric.of(row.metrics) for row in event.clients) if finite(value)]
+        found = [metric.of(row.metrics) for row in event.clients]
+        values = [value for value in found if finite(value)]
         if values:
             rows.append((event.round, values))
     if not rows:

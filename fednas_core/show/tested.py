@@ -131,7 +131,9 @@ def history(rounds: Sequence[RoundEvent], metric: Metric) -> Table | None:
 
 
 def _by_round_and_network(events: Sequence[RoundEvent], metric: Metric) -> Table:
-    pairs = [(event.round, row) for event in events for row in event.evaluation or ()]
+    pairs: list[tuple[int, Evaluated]] = []
+    for event in events:
+        pairs += [(event.round, row) for row in event.evaluation or ()]
     server = any(not by_clients(row, metric) for _, row in pairs)
     lines = []
     for number, row in pairs:

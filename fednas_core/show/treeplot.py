@@ -102,7 +102,9 @@ def _ordered(rows: Sequence[Candidate], path: Sequence[str]) -> list[Candidate]:
 
 def _path(panel: Panel, led: Sequence[tuple[Candidate, Points]]) -> None:
     """Draw the networks that led one after the other, with their names and MACs."""
-    line = [point for _, curve in led for point in curve]
+    line: Points = []
+    for _, curve in led:
+        line += curve
     ends = [curve[-1] for _, curve in led]
     if not ends:
         return

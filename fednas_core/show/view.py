@@ -123,8 +123,12 @@ def _supernet(run: RunData) -> str:
 def _sections(run: RunData) -> tuple[Section, ...]:
     """Return the sections that have something to show."""
     sections = (_own_images(run), _contest(run), _search(run), _learning(run), *_training(run))
-    shown = (replace(s, plots=tuple(plot for plot in s.plots if plot[1])) for s in sections)
-    return tuple(section for section in shown if section.plots)
+    shown = []
+    for section in sections:
+        drawn = tuple(plot for plot in section.plots if plot[1])
+        if drawn:
+            shown.append(replace(section, plots=drawn))
+    return tuple(shown)
 
 
 def _contest(run: RunData) -> Section:
