@@ -195,8 +195,7 @@ def searched(config: RunConfig) -> RunFolder:
         run.note_images(digest_of(config))
         judge = Judge(config, method.network)
         for event in rounds(config, method, crew, 0, run=run.id):
-            after(config, method, crew, judge, event, run.id)
-            run.append_event(event)
+            run.append_event(after(config, method, crew, judge, event, run.id))
         run.save_checkpoint(event.round, method.state())
     return run
 

@@ -18,13 +18,16 @@ import numpy as np
 import pytest
 import typer
 from contracts.records import event as made
+from contracts.records import result
 from typer.testing import CliRunner
 
 from fednas_core.base.errors import RunError
 from fednas_core.base.fingerprint import PACKAGES, digest_of, fingerprint
 from fednas_core.base.metrics import ACCURACY
+from fednas_core.base.typed import object_of
 from fednas_core.cli import app, progress, superlink
 from fednas_core.cli.simulate import NAMED, NODES_A_CORE, STARTED, conclude, nodes_for, read_lines
+from fednas_core.runs.record import HandedOver
 
 EVENT: dict[str, Any] = {
     "round": 3, "loss": 1.25, "accuracy": 0.5, "bytes_up": 2_000_000, "seconds": 1.5,
@@ -228,8 +231,8 @@ def test_simulate_stops_on_ctrl_c_and_can_be_resumed(tmp_path: Path) -> None:
 
 def test_the_time_that_flower_takes_besides_the_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "r1").mkdir()
-    result = {"models": [], "seconds": {"total": 10.0, "start": 2.0, "training": 8.0}}
-    (tmp_path / "r1" / "result.json").write_text(json.dumps(result))
+    found = result(seconds={"total": 10.0, "start": 2.0, "training": 8.0})
+    (tmp_path / "r1" / "result.json").write_text(json.dumps(object_of(found)))
     ended: Any = SimpleNamespace(run_name="r1", lines=[])
     conclude(ended, ("finished:completed", ""), tmp_path, False, wall_s=25.0)
     told = "time  10 s: start 2 s, training 8 s\nbesides 15 s in which Flower starts and ends\n"
@@ -239,8 +242,9 @@ def test_the_time_that_flower_takes_besides_the_run_is_told(tmp_path: Path, caps
 def test_a_client_without_its_model_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "r1"
     run.mkdir()
-    row = {"client": "phone", "budget": "1 M MACs", "reason": "out of memory: it was ended", "failed": True}
-    (run / "result.json").write_text(json.dumps({"models": [], "clients": [row], "seconds": {"total": 20.0}}))
+    row = HandedOver(client="phone", budget="1 M MACs", reason="out of memory: it was ended", failed=True)
+    found = result(clients=[row], seconds={"total": 20.0})
+    (run / "result.json").write_text(json.dumps(object_of(found)))
     ended: Any = SimpleNamespace(run_name="r1", lines=[])
     with pytest.raises(typer.Exit) as left:
         conclude(ended, ("finished:completed", ""), tmp_path, False)

@@ -14,6 +14,7 @@ from fednas_core.base.seeding import stream
 from fednas_core.base.values import Arch, State
 from fednas_core.devices.info import ClientInfo, Limit
 from fednas_core.exchange.orders import Errand, Failure, TrainOrder, TrainReport
+from fednas_core.methods import story as stories
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.host import START, Entrant, Rules
 from fednas_core.search.dropping import Standing
@@ -27,6 +28,8 @@ Accuracy = Callable[[Errand], float]
 
 class Told:
     """A host search that proposes given architectures, iteration by iteration, cut out of the start network."""
+
+    kind = "told"
 
     def __init__(self, space: SearchSpace, fields: Sequence[Sequence[Arch]]) -> None:
         self.space, self.fields = space, fields
@@ -53,8 +56,8 @@ class Told:
     def finalists(self, limits: Sequence[Limit]) -> list[Entrant]:
         return self.family[1:]
 
-    def story(self) -> dict[str, Any]:
-        return {}
+    def story(self) -> stories.Told:
+        return stories.Told(values={})
 
     def state(self) -> State:
         return State({}, {"iteration": self.iteration})

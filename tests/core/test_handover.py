@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from contracts.records import recorded, result
+from contracts.records import model, recorded, result
 from contracts.samples import answer
 
 from fednas_core.base.config import RunConfig
@@ -107,7 +107,7 @@ def test_an_answer_that_no_client_can_have_found_is_a_reason(
 def test_of_equally_accurate_networks_everybody_is_offered_the_cheapest(config: RunConfig) -> None:
     rows, _ = offered(config, lambda order: [says(order)], gain=0.0)
     assert {row["macs"] for row in rows} == {space_of(config).cost(space_of(config).smallest).macs}
-    assert "; larger ones are as accurate on the validation images" in clients_table(rows)
+    assert "; larger ones are as accurate on the validation images" in clients_table(typed(rows), ACCURACY)
 
 
 def test_the_accuracy_of_a_client_without_test_images_is_unknown(config: RunConfig) -> None:
@@ -155,11 +155,7 @@ def test_the_tables_say_who_has_what(config: RunConfig) -> None:
     text = clients_table(typed(rows), ACCURACY, most=3)
     assert "client-00" in text and "away" in text and "75.0%" in text and "stored" in text
     assert "client-03" not in text and "… and 1 more in result.json" in text
-    model = {
-        "device": "phone", "budget": "1 M MACs", "macs": 5e5, "params": 3e4, "bytes": 1.2e5, "latency_ms": 0.5,
-        "validation_accuracy": 0.9, "test_accuracy": 0.8, "export_max_abs_error": 1e-6,
-    }  # fmt: skip
-    lines = table([model]).splitlines()
+    lines = table([model()], ACCURACY).splitlines()
     assert len({len(line) for line in lines[1:]}) == 1 and "1 M MACs" in lines[-1]
 
 

@@ -30,6 +30,7 @@ from fednas_core.methods.fedavg import Everyone, Schedule, SupernetAveraging
 from fednas_core.methods.host import START, Entrant, Rules
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
+from fednas_core.methods.story import Told
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
 from fednas_core.spaces.modules import initial_weights
@@ -88,6 +89,7 @@ def same(one: Any, two: Any) -> bool:
 class Copy:
     """Proposes the start network itself, once."""
 
+    kind = "copy"
     iteration = 0
 
     def __init__(self) -> None:
@@ -109,8 +111,8 @@ class Copy:
     def finalists(self, limits: Any) -> list[Entrant]:
         return self.family[1:]
 
-    def story(self) -> dict[str, Any]:
-        return {}
+    def story(self) -> Told:
+        return Told(values={})
 
     def state(self) -> State:
         return State({}, {"iteration": self.iteration})

@@ -46,7 +46,7 @@ def test_create_writes_settings_and_versions(tmp_path: Path) -> None:
     assert run.id.endswith("-fedavg") and run.config() == settings
     text = (run.path / "config.toml").read_text()
     assert "[versions]" in text and f'torch = "{version("torch")}"' in text and "numpy" in text
-    assert run.events() == []
+    assert run.events() == ()
 
 
 def test_runs_of_one_second_have_names_of_their_own_in_the_order_of_their_start(tmp_path: Path) -> None:
