@@ -120,13 +120,13 @@ class Rewarded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Other:
     """What a host of another kind tells."""
 
     values: Mapping[str, object] = field(metadata=INLINE)
 
 
-OwnStory = Takes | Scored | Rewarded | Told
+OwnStory = Takes | Scored | Rewarded | Other
 KINDS: Mapping[str, type[Takes] | type[Scored] | type[Rewarded]] = {
     "netadapt": Takes,
     "evolution": Scored,
@@ -170,7 +170,7 @@ class Story:
         if own is None:
             common = {*(one.name for one in fields(cls)), *(one.name for one in fields(Outcome))}
             rest = {key: value for key, value in told.items() if key not in common}
-            return replace(story, kind=kind, own=Told(values=rest) if rest else None)
+            return replace(story, kind=kind, own=Other(values=rest) if rest else None)
         there = any(one.name in told for one in fields(own))
         return replace(story, kind=kind, own=from_json(own, told, metrics) if there else None)
 

@@ -14,9 +14,9 @@ from fednas_core.base.seeding import stream
 from fednas_core.base.values import Arch, State
 from fednas_core.devices.info import ClientInfo, Limit
 from fednas_core.exchange.orders import Errand, Failure, TrainOrder, TrainReport
-from fednas_core.methods import story as stories
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.host import START, Entrant, Rules
+from fednas_core.methods.story import Other
 from fednas_core.search.dropping import Standing
 from fednas_core.spaces.space import SearchSpace
 from fednas_core.subnets.merge import Merge
@@ -56,8 +56,8 @@ class Told:
     def finalists(self, limits: Sequence[Limit]) -> list[Entrant]:
         return self.family[1:]
 
-    def story(self) -> stories.Told:
-        return stories.Told(values={})
+    def story(self) -> Other:
+        return Other(values={})
 
     def state(self) -> State:
         return State({}, {"iteration": self.iteration})

@@ -30,7 +30,7 @@ from fednas_core.methods.fedavg import Everyone, Schedule, SupernetAveraging
 from fednas_core.methods.host import START, Entrant, Rules
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.methods.story import Told
+from fednas_core.methods.story import Other
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
 from fednas_core.spaces.modules import initial_weights
@@ -111,8 +111,8 @@ class Copy:
     def finalists(self, limits: Any) -> list[Entrant]:
         return self.family[1:]
 
-    def story(self) -> Told:
-        return Told(values={})
+    def story(self) -> Other:
+        return Other(values={})
 
     def state(self) -> State:
         return State({}, {"iteration": self.iteration})

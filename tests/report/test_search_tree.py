@@ -15,7 +15,7 @@ from contracts.records import head, model, result
 
 from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.typed import to_json
-from fednas_core.methods.story import Told
+from fednas_core.methods.story import Other
 from fednas_core.runs.record import RoundEvent
 from fednas_core.search.ledger import Design
 from fednas_core.show import searched, treeplot
@@ -282,7 +282,7 @@ def test_a_search_of_a_kind_that_nobody_here_knows_is_told_plainly(events: list[
     for one in events:
         one["search"] |= {"heat": 3} if "takes" in one["search"] else {}
     race = typed(events, "race")
-    assert race[3].search and isinstance(race[3].search.own, Told) and race[3].search.own.values["heat"] == 3
+    assert race[3].search and isinstance(race[3].search.own, Other) and race[3].search.own.values["heat"] == 3
     again = made({**race[3].to_json()}, "race")
     assert again == race[3], "what is read is written as it is"
     assert going_on(race[3], ACCURACY) == "iteration 1: winner 1.2"
