@@ -102,9 +102,12 @@ def head_in(table: Mapping[str, object], where: Path) -> Head:
     if found == 1:
         return Head(1, (ACCURACY,), older.search(table))
     try:
-        return from_json(Head, table)
+        head = from_json(Head, table)
+        if not head.metrics:
+            raise FieldError("names none", "metrics")
     except FieldError as error:
         raise RunError(f"{where}: {error}: restore the file from a copy") from error
+    return head
 
 
 def head_of_folder(folder: Path) -> Head:

@@ -96,6 +96,9 @@ def test_a_damaged_head_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('format = 2\nmetrics = [{name = "accuracy"}]\nsearch = ""\n')
     with pytest.raises(RunError, match=r"config.toml: field 'metrics.0.title' is missing"):
         head_of_folder(tmp_path)
+    (tmp_path / "config.toml").write_text('format = 2\nmetrics = []\nsearch = ""\n')
+    with pytest.raises(RunError, match=r"config.toml: field 'metrics' names none"):
+        head_of_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
