@@ -202,10 +202,10 @@ class _Desk:
             client_macs=sum(s.client_macs for s in summaries),
             clients=tuple(rows),
         )
-        norm, seconds = statistics.median_low(self._norms), time.monotonic() - self._since
+        event = event_of(summary, rows, self._failures, time.monotonic() - self._since, None)
         ages = [row.staleness or 0 for row in rows]
         stale = Staleness(mean=statistics.mean(ages), max=max(ages))
-        return replace(event_of(summary, rows, self._failures, seconds, norm), staleness=stale)
+        return replace(event, update_norm=statistics.median_low(self._norms), staleness=stale)
 
     def _fail(self, client: ClientId, reason: str) -> None:
         self._failures.append((client, reason))
