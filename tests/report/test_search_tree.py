@@ -290,7 +290,7 @@ def test_a_search_of_a_kind_that_nobody_here_knows_is_told_plainly(events: list[
     assert searched.terms(race, ACCURACY).startswith("Won: the best of its iteration.")
     assert "and 6 others competed in 2 iterations" in searched.made(race, "race", "7 rounds")
     assert [row.outcome for row in tree_of(race)][:3] == ["start", "dropped", "winner"]
-    path = finished(folder(tmp_path / "r1", events, "race"))
+    path = finished(folder(tmp_path / "r1", [one.to_json() for one in race], "race"))
     (path / "config.toml").write_text(tomli_w.dumps({**head("race").to_json(), "settings": {"method": "race"}}))
     page = write(path).read_text()
     assert "<h2>The search</h2>" in page and "A network of 1 k MACs was trained with race" in page
