@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from contracts.method import CLIENTS, plan, replies
+from contracts.records import recorded
 from contracts.samples import answer, supernet_of, toy_space
 
 from fednas_core.base.errors import RunError
@@ -91,7 +92,7 @@ def test_rows_of_the_summary() -> None:
     method = averaging()
     summary = method.absorb(0, replies(plan(method, 0)))
     cost = SPACE.cost(SPACE.largest)
-    row = summary.clients[1]
+    row = recorded(summary.clients[1])
     assert row == {
         "client": "client-01", "role": "largest", "tier": "", "macs": cost.macs, "params": cost.params,
         "examples": 21, "loss": 2.0, "accuracy": 0.5, "client_macs": 1000, "seconds": 0.1,
@@ -111,7 +112,7 @@ def test_an_empty_round_has_a_summary(round: int) -> None:
     method = averaging()
     plan(method, round)
     summary = method.absorb(round, [])
-    assert (summary.round, summary.loss, summary.accuracy) == (round, None, None)
+    assert (summary.round, summary.loss, summary.metrics) == (round, None, {"accuracy": None})
 
 
 @pytest.mark.parametrize(
