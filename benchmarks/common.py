@@ -32,7 +32,8 @@ from fednas_core.engine.run import settle
 from fednas_core.engine.starts import starting
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.runs.folder import RunFolder, create
+from fednas_core.runs.creation import create
+from fednas_core.runs.folder import RunFolder
 from fednas_core.spaces.registry import load
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.tasks.bench import digest_of, space_of
@@ -194,7 +195,7 @@ def searched(config: RunConfig) -> RunFolder:
         judge = Judge(config, method.network)
         for event in rounds(config, method, crew, 0, run=run.id, model=judge.model):
             run.append_event(event)
-        run.save_checkpoint(event["round"], method.state())
+        run.save_checkpoint(event.round, method.state())
     return run
 
 

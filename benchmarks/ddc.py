@@ -36,9 +36,12 @@ from fednas_core.base.values import State
 from fednas_core.engine.evaluation import Judge
 from fednas_core.engine.starts import trained
 from fednas_core.methods.host import HOST
+from fednas_core.methods.story import Rewarded
 from fednas_core.runs.folder import RunFolder
 from fednas_core.search.policy import Policy, Reinforce, sample
 from fednas_core.search.rewards import Thresholds, ddc_reward
+from fednas_core.show.search import rewards as rewards_of
+from fednas_core.show.search import searches
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of
 
@@ -99,20 +102,19 @@ def run(arm: str, seed: int, folder: str, teacher: Row, policy: str) -> Row:
     changes = {"method": "ddc", "contest.start": teacher["run"], "ddc.policy": policy, **ARMS[arm]}
     found = searched(read(settings(seed, folder) | changes))
     events = found.events()
-    told = [event["search"] for event in events]
-    rewards = [one for search in told for one in search.get("rewards", ())]
-    last = [search for search in told if "reward" in search][-1]
+    rewards = rewards_of(events)
+    last = [told.own for _, told in searches(events) if isinstance(told.own, Rewarded)][-1]
     judged = found.load_checkpoint()[1].data[HOST]["judged"]
     tested = _tested(found)
     return {
         "arm": arm,
         "seed": seed,
         "run": found.id,
-        "rewards": [one["mean"] for one in rewards],
-        "best": [max(one["best"] for one in rewards[: i + 1]) for i in range(len(rewards))],
-        "new": [one["new"] for one in rewards],
-        "client_macs": sum(event["client_macs"] for event in events),
-        "reward": last["reward"],
+        "rewards": [one.mean for one in rewards],
+        "best": [max(one.best for one in rewards[: i + 1]) for i in range(len(rewards))],
+        "new": [one.new for one in rewards],
+        "client_macs": sum(event.client_macs for event in events),
+        "reward": last.reward,
         "judged": [[genes["k"], reward] for genes, _, reward in judged],
         "sampled": _sampled(found) if arm == "policy" else [],
         **tested,

@@ -89,15 +89,15 @@ def phase_seconds(nodes: int, warm: int, space: str, rounds: int) -> dict[str, A
         settings = pairs(made.folder, space, nodes, WARM_UP + rounds)
         run = made.completed(made.submit(settings), made.folder / "out")
         events = run.events()[WARM_UP:]
-    seconds = [event["seconds"] for event in events]
+    seconds = [event.seconds for event in events]
     return {
         "nodes": nodes,
         "warm": bool(warm),
-        "bytes_each_way": events[0]["bytes_down"] // nodes,
+        "bytes_each_way": events[0].bytes_down // nodes,
         "median_s": statistics.median(seconds),
         "seconds": seconds,
-        "training_s": statistics.median(max(row["seconds"] for row in event["clients"]) for event in events),
-        "failures": sum(len(event["failures"]) for event in events),
+        "training_s": statistics.median(max(row.seconds for row in event.clients) for event in events),
+        "failures": sum(len(event.failures) for event in events),
     }
 
 
@@ -125,8 +125,8 @@ def bytes_on_the_wire(space: str, tls: bool, encoding: str, rounds: int) -> dict
         "wire_up": wire[1],
         "ratio_down": wire[0] / plan,
         "ratio_up": wire[1] / plan,
-        "told_down": event["bytes_down"],
-        "told_up": event["bytes_up"],
+        "told_down": event.bytes_down,
+        "told_up": event.bytes_up,
         "idle_bytes_per_s": idle,
     }
 

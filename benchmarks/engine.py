@@ -85,7 +85,7 @@ def measure(config: RunConfig, turns: int) -> dict[str, Any]:
             if turn:
                 times["round"].append(seconds)
                 times["floor"].append(sum(alone) / config.workers)
-                times["client"].append(sum(row["seconds"] for row in event["clients"]) / config.workers)
+                times["client"].append(sum(row.seconds for row in event.clients) / config.workers)
     ratios = [a / b for a, b in zip(times["round"], times["floor"], strict=True)]
     seconds = statistics.median(times["round"])
     return {

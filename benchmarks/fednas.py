@@ -47,6 +47,7 @@ from fednas_core.runs.folder import RunFolder, find, output_folder
 from fednas_core.search.dropping import alive_counts
 from fednas_core.search.ledger import Design, dynamic_rounds
 from fednas_core.search.netadapt import proposals, step_size
+from fednas_core.show.search import searches
 from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.sorting import rank_filters
 from fednas_core.subnets.networks import network
@@ -122,8 +123,8 @@ def run(arm: str, seed: int, folder: str, partition: str, most: int, start_id: s
     _, method = trained(found)
     assert method.catalogue.these is not None
     leader = method.catalogue.these[0]
-    events = [event for event in found.events() if event["search"]["stage"] == "compete"]
-    rows = [row for event in events for row in event["clients"]]
+    events = [event for event in found.events() if event.search and event.search.stage == "compete"]
+    rows = [row for event in events for row in event.clients]
     return {
         "arm": arm,
         "seed": seed,
@@ -132,15 +133,15 @@ def run(arm: str, seed: int, folder: str, partition: str, most: int, start_id: s
         "run": found.id,
         "client_rounds": len(rows),
         "analytic": design(arm, most, candidates_of(found)).client_rounds,
-        "train_macs": sum(row["client_macs"] for row in rows),
-        "train_bytes": sum(row["bytes_up"] + row["bytes_down"] for row in rows),
-        "train_seconds": sum(row["seconds"] for row in rows),
-        "test_macs": sum(event["client_macs"] for event in events) - sum(row["client_macs"] for row in rows),
-        "test_bytes": sum(e["bytes_down"] for e in events) - sum(row["bytes_down"] for row in rows),
+        "train_macs": sum(row.client_macs for row in rows),
+        "train_bytes": sum(row.bytes_up + row.bytes_down for row in rows),
+        "train_seconds": sum(row.seconds for row in rows),
+        "test_macs": sum(event.client_macs for event in events) - sum(row.client_macs for row in rows),
+        "test_bytes": sum(e.bytes_down for e in events) - sum(row.bytes_down for row in rows),
         "candidates": candidates_of(found),
         "macs": space_of(config).cost(leader).macs,
         "accuracy": 100 * Judge(config, method.network).test(leader).accuracy,
-        "seconds": sum(event["seconds"] for event in found.events()),
+        "seconds": sum(event.seconds for event in found.events()),
     }
 
 
@@ -232,7 +233,7 @@ def _finished_by_clients(config: RunConfig, arch: Arch, tensors: Mapping[str, to
 
 def candidates_of(run: RunFolder) -> list[int]:
     """Return the number of candidates in each iteration."""
-    return [len(event["search"]["candidates"]) for event in run.events() if "candidates" in event["search"]]
+    return [len(told.candidates) for _, told in searches(run.events()) if told.candidates]
 
 
 def design(arm: str, most: int, candidates: Sequence[int]) -> Design:

@@ -17,15 +17,17 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import CIFAR10, collect, read, standard_error, stored
 
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.run import conduct
-from fednas_core.show.tested import spread_of
+from fednas_core.runs.record import Spread
 
 METHODS = ("fedavg", "fedper")
 CLASSES = (2, 4, 10)
@@ -71,7 +73,7 @@ def run(method: str, classes: int, seed: int, rounds: int) -> dict[str, Any]:
         "classes": classes,
         "seed": seed,
         "rounds": rounds,
-        **{key: value for key, value in spread_of(accuracies).items() if key != "clients"},
+        **{key: value for key, value in asdict(Spread.of(accuracies, ACCURACY)).items() if key != "clients"},
         "tested": sum(row["tested"] for row in clients),
     }
 

@@ -146,9 +146,9 @@ def run(alpha: float, arm: str, lr: float, seed: int, count: int) -> Row:
         "rounds": count,
         "validation": {name: 100 * judge.validate(arch).accuracy for name, arch in judged.items()},
         "test": {name: 100 * judge.test(arch).accuracy for name, arch in judged.items()},
-        "bytes": sum(event["bytes_down"] + event["bytes_up"] for event in events),
-        "client_macs": sum(event["client_macs"] for event in events),
-        "seconds": sum(event["seconds"] for event in events),
+        "bytes": sum(event.bytes_down + event.bytes_up for event in events),
+        "client_macs": sum(event.client_macs for event in events),
+        "seconds": sum(event.seconds for event in events),
     }
 
 

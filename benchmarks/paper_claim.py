@@ -199,8 +199,8 @@ def train(arm: Arm) -> dict[str, float]:
     method, fleet = arm.method(), LocalFleet(arm.config)
     events = [run_round(arm.config, method, fleet, index) for index in range(arm.config.rounds)]
     return {
-        "upload_params_m": sum(event["bytes_up"] for event in events) / 4e6,
-        "client_macs_t": sum(event["client_macs"] for event in events) / 1e12,
+        "upload_params_m": sum(event.bytes_up for event in events) / 4e6,
+        "client_macs_t": sum(event.client_macs for event in events) / 1e12,
     }
 
 

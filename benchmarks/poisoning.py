@@ -84,8 +84,8 @@ def run(merge: str, length: int, seed: int, count: int) -> dict[str, Any]:
     method = make(Setup(config, space, path, supernet))
     refused = {"bad": 0, "honest": 0}
     for event in rounds(config, method, Flipping(fleet, bad, length), 0):
-        for failure in event["failures"]:
-            refused["bad" if failure["client"] in bad else "honest"] += 1
+        for failure in event.failures:
+            refused["bad" if failure.client in bad else "honest"] += 1
     judge = Judge(config, subnets_of(space_of(config), supernet))
     judged = judge_all(config, judge, candidates(config, allowances, path))
     accuracy = {}

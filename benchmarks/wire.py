@@ -55,15 +55,15 @@ def run(arm: str, seed: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as state:
         os.environ[VARIABLE] = state
         events = [run_round(config, method, fleet, index) for index in range(rounds)]
-    assert not any(event["failures"] for event in events)
+    assert not any(event.failures for event in events)
     judge = Judge(config, subnets_of(space_of(config), supernet))
     archs = {name: [row.arch for row in path if row.cost.macs <= macs][-1] for name, macs in BUDGETS.items()}
     return {
         "arm": arm,
         "seed": seed,
         "rounds": rounds,
-        "bytes_down": sum(event["bytes_down"] for event in events) / rounds,
-        "bytes_up": sum(event["bytes_up"] for event in events) / rounds,
+        "bytes_down": sum(event.bytes_down for event in events) / rounds,
+        "bytes_up": sum(event.bytes_up for event in events) / rounds,
         "accuracy": {
             name: 100 * judge.test(arch).accuracy for name, arch in {**archs, "largest": space.largest}.items()
         },

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fednas_core.base.errors import ArchError, ConfigError, InfeasibleError, RunError
+from fednas_core.base.metrics import ACCURACY, Metric
 from fednas_core.base.paths import real
+from fednas_core.base.typed import object_of
 from fednas_core.cli.runs import Output, RunId, run_folder, runs_folder
 from fednas_core.cli.show import Json, guard, note, print_json, print_table
 from fednas_core.methods.catalogue import METHODS
@@ -47,15 +49,17 @@ def runs(
     if method is not None and method not in METHODS:
         raise ConfigError(f"--method {method}: allowed are {', '.join(METHODS)}")
     there = [path for path in run_folders(root) if since is None or _started(path) >= since]
-    rows = [row for row in map(_summary, there) if method in (None, row["method"]) and state in (None, row["state"])]
+    rows = [row for row in map(_summary, there) if method in (None, row.method) and state in (None, row.state)]
     rows = rows[-last:] if last else rows
     if as_json:
-        print_json(rows)
+        print_json([row.to_json() for row in rows])
     elif not rows:
         kind = "such runs" if method or state or since else "runs"
         note(f"no {kind} in {root}: start one with  fednas run")
     else:
-        head = ("run", "rounds", "state", "accuracy", "seconds", "tested by", "worst tenth", *SHOWN, "rest", "method")
+        metrics = {row.metric.title.lower() for row in rows if row.metric}
+        best = metrics.pop() if len(metrics) == 1 else "best"
+        head = ("run", "rounds", "state", best, "seconds", "tested by", "worst tenth", *SHOWN, "rest", "method")
         print_table(head, [_cells(row) for row in rows], whole=True)
 
 
@@ -67,39 +71,61 @@ def _started(path: Path) -> datetime:
         return datetime.fromtimestamp((path / "config.toml").stat().st_mtime)
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """What is told of one run; of a damaged one little is known.
+
+    `best` is its metric's best value on the server's validation images; where only clients could test, of their means.
+    `worst_decile` is the best over a worst tenth of the clients, None if they tested nothing. `rounds` is None where
+    nobody knows how many there will be. `seconds` are all of the run's, `phases` where they went.
+    """
+
+    id: str
+    state: str
+    method: str | None = None
+    metric: Metric | None = None
+    rounds_done: int = 0
+    rounds: int | None = 0
+    best: float | None = None
+    tested_by: str | None = None
+    worst_decile: float | None = None
+    seconds: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the row as JSON; its best value stands under the metric's name."""
+        return {
+            "id": self.id,
+            "method": self.method,
+            "rounds_done": self.rounds_done,
+            "rounds": self.rounds,
+            "state": self.state,
+            f"best_{(self.metric or ACCURACY).name}": self.best,
+            "tested_by": self.tested_by,
+            "worst_decile": self.worst_decile,
+            "seconds": self.seconds,
+            "phases": dict(self.phases),
+        }
+
+
+def _cells(row: RunRow) -> tuple[str, ...]:
     """Return the cells of one run, the most telling ones first."""
-    whole, *phases = _times(row["seconds"], row["phases"])
+    metric, shown = row.metric or ACCURACY, [row.phases.get(phase, 0.0) for phase in SHOWN]
     return (
-        row["id"],
-        f"{row['rounds_done']}" + (f"/{row['rounds']}" if row["rounds"] else ""),
-        row["state"],
-        _share(row["best_accuracy"]),
-        f"{whole:.1f}",
-        row["tested_by"] or "-",
-        _share(row["worst_decile"]),
-        *(f"{value:.1f}" for value in phases),
-        row["method"] or "-",
+        row.id,
+        f"{row.rounds_done}" + (f"/{row.rounds}" if row.rounds else ""),
+        row.state,
+        "-" if row.best is None else metric.brief(row.best),
+        f"{row.seconds:.1f}",
+        row.tested_by or "-",
+        "-" if row.worst_decile is None else metric.brief(row.worst_decile),
+        *(f"{value:.1f}" for value in (*shown, row.seconds - sum(shown))),
+        row.method or "-",
     )
 
 
-def _times(whole: float, phases: Mapping[str, float]) -> list[float]:
-    """Return a run's seconds, those of the phases that have a column, and all others."""
-    shown = [phases.get(phase, 0.0) for phase in SHOWN]
-    return [whole, *shown, whole - sum(shown)]
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    """Return the row of one run.
-
-    `best_accuracy` is the highest on the server's validation images; where only clients could test, of their means.
-    `worst_decile` is the highest accuracy over a worst tenth of the clients, None if they tested nothing. `seconds` are
-    all of the run's, `phases` where they went.
-    """
+def _summary(path: Path) -> RunRow:
+    """Return the row of one run."""
     from fednas_core.base.config import COMPETING
     from fednas_core.show.read import read_run
     from fednas_core.show.tested import TRAINED_ON, by_clients
@@ -108,28 +134,36 @@ def _summary(path: Path) -> dict[str, Any]:
         data = read_run(path)
     except RunError as error:
         note(str(error))
-        nothing = dict.fromkeys(("method", "best_accuracy", "tested_by", "worst_decile"))
-        unknown = {"rounds": 0, "rounds_done": 0, "seconds": 0.0, "phases": {}}
-        return {"id": path.name, "state": "damaged", **unknown, **nothing}
-    rows = [row for event in data.rounds for row in event.get("evaluation") or ()]
-    server = [row["accuracy"] for row in rows if not by_clients(row)]
-    server += [model["validation_accuracy"] for model in data.models]
-    clients = [row["accuracy"] for row in rows if by_clients(row)]
-    held_out = all(row["clients"].get("held_out", True) for row in rows if row.get("clients"))
-    whole = data.result is not None and data.result.get("rounds", 0) + data.result.get("unrecorded", 0) == data.done
+        return RunRow(id=path.name, state="damaged")
+    metric, method = data.metric, str(data.settings.get("method"))
+    server = [value for model in data.models if (value := metric.of(model.validation)) is not None]
+    clients: list[float] = []
+    tenths: list[float] = []
+    held_out = True
+    for event in data.rounds:
+        for row in event.evaluation or ():
+            value = metric.of(row.metrics)
+            if value is not None:
+                (clients if by_clients(row, metric) else server).append(value)
+            if row.clients:
+                tenths.append(row.clients.spread.worst_decile)
+                held_out = held_out and row.clients.held_out
+    whole = data.result is not None and data.result.rounds + data.result.unrecorded == data.done
     by = "clients" if held_out else f"clients {TRAINED_ON}"
-    return {
-        "id": path.name,
-        "method": data.settings.get("method"),
-        "rounds_done": data.done,
-        "rounds": None if data.settings.get("method") in COMPETING else data.settings.get("rounds", 0),
-        "state": "finished" if whole else "unfinished",
-        "best_accuracy": max(server or clients, default=None),
-        "tested_by": "server" if server else by if clients else None,
-        "worst_decile": max((row["clients"]["worst_decile"] for row in rows if row.get("clients")), default=None),
-        "seconds": sum(data.seconds.values()),
-        "phases": dict(data.seconds),
-    }
+    rounds = data.settings.get("rounds", 0)
+    return RunRow(
+        id=path.name,
+        method=method,
+        metric=metric,
+        rounds_done=data.done,
+        rounds=rounds if isinstance(rounds, int) and method not in COMPETING else None,
+        state="finished" if whole else "unfinished",
+        best=metric.best(server or clients),
+        tested_by="server" if server else by if clients else None,
+        worst_decile=metric.best(tenths),
+        seconds=sum(data.seconds.values()),
+        phases=dict(data.seconds),
+    )
 
 
 @guard
@@ -197,9 +231,9 @@ def export(
     folder = real(to) if to else run.path / "models"
     model = deliver(replace(config, rounds=done), judge, limit, chosen, folder)
     if as_json:
-        print_json({**model, "run": run.id, "folder": str(folder / device)})
+        print_json({**object_of(model), "run": run.id, "folder": str(folder / device)})
         return
-    print(f"{table([model])}\n\n{folder / device}")
+    print(f"{table([model], run.head().metric)}\n\n{folder / device}")
 
 
 def _allowance(config: RunConfig, device: str, text: str) -> Allowance:

@@ -86,10 +86,9 @@ def conduct_here(config: RunConfig, given: Collection[str], as_json: bool, usual
         if begun and (hint := _continuation(root, begun[0].id)):
             note(hint)
         raise
-    result = folder.read_json("result.json")
     if as_json:
-        print_json(result)
-    leave_if_lacking(result)
+        print_json(folder.read_json("result.json"))
+    leave_if_lacking(folder.result())
 
 
 def stopped(root: Path, run_id: str | None) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from itertools import accumulate
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
@@ -17,6 +17,8 @@ from fednas_core.base.terminal import say
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from fednas_core.runs.record import Result
 
 Arguments = ParamSpec("Arguments")
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -43,7 +45,7 @@ def guard(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     return guarded
 
 
-def refuse(message: str, as_json: bool, **more: Any) -> None:
+def refuse(message: str, as_json: bool, **more: object) -> None:
     """Show an error and leave with exit code 2; with `as_json` also as an object on stdout, `more` beside it."""
     if as_json:
         print_json({"error": message, **more})
@@ -51,7 +53,7 @@ def refuse(message: str, as_json: bool, **more: Any) -> None:
     raise typer.Exit(REFUSED)
 
 
-def leave_if_lacking(result: Mapping[str, Any]) -> None:
+def leave_if_lacking(result: Result) -> None:
     """Leave with exit code 1 if a client of a finished run has no model that it should have, and say so."""
     from fednas_core.show.ending import lacking
 

@@ -98,6 +98,8 @@ def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool, w
     Of the command's `wall_s` seconds, those outside the run are Flower's own: its processes start and end.
     """
     from fednas_core.base.units import duration
+    from fednas_core.runs.folder import RESULT
+    from fednas_core.runs.format import head_of_folder
     from fednas_core.show.ending import ending
 
     status, details = told
@@ -107,18 +109,20 @@ def conclude(stream: Stream, told: tuple[str, str], root: Path, as_json: bool, w
         return
     folder = root / stream.run_name
     try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        content = (folder / RESULT).read_text(encoding="utf-8")
     except OSError as error:
         raise RunError(
             f"the run was completed, but its folder cannot be read here ({error}): setting 'output' must name a folder "
             "that the ServerApp's machine and this one share"
         ) from error
+    head = head_of_folder(folder)
+    result = head.result(json.loads(content), str(folder / RESULT))
     if as_json:
-        print_json(result)
+        print_json(json.loads(content))
     else:
-        print(ending(result))
+        print(ending(result, head.metric))
         if wall_s is not None:
-            print(f"besides {duration(wall_s - result['seconds']['total'])} in which Flower starts and ends")
+            print(f"besides {duration(wall_s - result.seconds['total'])} in which Flower starts and ends")
         print()
         print(f"run folder: {folder}\nreport:     {folder / 'report.html'}")
     leave_if_lacking(result)
@@ -188,14 +192,19 @@ class Stream:
 
 def follow(stream: Stream, running: Callable[[], bool], root: Path, rounds: int | None, quiet: bool) -> None:
     """Show rounds as they are finished for as long as the run is `running`."""
+    from fednas_core.runs.events import FILE
+    from fednas_core.runs.format import head_of_folder
+
     offset = 0
     with display(rounds, to_stderr=quiet) as show:
         while True:
             ended = not running()
             if stream.run_name:
-                events, offset = read_events(root / stream.run_name / "events.jsonl", offset)
-                for event in events:
-                    show(event)
+                folder = root / stream.run_name
+                lines, offset = read_lines(folder / FILE, offset)
+                head = head_of_folder(folder)
+                for line in lines:
+                    show(head.event(json.loads(line), str(folder / FILE)), head.metric)
             while stream.now:
                 show.now(stream.now.popleft())
             if ended:
@@ -203,11 +212,11 @@ def follow(stream: Stream, running: Callable[[], bool], root: Path, rounds: int 
             time.sleep(POLL_S)
 
 
-def read_events(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
-    """Return the events of the complete lines after byte `offset`, and the offset after them."""
+def read_lines(path: Path, offset: int) -> tuple[list[bytes], int]:
+    """Return the complete lines after byte `offset`, and the offset after them."""
     if not path.is_file():
         return [], offset
     with path.open("rb") as file:
         file.seek(offset)
         whole, newline, _ = file.read().rpartition(b"\n")
-    return [json.loads(line) for line in whole.splitlines()], offset + len(whole) + len(newline)
+    return whole.splitlines(), offset + len(whole) + len(newline)

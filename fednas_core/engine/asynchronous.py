@@ -19,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,10 +29,12 @@ from fednas_core.base.seeding import derive, stream
 from fednas_core.base.values import ClientId
 from fednas_core.devices.info import ClientInfo
 from fednas_core.engine.collect import Outcome, collect, why
-from fednas_core.engine.rounds import Event, Model, event_of, everyone_of, longest_first
+from fednas_core.engine.rounds import Model, event_of, everyone_of, longest_first
 from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Fleet, Order
 from fednas_core.exchange.processors.norms import ENOUGH, check_norm, clip_share, update_norm, usual_norm
 from fednas_core.methods.method import Ask, Method
+from fednas_core.methods.story import ClientRow
+from fednas_core.runs.record import RoundEvent, Staleness
 from fednas_core.subnets.merge import largest_allowed
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import space_of
@@ -50,7 +51,7 @@ def rounds(
     usual: float | None = None,
     run: str = "",
     model: Model | None = None,
-) -> Iterator[Event]:
+) -> Iterator[RoundEvent]:
     """Conduct rounds from number `start` (from 0) on until the method is done, and yield the event of each.
 
     `usual` is the last event's `update_norm`, if there was one; `run` the run's id, which the orders carry. Methods
@@ -115,7 +116,7 @@ class _Work:
         self._resting: set[ClientId] = set()  # who failed is not asked again before the next round
         self._failures: list[tuple[ClientId, str]] = []
         self._waiting: list[_Usable] = []
-        self._merged: list[dict[str, Any]] = []
+        self._merged: list[ClientRow] = []
 
     # -- who does what ---------------------------------------------------------------------------------------------
 
@@ -180,15 +181,13 @@ class _Work:
         if enough or not self._jobs or self.due <= 0:
             self._merge_waiting()
 
-    def event(self) -> Event:
+    def event(self) -> RoundEvent:
         """Return the event of the round."""
         rows = self._merged
         event = event_of(self._round, rows, self._failures, time.monotonic() - self._since)
-        ages = [row["staleness"] for row in rows]
-        return event | {
-            "update_norm": statistics.median_low(self._norms),
-            "staleness": {"mean": statistics.mean(ages), "max": max(ages)},
-        }
+        ages = [row.staleness or 0 for row in rows]
+        stale = Staleness(mean=statistics.mean(ages), max=max(ages))
+        return replace(event, update_norm=statistics.median_low(self._norms), staleness=stale)
 
     def _fail(self, client: ClientId, reason: str) -> None:
         self._failures.append((client, reason))
@@ -216,7 +215,7 @@ class _Work:
         if told.rows:
             self._merges += 1
             self._norms = [*self._norms, usable.norm][-max(ENOUGH, self._size) :]
-            self._merged.append({**told.rows[0], "update_norm": usable.norm, "staleness": age})
+            self._merged.append(replace(told.rows[0], update_norm=usable.norm, staleness=age))
 
     def _moved(self, answer: Answer, job: _Job, share: float) -> dict[str, Tensor]:
         """Return what the weights become that the answer covers."""

@@ -21,6 +21,7 @@ from fednas_core.devices.limits import client_budget_texts, limits
 from fednas_core.devices.profile import from_json, profile, to_json
 from fednas_core.exchange.orders import Answer, Failure, Fleet, Order
 from fednas_core.runs.folder import RunFolder
+from fednas_core.runs.record import RoundEvent
 from fednas_core.spaces.space import Elastic
 from fednas_core.tasks.bench import device_of, space_of
 
@@ -88,15 +89,16 @@ class Crew:
             yield answer
             del answer  # nothing here holds a reply when the next one comes
 
-    def note(self, event: dict[str, Any]) -> None:
-        """From now on know who trained in the round of an event; add to it, as ``anew``, who began anew since the last.
+    def note(self, event: RoundEvent) -> RoundEvent:
+        """From now on know who trained in the round of an event; return it with who began ``anew`` since the last.
 
         Whoever trained and has no private state when it trains again has lost it.
         """
-        self._trained |= {row["client"] for row in event["clients"]}
+        self._trained |= {row.client for row in event.clients}
         if self._anew:
-            event["anew"] = sorted(self._anew)
+            event = replace(event, anew=tuple(sorted(self._anew)))
             self._anew.clear()
+        return event
 
     def close(self) -> None:
         """See `Fleet.close`."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from fednas_core.base.config import COMPETING, RunConfig
-from fednas_core.base.units import cross_entropy, few, share
+from fednas_core.base.units import cross_entropy, few
 from fednas_core.base.values import region_shape
 from fednas_core.methods import ddc, fednas
 from fednas_core.methods.catalogue import METHODS, Search
 from fednas_core.runs.folder import RunFolder
-from fednas_core.show.search import going_on
+from fednas_core.runs.format import head_of
+from fednas_core.runs.record import RoundEvent
+from fednas_core.show.stage import going_on
 from fednas_core.show.tested import brief
 from fednas_core.spaces.space import Space
 from fednas_core.tasks.bench import dataset_of, space_of, split_of
@@ -97,14 +97,16 @@ def searching(config: RunConfig, by: Search) -> str:
     )
 
 
-def line(config: RunConfig, event: Mapping[str, Any]) -> str:
+def line(config: RunConfig, event: RoundEvent) -> str:
     """Return one round in one line; how many there will be is unknown where networks compete."""
-    now = going_on(event)
+    metric = head_of(config).metric
+    now, value = going_on(event, metric), metric.brief(metric.of(event.metrics))
     text = (
-        f"round {event['round']:>3}{'' if now else f'/{config.rounds}'}  training loss {cross_entropy(event['loss'])} "
-        f"accuracy {share(event['accuracy']):>6}  up {event['bytes_up'] / 1e6:.1f} MB  {event['seconds']:.1f} s"
+        f"round {event.round:>3}{'' if now else f'/{config.rounds}'}  training loss {cross_entropy(event.loss)} "
+        f"{metric.title.lower()} {value:>6}  up {event.bytes_up / 1e6:.1f} MB  {event.seconds:.1f} s"
     )
-    text += "".join(f"  {told}" for told in (*brief(event["evaluation"] or ()), now) if told)
-    if event["failures"]:
-        text += "  failed: " + few([failure["client"] for failure in event["failures"]])
+    for told in (*brief(event.evaluation or (), metric), now):
+        text += f"  {told}" if told else ""
+    if event.failures:
+        text += "  failed: " + few([failure.client for failure in event.failures])
     return text

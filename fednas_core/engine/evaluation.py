@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import InfeasibleError
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.seeding import stream
 from fednas_core.base.values import Arch
 from fednas_core.devices.budgets import Allowance, Budget
@@ -21,6 +22,7 @@ from fednas_core.devices.latency import measure
 from fednas_core.export.bundle import ExportInput, Facts, export
 from fednas_core.methods.catalogue import METHODS
 from fednas_core.methods.fedavg import fixed_arch
+from fednas_core.runs.record import ModelRow, Point
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.fittest import fitness_of, fittest
 from fednas_core.search.measured import Worth, most_accurate
@@ -208,27 +210,27 @@ def best_within(judged: Sequence[Judged], allows: Callable[[Arch], bool]) -> Jud
     return min((row for row in judged if allows(row.arch)), key=preference, default=None)
 
 
-def frontier(judged: Sequence[Judged]) -> list[dict[str, Any]]:
-    """Return every candidate as a JSON row that says whether a cheaper one is at least as accurate."""
+def frontier(judged: Sequence[Judged]) -> list[Point]:
+    """Return every candidate as a row that says whether a cheaper one is at least as accurate."""
     rows, best = [], -1.0
     for row in sorted(judged, key=lambda row: (row.macs, preference(row))):
         on_frontier = row.validation_accuracy > best
         best = max(best, row.validation_accuracy)
         rows.append(
-            {
-                "arch": row.arch.to_json(),
-                "macs": row.macs,
-                "params": row.params,
-                "bytes": row.bytes,
-                "fitness": None if math.isnan(row.fitness) else row.fitness,
-                "validation_accuracy": row.validation_accuracy,
-                "on_frontier": on_frontier,
-            }
+            Point(
+                arch=row.arch.to_json(),
+                macs=row.macs,
+                params=row.params,
+                bytes=row.bytes,
+                fitness=None if math.isnan(row.fitness) else row.fitness,
+                validation={ACCURACY.name: row.validation_accuracy},
+                on_frontier=on_frontier,
+            )
         )
     return rows
 
 
-def deliver(config: RunConfig, judge: Judge, budget: Budget, chosen: Judged, folder: Path) -> dict[str, Any]:
+def deliver(config: RunConfig, judge: Judge, budget: Budget, chosen: Judged, folder: Path) -> ModelRow:
     """Test, time and export the model of one device; return its row of ``result.json``.
 
     Without test images its accuracy on them is unknown: None.
@@ -252,19 +254,19 @@ def deliver(config: RunConfig, judge: Judge, budget: Budget, chosen: Judged, fol
         ),
         folder,
     )
-    return {
-        "device": budget.device,
-        "budget": str(budget),
-        "budget_macs": None if budget.macs == math.inf else int(budget.macs),
-        "arch": chosen.arch.to_json(),
-        "validation_accuracy": chosen.validation_accuracy,
-        "test_accuracy": test_accuracy,
-        "macs": chosen.macs,
-        "params": chosen.params,
-        "bytes": chosen.bytes,
-        "latency_ms": latency.median_ms,
-        "export_max_abs_error": exported.max_abs_error,
-    }
+    return ModelRow(
+        device=budget.device,
+        budget=str(budget),
+        budget_macs=None if budget.macs == math.inf else int(budget.macs),
+        arch=chosen.arch.to_json(),
+        validation={ACCURACY.name: chosen.validation_accuracy},
+        test={ACCURACY.name: test_accuracy},
+        macs=chosen.macs,
+        params=chosen.params,
+        bytes=chosen.bytes,
+        latency_ms=latency.median_ms,
+        export_max_abs_error=exported.max_abs_error,
+    )
 
 
 def trained_archs(config: RunConfig, space: Elastic) -> tuple[Arch, ...] | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 from fednas_core.base.config import RunConfig
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.budgets import Allowance
 from fednas_core.devices.info import ClientInfo
@@ -16,6 +17,7 @@ from fednas_core.engine.evaluation import Judge, Judged, preference
 from fednas_core.exchange.orders import Answer, Failure, Order, Tensors
 from fednas_core.exchange.results import Installed, Tested
 from fednas_core.methods.method import request
+from fednas_core.runs.record import HandedOver, OwnModel
 from fednas_core.tasks.bench import space_of
 
 ATTEMPTS = 3
@@ -30,7 +32,7 @@ def hand_over(
     run_id: str,
     own: Mapping[ClientId, Arch] | None = None,
     settled: Callable[[], None] = lambda: None,
-) -> list[dict[str, Any]]:
+) -> list[HandedOver]:
     """Give each client the best judged network that its limit allows (`preference`); return a row for each, by name.
 
     A client that is in `own` gets the network named there if it can.
@@ -108,29 +110,31 @@ def _ranked(judged: Sequence[Judged], client: ClientInfo) -> list[Judged]:
     return sorted(fitting, key=preference)
 
 
-def _without(client: ClientInfo, reason: str, failed: bool = False) -> dict[str, Any]:
+def _without(client: ClientInfo, reason: str, failed: bool = False) -> HandedOver:
     budget = client.limit.budget if isinstance(client.limit, Allowance) else None
     told = str(budget) if budget else "no limit"
-    return {"client": client.name, "budget": told, "reason": reason, "failed": failed}
+    return HandedOver(client=client.name, budget=told, reason=reason, failed=failed)
 
 
-def _row(client: ClientInfo, chosen: Judged, outcome: Answer | Failure, allowed: Sequence[Judged]) -> dict[str, Any]:
+def _row(client: ClientInfo, chosen: Judged, outcome: Answer | Failure, allowed: Sequence[Judged]) -> HandedOver:
     if isinstance(outcome, Failure):
         return _without(client, outcome.reason, failed=True)
     found = outcome.result
     assert isinstance(found, Installed)
     if not found.fits:
         return _without(client, f"the smallest network offered takes {found.latency_ms:.2f} ms there")
-    return _without(client, "") | {
-        "arch": chosen.arch.to_json(),
-        "macs": chosen.macs,
-        "params": chosen.params,
-        "bytes": chosen.bytes,
-        "validation_accuracy": chosen.validation_accuracy,
-        "larger_accuracy": max((row.validation_accuracy for row in allowed if row.macs > chosen.macs), default=None),
-        "accuracy": found.accuracy if found.tested else None,
-        "tested": found.tested,
-        "held_out": found.held_out,
-        "latency_ms": found.latency_ms,
-        "stored": found.stored,
-    }
+    larger = max((row.validation_accuracy for row in allowed if row.macs > chosen.macs), default=None)
+    model = OwnModel(
+        arch=chosen.arch.to_json(),
+        macs=chosen.macs,
+        params=chosen.params,
+        bytes=chosen.bytes,
+        validation={ACCURACY.name: chosen.validation_accuracy},
+        larger={ACCURACY.name: larger},
+        metrics={ACCURACY.name: found.accuracy if found.tested else None},
+        tested=found.tested,
+        held_out=found.held_out,
+        latency_ms=found.latency_ms,
+        stored=found.stored,
+    )
+    return replace(_without(client, ""), model=model)

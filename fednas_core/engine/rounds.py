@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ReplyError, RunError
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.seeding import stream
 from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.info import ClientInfo
@@ -20,13 +20,11 @@ from fednas_core.exchange.orders import Answer, Failure, Fleet, Order, Tensors
 from fednas_core.exchange.processors.directions import Update, alignments, check_direction, to_direction
 from fednas_core.exchange.processors.norms import ENOUGH, check_norm, clip_share, shorten, update_norm, usual_norm
 from fednas_core.methods.method import Ask, Method
+from fednas_core.methods.story import ClientRow
+from fednas_core.runs.record import Failed, RoundEvent
 from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.merge import largest_allowed
 from fednas_core.tasks.bench import space_of
-
-Event = dict[str, Any]
-"""One line of the event log."""
-
 
 Model = Callable[[Arch], Tensors]
 """What a network is used with: its tensors and its batch statistics."""
@@ -40,7 +38,7 @@ def rounds(
     usual: float | None = None,
     run: str = "",
     model: Model | None = None,
-) -> Iterator[Event]:
+) -> Iterator[RoundEvent]:
     """Conduct rounds from number `start` (from 0) on until the method is done, and yield the event of each.
 
     `usual` is the last event's `update_norm`, if there was one; `run` the run's id, which the orders carry, and `model`
@@ -50,7 +48,7 @@ def rounds(
     index = start
     while not method.done(index):
         event = run_round(config, method, fleet, index, usual, run, model)
-        index, usual = index + 1, event["update_norm"]
+        index, usual = index + 1, event.update_norm
         yield event
 
 
@@ -62,20 +60,20 @@ def run_round(
     usual: float | None = None,
     run: str = "",
     model: Model | None = None,
-) -> Event:
+) -> RoundEvent:
     """Conduct round number `index` (from 0) and return its event (see `rounds`).
 
     Raises `RunError` if clients were asked and none gave a usable answer.
     """
-    start, everyone = time.monotonic(), everyone_of(fleet)
-    event: Event | None = None
-    turn = 0
+    event: RoundEvent | None = None
+    turn, everyone = 0, everyone_of(fleet)
     while ask := method.ask(index, turn, everyone, stream(config.seed, index, "plan", *([turn] if turn else []))):
         if ask.requests:
-            told = _requested(config, method, fleet, ask, model or method.network, run)
+            event = event or event_of(index, (), (), 0.0)
+            event = _requested(config, method, fleet, ask, model or method.network, run, event)
         else:
-            told = _updated(config, method, fleet, ask, everyone, usual, run, start)
-        event = told if event is None else joined(event, told)
+            more = _updated(config, method, fleet, ask, everyone, usual, run)
+            event = joined(event, more) if event else more
         turn += 1
     if event is None:
         raise RunError(f"round {index + 1}: method '{config.method}' asked nobody for anything")
@@ -90,13 +88,12 @@ def _updated(
     everyone: Sequence[ClientInfo],
     usual: float | None,
     run: str,
-    start: float,
-) -> Event:
+) -> RoundEvent:
     """Have clients train; return the event of it.
 
     Replies wait until the last one is in: only then can it be seen which is far from the cohort's median.
     """
-    space, weights = space_of(config), method.weights()
+    start, space, weights = time.monotonic(), space_of(config), method.weights()
     orders = {order.client: order for order in longest_first(ask.orders, everyone, space, run)}
     infos = {client.name: client for client in everyone}
     failures, norms, most = dict(ask.left_out), dict[ClientId, float](), largest_allowed(weights)
@@ -124,15 +121,16 @@ def _updated(
                 yield answer
 
         told = method.tell(ask, accepted())
-    ranked = sorted(told.rows, key=lambda row: str(row["client"]))
-    rows = [{**row, "update_norm": norms[row["client"]]} for row in ranked]
+    rows = [replace(row, update_norm=norms[row.client]) for row in sorted(told.rows, key=lambda row: row.client)]
     typical = typical or (statistics.median_low(judged.values()) if judged else None)
     event = event_of(ask.round, rows, list(failures.items()), time.monotonic() - start)
-    return event | {"update_norm": typical} | dict(told.story)
+    return replace(event, update_norm=typical, search=told.story)
 
 
-def _requested(config: RunConfig, method: Method, fleet: Fleet, ask: Ask, model: Model, run: str) -> Event:
-    """Have clients do what a method requests of them; return what the round's event tells of it."""
+def _requested(
+    config: RunConfig, method: Method, fleet: Fleet, ask: Ask, model: Model, run: str, event: RoundEvent
+) -> RoundEvent:
+    """Have clients do what a method requests of them; return the round's event with what that took and told."""
     answers, failures = answered(config, fleet, ask.orders, model, run)
     if ask.orders and not answers:
         reasons = "; ".join(sorted({failure.reason for failure in failures})[:3])
@@ -140,18 +138,18 @@ def _requested(config: RunConfig, method: Method, fleet: Fleet, ask: Ask, model:
             f"round {ask.round + 1}: none of {len(ask.orders)} requests was met ({reasons}), so nobody tested a "
             "network or got the teacher. The rounds before are safe: mend the cause, then resume the run"
         )
-    event = {
-        "bytes_down": sum(answer.bytes_down for answer in answers),
-        "client_macs": sum(answer.macs for answer in answers),
-        "failures": [{"client": failure.client, "reason": failure.reason} for failure in failures],
-    }
-    return event | dict(method.tell(ask, answers).story)
+    return replace(
+        event,
+        bytes_down=event.bytes_down + sum(answer.bytes_down for answer in answers),
+        client_macs=event.client_macs + sum(answer.macs for answer in answers),
+        failures=(*event.failures, *map(failed, failures)),
+        search=method.tell(ask, answers).story or event.search,
+    )
 
 
-def joined(event: Event, more: Event) -> Event:
-    """Return the event of a round with what a further ask of it adds: bytes, MACs and failures, and its story."""
-    added = {key: event[key] + more[key] for key in ("bytes_down", "client_macs", "failures")}
-    return event | more | added
+def failed(failure: Failure) -> Failed:
+    """Return a failure as an event tells of it."""
+    return Failed(client=failure.client, reason=failure.reason)
 
 
 def everyone_of(fleet: Fleet) -> list[ClientInfo]:
@@ -170,8 +168,8 @@ def longest_first(orders: Iterable[Order], clients: Sequence[ClientInfo], space:
 
 
 def event_of(
-    index: int, rows: Sequence[Mapping[str, Any]], failures: Sequence[tuple[ClientId, str]], seconds: float
-) -> Event:
+    index: int, rows: Sequence[ClientRow], failures: Sequence[tuple[ClientId, str]], seconds: float
+) -> RoundEvent:
     """Return the event of round number `index` (from 0), given the rows of the clients whose update was merged.
 
     Raises `RunError` if clients were asked and none gave a usable answer.
@@ -182,24 +180,33 @@ def event_of(
             f"round {index + 1}: none of the {len(failures)} clients gave a usable answer ({reasons}). The "
             "rounds before are safe: mend the cause, then resume the run"
         )
-    return {
-        "round": index + 1,
-        "loss": mean_of(rows, "loss"),
-        "accuracy": mean_of(rows, "accuracy"),
-        "bytes_up": sum(row["bytes_up"] for row in rows),
-        "bytes_down": sum(row["bytes_down"] for row in rows),
-        "client_macs": sum(row["client_macs"] for row in rows),
-        "seconds": seconds,
-        "clients": [dict(row) for row in rows],
-        "failures": [{"client": client, "reason": reason} for client, reason in sorted(failures)],
-        "evaluation": None,
-    }
+    return RoundEvent(
+        round=index + 1,
+        loss=mean_of(rows, lambda row: row.loss),
+        metrics={ACCURACY.name: mean_of(rows, lambda row: row.metrics[ACCURACY.name] or 0.0)},
+        bytes_up=sum(row.bytes_up for row in rows),
+        bytes_down=sum(row.bytes_down for row in rows),
+        client_macs=sum(row.client_macs for row in rows),
+        seconds=seconds,
+        clients=tuple(rows),
+        failures=tuple(Failed(client=client, reason=reason) for client, reason in sorted(failures)),
+        evaluation=None,
+        update_norm=None,
+    )
 
 
-def mean_of(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+def joined(event: RoundEvent, more: RoundEvent) -> RoundEvent:
+    """Return the event of a round in which clients have trained once more."""
+    rows = sorted((*event.clients, *more.clients), key=lambda row: row.client)
+    failures = [(one.client, one.reason) for one in (*event.failures, *more.failures)]
+    both = event_of(event.round - 1, rows, failures, event.seconds + more.seconds)
+    return replace(both, update_norm=more.update_norm, search=more.search or event.search)
+
+
+def mean_of(rows: Sequence[ClientRow], value: Callable[[ClientRow], float]) -> float | None:
     """Return the mean of one figure over the rows of a round's clients, weighted by examples; None without any."""
-    examples = sum(row["examples"] for row in rows)
-    return float(sum(row[key] * row["examples"] for row in rows)) / examples if examples else None
+    examples = sum(row.examples for row in rows)
+    return float(sum(value(row) * row.examples for row in rows)) / examples if examples else None
 
 
 def _agreeing(

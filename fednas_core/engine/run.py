@@ -10,13 +10,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import InfeasibleError, RunError
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.paths import anchored
 from fednas_core.base.progress import Progress, left
 from fednas_core.base.settings import rounds_known
+from fednas_core.base.typed import object_of, to_json
 from fednas_core.base.values import Arch
 from fednas_core.devices.budgets import Allowance, parse_budgets
 from fednas_core.engine import asynchronous, rounds
@@ -38,6 +39,7 @@ from fednas_core.engine.evaluation import (
 )
 from fednas_core.engine.handover import hand_over, smallest_without_loss
 from fednas_core.engine.resuming import resumed, told
+from fednas_core.engine.rounds import failed
 from fednas_core.engine.starts import starting
 from fednas_core.engine.trials import Jury, mean, spread
 from fednas_core.exchange.orders import Fleet
@@ -46,7 +48,9 @@ from fednas_core.methods.registry import cautions, make, path_of, searched_by
 from fednas_core.methods.setup import Setup
 from fednas_core.runs import owner
 from fednas_core.runs.clock import Clock
-from fednas_core.runs.folder import RunFolder, create, find, output_folder, versions
+from fednas_core.runs.creation import create
+from fednas_core.runs.folder import RESULT, RunFolder, find, output_folder, versions
+from fednas_core.runs.record import Evaluated, HandedOver, ModelRow, Result, Supernet
 from fednas_core.runs.tensorboard import write_scalars
 from fednas_core.search.path import PathRow
 from fednas_core.show.ending import ending
@@ -161,26 +165,26 @@ def _conducted(
     before = run.events()
     let_go = _handed_over(config, run)
     for event in before:
-        if event["round"] > let_go:
+        if event.round > let_go:
             crew.note(event)
     if unrecorded := done - len(before):
         announce(f"rounds 1 to {unrecorded} are not recorded: figures count from round {unrecorded + 1}")
     for event in before:
         jury.note(event)
-    usual = before[-1].get("update_norm") if before else None
+    usual = before[-1].update_norm if before else None
     clock.enter("training")
     for event in LOOPS[config.loop](config, method, crew, done, usual, run.id, judge.model):
-        done = event["round"]
+        done = event.round
         jury.note(event)
         if done % config.evaluate_every == 0 or method.done(done):
             these = method.catalogue.these
             followed = {"leader": these[0]} if these else references
             clock.enter("evaluation")
-            event["evaluation"] = _evaluate(config, judge, jury, followed, done)
-            event["failures"] += [{"client": one.client, "reason": one.reason} for one in jury.failures]
+            event = replace(event, evaluation=_evaluate(config, judge, jury, followed, done))
+            event = replace(event, failures=(*event.failures, *map(failed, jury.failures)))
             jury.failures.clear()
             clock.enter("training")
-        crew.note(event)
+        event = crew.note(event)
         run.append_event(event)
         if config.tensorboard:
             write_scalars(run, event)
@@ -221,7 +225,7 @@ def _handed_over(config: RunConfig, run: RunFolder) -> int:
     """Return after how many rounds clients let their private state go, for they had been given their models."""
     if not config.install or is_personal(config) or not (run.path / "result.json").is_file():
         return 0
-    return int(run.read_json("result.json")["rounds"])
+    return run.result().rounds
 
 
 # -- evaluation and the end ----------------------------------------------------------------------------------------
@@ -250,24 +254,27 @@ def _references(config: RunConfig, allowances: Sequence[Allowance], path: Sequen
 
 def _evaluate(
     config: RunConfig, judge: Judge, jury: Jury, references: Mapping[str, Arch], done: int
-) -> list[dict[str, Any]]:
+) -> tuple[Evaluated, ...]:
     """Return a row for each network that is followed: how the server finds it, or its clients if only they can."""
     rows = []
     followed: Mapping[str, Arch | None] = {"own": None} if config.personal.arch else references
     for name, arch in followed.items():
-        row: dict[str, Any] = {"name": name, "macs": judge.macs(arch) if arch else None}
         found = jury.hear(arch, done) if testers(config) else []
         if arch and not is_personal(config):
             seen = judge.validate(arch)
-            row |= {"accuracy": seen.accuracy, "loss": seen.loss}
         elif found:
             seen = mean(found)
-            row |= {"accuracy": seen.accuracy, "loss": seen.loss}
-        if found:
-            row["clients"] = spread(found)
-        if "accuracy" in row:
-            rows.append(row)
-    return rows
+        else:
+            continue
+        row = Evaluated(
+            name=name,
+            macs=judge.macs(arch) if arch else None,
+            metrics={ACCURACY.name: seen.accuracy},
+            loss=seen.loss,
+            clients=spread(found) if found else None,
+        )
+        rows.append(row)
+    return tuple(rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -287,10 +294,10 @@ def _finish(done: _Finished, path: Sequence[PathRow], announce: Announce) -> Run
     config, run, crew, clock = done.config, done.run, done.crew, done.clock
     clock.enter("search")
     judged = _search(done, path, announce)
-    run.write_json("frontier.json", frontier(judged))
+    run.write_json("frontier.json", to_json(frontier(judged)))
     clock.enter("export")
     models = [] if is_personal(config) else _deliver(done, judged, announce)
-    clients = []
+    clients: list[HandedOver] = []
     clock.enter("hand-over")
     if config.install:
         announce("handing each client a model of its own")
@@ -301,14 +308,14 @@ def _finish(done: _Finished, path: Sequence[PathRow], announce: Announce) -> Run
         clients = hand_over(config, crew, done.judge, judged, run.id, own, progress.step)
     if candidates := tree(run.events()):
         run.write_json("search.json", candidates)
-    result = _result(config, run, models, clients)
-    run.write_json("result.json", result | {"seconds": _whole(clock.note(run))})
+    result = _result(config, run, models, clients, clock)
+    run.write_json(RESULT, object_of(result))
     clock.enter("report")
     announce("report: writing it")
     write_report(run.path)
-    result |= {"seconds": _whole(clock.note(run))}
-    run.write_json("result.json", result)
-    announce(ending(result))
+    result = replace(result, seconds=_whole(clock.note(run)))
+    run.write_json(RESULT, object_of(result))
+    announce(ending(result, ACCURACY))
     announce(f"run folder: {run.path}\nreport:     {run.path / 'report.html'}")
     return run
 
@@ -341,9 +348,10 @@ def _search(done: _Finished, path: Sequence[PathRow], announce: Announce) -> tup
     return judge_all(config, done.jury if is_personal(config) else done.judge, archs, judging.step)
 
 
-def _deliver(done: _Finished, judged: Sequence[Judged], announce: Announce) -> list[dict[str, Any]]:
+def _deliver(done: _Finished, judged: Sequence[Judged], announce: Announce) -> list[ModelRow]:
     """Choose and export the model of each kind of device that the run's budgets name."""
-    config, space, models = done.config, space_of(done.config), []
+    config, space = done.config, space_of(done.config)
+    models: list[ModelRow] = []
     allowances = done.crew.allowances(parse_budgets(config.budgets, space.cost(space.largest).macs))
     before = done.clock.spent("export")
     for number, allowance in enumerate(allowances):
@@ -365,28 +373,24 @@ def _whole(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def _result(
-    config: RunConfig, run: RunFolder, models: Sequence[Mapping[str, Any]], clients: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    record = run.record()
-    events = record.rounds
-
-    def total(key: str) -> Any:
-        return sum(event[key] for event in events)
-
-    space = space_of(config)
-    return {
-        "run": run.id,
-        "method": config.method,
-        "personal": list(space.personal),
-        "search": searched_by(config, space),
-        "rounds": config.rounds,
-        "unrecorded": record.unrecorded,
-        "models": list(models),
-        "clients": list(clients),
-        "bytes_up": total("bytes_up"),
-        "bytes_down": total("bytes_down"),
-        "client_macs": total("client_macs"),
-        "failures": sum(len(event["failures"]) for event in events),
-        "supernet": {"space": space.name, "norm": space.norm, **space.cost(space.supernet).to_json()},
-        "versions": versions(),
-    }
+    config: RunConfig, run: RunFolder, models: Sequence[ModelRow], clients: Sequence[HandedOver], clock: Clock
+) -> Result:
+    record, space = run.record(), space_of(config)
+    events, cost = record.rounds, space.cost(space.supernet)
+    return Result(
+        run=run.id,
+        method=config.method,
+        personal=tuple(space.personal),
+        search=searched_by(config, space),
+        rounds=config.rounds,
+        unrecorded=record.unrecorded,
+        models=tuple(models),
+        clients=tuple(clients),
+        bytes_up=sum(event.bytes_up for event in events),
+        bytes_down=sum(event.bytes_down for event in events),
+        client_macs=sum(event.client_macs for event in events),
+        failures=sum(len(event.failures) for event in events),
+        supernet=Supernet(space=space.name, norm=space.norm, macs=cost.macs, params=cost.params, bytes=cost.bytes),
+        versions=versions(),
+        seconds=_whole(clock.note(run)),
+    )

@@ -9,10 +9,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import RunError
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.seeding import stream
 from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.info import ClientInfo
@@ -22,7 +22,8 @@ from fednas_core.engine.evaluation import Judge
 from fednas_core.exchange.orders import Failure
 from fednas_core.exchange.results import Tested
 from fednas_core.methods.method import Assignment, request
-from fednas_core.show.tested import by_tier, spread_of
+from fednas_core.runs.record import RoundEvent, Single, Spread, Trial
+from fednas_core.show.tested import by_tier
 from fednas_core.tasks.bench import testers
 from fednas_core.training.evaluate import Evaluation
 
@@ -54,9 +55,9 @@ class Jury:
         self.failures: list[Failure] = []
         """Clients that were asked in vain, and why."""
 
-    def note(self, event: Mapping[str, Any]) -> None:
+    def note(self, event: RoundEvent) -> None:
         """Learn from a round's event for which tier its clients trained, which is theirs unless tiers go round."""
-        self._tiers |= {row["client"]: row["tier"] for row in event["clients"] if row.get("tier")}
+        self._tiers |= {row.client: row.tier for row in event.clients if row.tier}
 
     def validate(self, arch: Arch) -> Evaluation:
         """Evaluate an architecture after training as the mean over clients; raise `RunError` if none answers."""
@@ -109,18 +110,20 @@ def mean(found: Sequence[Finding]) -> Evaluation:
     return Evaluation(loss, accuracy, sum(one.images for one in found))
 
 
-def spread(found: Sequence[Finding]) -> dict[str, Any]:
-    """Return what an event tells of a network's trial: over all clients, by tier, and client by client, as JSON."""
-    return {
-        **spread_of([one.accuracy for one in found]),
-        "tested": sum(one.images for one in found),
-        "held_out": all(one.held_out for one in found),
-        "tiers": by_tier((one.tier, one.accuracy) for one in found if one.tier),
-        "each": [
-            {"client": one.client, "tier": one.tier, "accuracy": one.accuracy, "loss": one.loss, "tested": one.images}
-            for one in found
-        ],
-    }
+def spread(found: Sequence[Finding]) -> Trial:
+    """Return what an event tells of a network's trial: over all clients, by tier, and client by client."""
+    return Trial(
+        spread=Spread.of([one.accuracy for one in found], ACCURACY),
+        tested=sum(one.images for one in found),
+        held_out=all(one.held_out for one in found),
+        tiers=by_tier(((one.tier, one.accuracy) for one in found if one.tier), ACCURACY),
+        each=tuple(_single(one) for one in found),
+    )
+
+
+def _single(one: Finding) -> Single:
+    found = {ACCURACY.name: one.accuracy}
+    return Single(client=one.client, tier=one.tier, metrics=found, loss=one.loss, tested=one.images)
 
 
 def _may(client: ClientInfo, archs: Mapping[ClientId, Arch]) -> bool:

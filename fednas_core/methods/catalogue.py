@@ -6,7 +6,10 @@ That code is imported when a method is made: whoever only lists methods needs no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from fednas_core.base.config import RunConfig
 
 Search = Literal["fitness", "accuracy"]
 
@@ -20,6 +23,8 @@ class Entry:
     that stay on them unless the settings say otherwise, and `space` is the search space likewise; `fixed` methods train
     one architecture only, that of setting ``sample.arch``.
     `search` is what the networks of a trained supernet are searched by.
+    `kind` is how the candidates of its contest are found, which says in what terms the search is told; ``{config.….…}``
+    in it stands for the value of that setting.
     `cautions` says what a run's clients and settings make of a method that its user should know.
     """
 
@@ -33,7 +38,12 @@ class Entry:
     space: str = "small"
     fixed: bool = False
     search: Search = "fitness"
+    kind: str = ""
     cautions: str = ""
+
+    def search_of(self, config: RunConfig) -> str:
+        """Return how candidates are found in a run with these settings, '' if none compete."""
+        return self.kind.format(config=config)
 
 
 METHODS: dict[str, Entry] = {
@@ -73,11 +83,13 @@ METHODS: dict[str, Entry] = {
         "Candidates compete on the devices",
         "Yuan et al., arXiv 2002.06352",
         contest="fednas_core.methods.fednas:fednas",
+        kind="{config.fednas.search}",
     ),
     "ddc": Entry(
         "A policy removes layers, devices distil",
         "Pahwa et al., arXiv 1911.12740",
         contest="fednas_core.methods.ddc:ddc",
+        kind="ddc",
         space="cnn8",
     ),
     "deepfednas": Entry(

@@ -14,12 +14,13 @@ At last all clients train what will be delivered. One candidate and one group is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
 from fednas_core.base.errors import ArchError, RunError
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.seeding import derive
 from fednas_core.base.values import Arch, ClientId, Plan, State
 from fednas_core.devices.info import ClientInfo, Limit
@@ -28,6 +29,7 @@ from fednas_core.methods.fedavg import row_of
 from fednas_core.methods.host import HOST, STAGES, START, Entrant, Host, Rules, packed, unpacked
 from fednas_core.methods.method import NO_ROOM, Ask, Assignment, Catalogue, Told, request
 from fednas_core.methods.sides import Sides, able
+from fednas_core.methods.story import Described, Dropped, Outcome, Ranked, Story
 from fednas_core.search.dropping import Standing, keep
 from fednas_core.search.groups import groups
 from fednas_core.spaces.space import Elastic
@@ -129,7 +131,7 @@ class Contest:
             if entrant.label not in merges:
                 merges[entrant.label] = self._merging(entrant.tensors)
             merges[entrant.label].add(_whole(entrant.tensors), answer.weights, weight)
-            rows.append(row_of(answer, Assignment(entrant.arch, "candidate"), self.space) | {"network": entrant.label})
+            rows.append(row_of(answer, Assignment(entrant.arch, "candidate"), self.space, entrant.label))
         for merge in merges.values():
             merge.finish()
         self._trained |= set(merges)
@@ -166,7 +168,7 @@ class Contest:
         taught = sorted(client.name for client in clients if self._sides.taught(client.name))
         return Ask(round, 1, tuple(request(round, name, "teach", self._start.arch) for name in taught), requests=True)
 
-    def _hear(self, answers: Sequence[Answer]) -> Mapping[str, Any]:
+    def _hear(self, answers: Sequence[Answer]) -> Story:
         """Drop losers, begin the next iteration; raise `RunError` if nobody tested or was taught."""
         self._sides.learn(answers)
         if self._teaching and not self._sides.somebody_taught:
@@ -175,20 +177,29 @@ class Contest:
                 "their private state lies, then resume the run"
             )
         final = self._done == self._length()
-        told: dict[str, Any] = {"stage": self._stage, "iteration": self._host.iteration + (self._stage == "compete")}
-        told |= {"round": self._done, "of": self._length(), "alive": list(self._field)}
+        told = Story(
+            kind=self._host.kind,
+            stage=self._stage,
+            iteration=self._host.iteration + (self._stage == "compete"),
+            round=self._done,
+            of=self._length(),
+            alive=tuple(self._field),
+            over=False,
+        )
         if self._due():
             self._judge(answers, final, told)
         if self._stage == "compete" and not self._waiting:
             self._waiting = list(self._field)
         if self._stage == "finish":
-            told["finishing"] = self._waiting[0]
+            told = replace(told, finishing=self._waiting[0])
         if final:
-            self._next(told)
-        return {"search": told | {"over": self._stage == "over"}}
+            told = self._next(told)
+        return replace(told, over=self._stage == "over")
 
-    def _judge(self, answers: Sequence[Answer], final: bool, told: dict[str, Any]) -> None:
+    def _judge(self, answers: Sequence[Answer], final: bool, told: Story) -> Story:
         """Take the findings of a test: they rank the candidates; before the iteration's end the worst are dropped.
+
+        Returns the story with what came of it.
 
         What was found of a candidate that nobody trained says nothing of it, and counts as not tested.
         """
@@ -205,39 +216,42 @@ class Contest:
         verdict = keep(results, 0.0 if final else self._rules.drop, self._rules.margin)
         ranking = {standing.label: standing for standing in verdict.ranking}
         self._last |= ranking
-        told["tests"] = [
-            {"network": s.label, "accuracy": s.accuracy, "gap": s.gap, "se": s.se} for s in verdict.ranking if s.images
-        ]
-        told["dropped"] = [{"network": label, "reason": reason} for label, reason in verdict.dropped.items()]
+        told = replace(
+            told,
+            tests=tuple(_test(standing) for standing in verdict.ranking if standing.images),
+            dropped=tuple(Dropped(network=label, reason=reason) for label, reason in verdict.dropped.items()),
+        )
         if self._stage == STAGES[0]:
             self._host.begin(self._start, ranking[START].accuracy)
-            told["start"] = self._described(self._start)
+            told = replace(told, start=self._described(self._start))
         elif final:
             dropped = (s for label, s in self._last.items() if label not in ranking)
             left = [s for s in verdict.ranking if s.images]
             standings = [*left, *sorted((s for s in dropped if s.images), key=lambda s: -s.accuracy)]
             self._host.conclude({s.label: self._field[s.label] for s in left}, standings)
-            told |= {"winner": left[0].label if left else None, "family": [e.label for e in self._host.family]}
+            family = tuple(entrant.label for entrant in self._host.family)
+            told = replace(told, outcome=Outcome(winner=left[0].label if left else None, family=family))
         self._field = {label: entrant for label, entrant in self._field.items() if label in verdict.kept}
+        return told
 
-    def _next(self, told: dict[str, Any]) -> None:
-        """Begin what comes after the start, an iteration, or the last round of one that is to finish."""
+    def _next(self, told: Story) -> Story:
+        """Begin what comes after the start, an iteration, or the last round of one that is to finish; tell of it."""
         self._done, self._last, self._trained = 0, {}, set()
         if self._stage in ("start", "compete"):
             entrants = self._host.propose()
-            told |= self._host.story()
+            told = replace(told, own=self._host.story())
             self._field = {entrant.label: entrant for entrant in entrants}
             self._size, self._waiting = len(entrants), list(self._field)
             if entrants:
                 self._stage = "compete"
-                told["candidates"] = [self._described(entrant) for entrant in entrants]
-                return
+                return replace(told, candidates=tuple(self._described(entrant) for entrant in entrants))
             finalists = self._host.finalists(self._limits) if self._rules.finish else []
             self._stage, self._waiting = "finish", [entrant.label for entrant in finalists]
         else:
             self._waiting = self._waiting[1:]
         if not self._waiting:
             self._stage = "over"
+        return told
 
     # -- clients ---------------------------------------------------------------------------------------------------
 
@@ -269,9 +283,17 @@ class Contest:
     def _settings(self) -> TrainSettings:
         return self._rules.settings(self._stage, self._done, self._length())
 
-    def _described(self, entrant: Entrant) -> dict[str, Any]:
-        told = {"network": entrant.label, "parent": entrant.parent, "arch": entrant.arch.to_json()}
-        return told | {"shape": self.space.describe(entrant.arch), **self.space.cost(entrant.arch).to_json()}
+    def _described(self, entrant: Entrant) -> Described:
+        cost = self.space.cost(entrant.arch)
+        return Described(
+            network=entrant.label,
+            parent=entrant.parent,
+            arch=entrant.arch.to_json(),
+            shape=self.space.describe(entrant.arch),
+            macs=cost.macs,
+            params=cost.params,
+            bytes=cost.bytes,
+        )
 
     def trains(self, client: ClientId) -> bool:
         """See `Method.trains`; one that was not met yet may."""
@@ -342,6 +364,11 @@ class Contest:
         self._trained = set(data["trained"])
         self._sides.restore(data["sides"])
         self._open = {}
+
+
+def _test(standing: Standing) -> Ranked:
+    found = {ACCURACY.name: standing.accuracy}
+    return Ranked(network=standing.label, metrics=found, gap=standing.gap, se=standing.se)
 
 
 def _whole(tensors: Mapping[str, Tensor]) -> Plan:

@@ -17,12 +17,14 @@ import torch
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ConfigError
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.seeding import derive, stream
 from fednas_core.base.values import Arch, State
 from fednas_core.devices.info import Limit
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.host import Entrant, Rules
 from fednas_core.methods.setup import Setup, annealed, merging, resource_of, scheduled
+from fednas_core.methods.story import Rewarded, Rewards
 from fednas_core.search.dropping import Standing
 from fednas_core.search.netadapt import Resource
 from fednas_core.search.policy import Mask, Policy, Reinforce, sample
@@ -84,6 +86,8 @@ class Removal:
     of highest reward that it allows.
     """
 
+    kind = "ddc"
+
     def __init__(
         self,
         space: Removable,
@@ -101,7 +105,7 @@ class Removal:
         self._teacher_accuracy = 0.0
         self._judged: dict[Arch, tuple[float, float]] = {}  # accuracy and reward of who was trained and tested
         self._masks: tuple[Mask, ...] = ()
-        self._news: list[dict[str, Any]] = []
+        self._news: list[Rewards] = []
         self._scores: dict[str, float] = {}
         self.iteration = 0
         self.family: list[Entrant] = []
@@ -193,20 +197,20 @@ class Removal:
         if self._given.sampler == "policy":
             self._learner.step(known, rewards)
         mean = sum(rewards) / len(rewards)
-        self._news.append({"iteration": self.iteration, "mean": mean, "best": max(rewards), "new": new})
+        self._news.append(Rewards(iteration=self.iteration, mean=mean, best=max(rewards), new=new))
 
-    def story(self) -> dict[str, Any]:
+    def story(self) -> Rewarded:
         """See `Host.story`: the iterations' rewards, and what the leading student is worth."""
         (told, scores), self._news, self._scores = (self._news, self._scores), [], {}
         leader = self.family[-1].arch
         accuracy, reward = self._judged.get(leader, (self._teacher_accuracy, None))
-        return {
-            "rewards": told,
-            "scores": scores,
-            "leader": self.family[-1].label,
-            "accuracy": accuracy,
-            "reward": reward,
-        }
+        return Rewarded(
+            rewards=tuple(told),
+            scores=scores,
+            leader=self.family[-1].label,
+            metrics={ACCURACY.name: accuracy},
+            reward=reward,
+        )
 
     def state(self) -> State:
         """See `Host.state`."""

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ConfigError, RunError
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.seeding import derive, stream
 from fednas_core.base.values import Arch, ClientId, State
 from fednas_core.devices.info import ClientInfo
 from fednas_core.exchange.orders import WEIGHTS, Answer, Order, Scalars
 from fednas_core.exchange.results import Trained
 from fednas_core.methods.method import NO_ROOM, Ask, Assignment, Catalogue, Told
+from fednas_core.methods.story import ClientRow
 from fednas_core.spaces.sorting import sort_channels
 from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.merge import Merge, Merging
@@ -225,24 +227,25 @@ def drawn(clients: Sequence[ClientInfo], cohort: int, round: int, seed: int) -> 
     return [everyone[place] for place in sorted(chosen)]
 
 
-def row_of(answer: Answer, assignment: Assignment, space: Elastic) -> dict[str, Any]:
+def row_of(answer: Answer, assignment: Assignment, space: Elastic, network: str | None = None) -> ClientRow:
     """Return what an event tells of one client: what it trained and what that took."""
     cost, result = space.cost(assignment.arch), answer.result
     assert isinstance(result, Trained), "a task whose weights are merged tells what its training saw"
-    return {
-        "client": answer.client,
-        "role": assignment.role,
-        "tier": assignment.tier,
-        "macs": cost.macs,
-        "params": cost.params,
-        "examples": answer.examples,
-        "loss": result.loss,
-        "accuracy": result.accuracy,
-        "client_macs": answer.macs,
-        "seconds": answer.seconds,
-        "bytes_up": answer.bytes_up,
-        "bytes_down": answer.bytes_down,
-    }
+    return ClientRow(
+        client=answer.client,
+        role=assignment.role,
+        tier=assignment.tier,
+        macs=cost.macs,
+        params=cost.params,
+        examples=answer.examples,
+        loss=result.loss,
+        metrics={ACCURACY.name: result.accuracy},
+        client_macs=answer.macs,
+        seconds=answer.seconds,
+        bytes_up=answer.bytes_up,
+        bytes_down=answer.bytes_down,
+        network=network,
+    )
 
 
 def fixed_arch(config: RunConfig, space: Elastic) -> Arch:

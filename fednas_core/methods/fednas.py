@@ -21,6 +21,7 @@ from fednas_core.devices.info import Limit
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.host import Entrant, Rules
 from fednas_core.methods.setup import Setup, annealed, merging, resource_of, scheduled
+from fednas_core.methods.story import Scored, Takes
 from fednas_core.search.dropping import Standing
 from fednas_core.search.ledger import dynamic_rounds
 from fednas_core.search.mnas import children, score
@@ -82,6 +83,8 @@ def _settings(config: RunConfig) -> Any:
 class NetAdapt:
     """The host search (Yang et al., ECCV 2018): one candidate for each layer group, and the best is the next start."""
 
+    kind = "netadapt"
+
     def __init__(self, setup: Setup, resource: Resource, iterations: int) -> None:
         self._space, self._resource, self._given = setup.space, resource, setup.config.fednas
         self._iterations, self._most = iterations, setup.config.contest.candidates
@@ -128,9 +131,9 @@ class NetAdapt:
         """See `Host.finalists`."""
         return delivered(self._space, self.family, limits)
 
-    def story(self) -> dict[str, Any]:
+    def story(self) -> Takes:
         """See `Host.story`: what the leading network takes."""
-        return {"resource": self._given.resource, "takes": self._resource(self.family[-1].arch)}
+        return Takes(resource=self._given.resource, takes=self._resource(self.family[-1].arch))
 
     def state(self) -> State:
         """See `Host.state`."""
@@ -146,6 +149,8 @@ class Evolution:
 
     T is ``fednas.target`` of what the start takes, half of it if that is 0. Candidates inherit from the start network.
     """
+
+    kind = "evolution"
 
     def __init__(self, setup: Setup, resource: Resource, iterations: int) -> None:
         self._space, self._resource, self._given = setup.space, resource, setup.config.fednas
@@ -196,10 +201,10 @@ class Evolution:
         """See `Host.finalists`."""
         return delivered(self._space, self.family, limits)
 
-    def story(self) -> dict[str, Any]:
+    def story(self) -> Scored:
         """See `Host.story`: the best score so far, and those of the last candidates."""
         scores, self._scores = self._scores, {}
-        return {"score": self._judged[self.family[-1].arch], "scores": scores}
+        return Scored(score=self._judged[self.family[-1].arch], scores=scores)
 
     def state(self) -> State:
         """See `Host.state`."""

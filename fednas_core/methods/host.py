@@ -11,6 +11,7 @@ from torch import Tensor
 from fednas_core.base.values import Arch, ClientId, State
 from fednas_core.devices.info import Limit
 from fednas_core.exchange.orders import Scalars
+from fednas_core.methods.story import OwnStory
 from fednas_core.search.dropping import Standing
 from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.packing import shapes
@@ -62,6 +63,9 @@ class Host(Protocol):
     family: list[Entrant]
     """Networks that are kept, the leading one last."""
 
+    kind: str
+    """How it finds candidates: the kind of its search, in whose terms a run tells of it."""
+
     @property
     def iteration(self) -> int:
         """Iterations that are over."""
@@ -87,8 +91,8 @@ class Host(Protocol):
         """Return the networks of the family that train on once the search is over, given the limits that count."""
         ...
 
-    def story(self) -> dict[str, Any]:
-        """Return what there is to tell since the last time, as JSON."""
+    def story(self) -> OwnStory:
+        """Return what there is to tell since the last time."""
         ...
 
     def state(self) -> State:

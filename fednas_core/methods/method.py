@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fednas_core.base.values import Arch, ClientId, State
 from fednas_core.devices.info import ClientInfo
 from fednas_core.exchange.orders import Answer, Order
+from fednas_core.methods.story import ClientRow, Story
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,10 +64,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What became of an ask: a row for each client whose update was merged, and the search's story, as JSON."""
+    """What became of an ask: a row for each client whose update was merged, and the search's story, if there is one."""
 
-    rows: tuple[Mapping[str, Any], ...] = ()
-    story: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[ClientRow, ...] = ()
+    story: Story | None = None
 
 
 class Method(Protocol):

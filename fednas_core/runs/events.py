@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fednas_core.base.errors import RunError
 from fednas_core.base.files import append, cut
+from fednas_core.runs.format import Head, head_of_folder
+from fednas_core.runs.record import RoundEvent
 
 FILE = "events.jsonl"
 LOST = "events.lost.jsonl"
@@ -29,7 +29,7 @@ class Events:
     record that was given up.
     """
 
-    rounds: tuple[dict[str, Any], ...]
+    rounds: tuple[RoundEvent, ...]
     torn: bool = False
     unrecorded: int = 0
 
@@ -44,12 +44,12 @@ class Mark:
 
 def read_events(folder: Path) -> Events:
     """Return the events of a run's folder; raise `RunError`, naming the line, where the record is damaged."""
-    return _parsed(folder, _content(folder))
+    return _parsed(folder, _content(folder), head_of_folder(folder))
 
 
-def append_event(folder: Path, event: Mapping[str, Any]) -> None:
+def append_event(folder: Path, event: RoundEvent) -> None:
     """Add the event of one round; raise `OSError` if it cannot be written."""
-    append(folder / FILE, json.dumps(event).encode() + b"\n")
+    append(folder / FILE, json.dumps(event.to_json()).encode() + b"\n")
 
 
 def mark(folder: Path) -> Mark:
@@ -66,7 +66,7 @@ def rewind(folder: Path, to: Mark, done: int) -> None:
     content = _content(folder)
     kept = content[: to.bytes]
     if _mark(kept) != to:
-        there = len(_parsed(folder, kept).rounds)  # raises for a line that cannot be read
+        there = len(_parsed(folder, kept, head_of_folder(folder)).rounds)  # raises for a line that cannot be read
         short = f"ends after {there} rounds" if len(content) < to.bytes else "is not what it was"
         raise _damaged(folder, f"{folder / FILE}: {short} when the checkpoint after round {done} was saved")
     if len(content) > to.bytes:
@@ -86,10 +86,10 @@ def _mark(content: bytes) -> Mark:
     return Mark(len(content), hashlib.sha256(content).hexdigest())
 
 
-def _parsed(folder: Path, content: bytes) -> Events:
+def _parsed(folder: Path, content: bytes, head: Head) -> Events:
     *lines, rest = content.split(b"\n")
     given_up, first = (folder / LOST).exists(), 1
-    events: list[dict[str, Any]] = []
+    events: list[RoundEvent] = []
     for number, line in enumerate(lines, start=1):
         where = f"{folder / FILE}, line {number}"
         try:
@@ -102,7 +102,10 @@ def _parsed(folder: Path, content: bytes) -> Events:
         first = found if given_up and not events else first
         if found != first + len(events):
             raise _damaged(folder, f"{where}: holds round {found}, where round {first + len(events)} belongs")
-        events.append(event)
+        try:
+            events.append(head.event(event, where))
+        except RunError as error:
+            raise _damaged(folder, str(error)) from error
     return Events(tuple(events), bool(rest), first - 1)
 
 

@@ -11,13 +11,10 @@ import contextlib
 import hashlib
 import json
 import re
-import secrets
 import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,12 +28,15 @@ from fednas_core.base.files import PART, sync, write
 from fednas_core.base.paths import real
 from fednas_core.base.settings import Scalar, flatten, read
 from fednas_core.base.values import State
-from fednas_core.runs import events, owner
+from fednas_core.runs import events
 from fednas_core.runs.events import Events, Mark
+from fednas_core.runs.format import SETTINGS, Head, head_in, head_of_folder
 from fednas_core.runs.listing import run_folders
+from fednas_core.runs.record import Result, RoundEvent
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 IMAGES = "images.json"
+RESULT = "result.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class RunFolder:
     def created_as(self) -> str:
         """Return the name under which the run was created and its clients keep private state, its own if unknown."""
         try:
-            table = tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
+            table = tomllib.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RunError(f"run '{self.id}': its settings cannot be read from {self.path} ({error})") from error
         return str(table.get("id", self.id))
@@ -61,10 +61,11 @@ class RunFolder:
     # -- settings --------------------------------------------------------------------------------------------------
 
     def config(self) -> RunConfig:
-        """Return the settings that the run was started with."""
-        path = self.path / "config.toml"
+        """Return the settings that the run was started with; raise `RunError` if they cannot be read."""
+        path = self.path / SETTINGS
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
+            head_in(table, path)
             return read(table["settings"])
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
             raise RunError(f"run '{self.id}': its settings cannot be read from {path} ({error})") from error
@@ -78,7 +79,7 @@ class RunFolder:
         old, new = flatten(self.config()), flatten(config)
         changed = {key: (old[key], new[key]) for key in new if key not in ("resume", "output") and old[key] != new[key]}
         if changed:
-            path = self.path / "config.toml"
+            path = self.path / SETTINGS
             table = tomllib.loads(path.read_text(encoding="utf-8"))
             before = {key: pair[0] for key, pair in changed.items()}
             after = {key: pair[1] for key, pair in changed.items()}
@@ -93,7 +94,7 @@ class RunFolder:
 
         An entry of ``changed`` keeps what was true until then. Raises `RunError` if it cannot be written.
         """
-        path = self.path / "config.toml"
+        path = self.path / SETTINGS
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         before, after = {**table.get("server", {}), **table.get("versions", {})}, {**server, **versions()}
         changed = {key: (str(before[key]), after[key]) for key in after if before.get(key, after[key]) != after[key]}
@@ -106,17 +107,21 @@ class RunFolder:
                 write(path, tomli_w.dumps(table).encode())
         return changed
 
+    def head(self) -> Head:
+        """Return how the run's record is to be read; raise `RunError` for a format that is not known."""
+        return head_of_folder(self.path)
+
     # -- events ----------------------------------------------------------------------------------------------------
 
     def record(self) -> Events:
         """Return the events of ``events.jsonl``; raise `RunError`, naming the line, where it is damaged."""
         return events.read_events(self.path)
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> tuple[RoundEvent, ...]:
         """Return the events of `record`, oldest first."""
-        return list(self.record().rounds)
+        return self.record().rounds
 
-    def append_event(self, event: Mapping[str, Any]) -> None:
+    def append_event(self, event: RoundEvent) -> None:
         """Add one line to ``events.jsonl``; raise `RunError` if it cannot be written."""
         with self.writing():
             events.append_event(self.path, event)
@@ -187,7 +192,7 @@ class RunFolder:
             for rest in (self.path / "models").glob(".export-*"):
                 shutil.rmtree(rest)
 
-    def _save_state(self, content: Mapping[str, Any]) -> None:
+    def _save_state(self, content: Mapping[str, object]) -> None:
         write(self.path / "checkpoint" / "state.json", json.dumps(content).encode() + b"\n")
 
     @contextlib.contextmanager
@@ -224,6 +229,10 @@ class RunFolder:
 
     # -- results ---------------------------------------------------------------------------------------------------
 
+    def result(self) -> Result:
+        """Return what the run came to; raise `RunError` if it did not finish or its result is damaged."""
+        return self.head().result(self.read_json(RESULT), str(self.path / RESULT))
+
     def write_json(self, name: str, content: object) -> None:
         """Write a result file such as ``result.json``, atomically; raise `RunError` if it cannot be written."""
         with self.writing():
@@ -255,39 +264,10 @@ def output_folder(config: RunConfig) -> Path:
     return real(config.output or "runs")
 
 
-def create(config: RunConfig, held: ExitStack | None = None, server: Mapping[str, str] | None = None) -> RunFolder:
-    """Make the folder of a new run, with its settings in ``config.toml``, and point ``latest`` at it.
-
-    `server` is what settings that each machine decides for itself came to on this one. This process owns the run until
-    `held` is closed (None: nobody does). Its id begins with the time to the second and eight
-    hexadecimal digits, of which three go on with the time, so that ids sort by it, and five are random: no two runs
-    have one id, on whichever machine, and clients may keep private state under it.
-    """
-    root, now = output_folder(config), datetime.now()
-    fraction = now.microsecond * 4096 // 1_000_000
-    path = root / f"{now:%Y%m%d-%H%M%S}-{fraction:03x}{secrets.token_hex(3)[:5]}-{config.method}"
-    table = {"id": path.name, "settings": flatten(config), "server": dict(server or {}), "versions": versions()}
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as undone:
-            path.mkdir()
-            undone.callback(shutil.rmtree, path, ignore_errors=True)
-            if held is not None:
-                held.enter_context(owner.owned(path))
-            write(path / "config.toml", tomli_w.dumps(table).encode())
-            sync(root)
-            undone.pop_all()
-    except (OSError, RunError) as error:
-        why = error.__cause__ if isinstance(error, RunError) else error  # `owned` tells how to resume what is no run
-        raise RunError(f"setting 'output': runs cannot be written to {root} ({why})") from error
-    point_latest(path)
-    return RunFolder(path)
-
-
 def find(root: Path, run_id: str) -> RunFolder:
     """Return the run of that id (or ``latest``) below `root`; raise `RunError` naming the runs there are."""
     path = root / run_id
-    if ID.fullmatch(run_id) and (path / "config.toml").is_file():
+    if ID.fullmatch(run_id) and (path / SETTINGS).is_file():
         return RunFolder(path.resolve())
     there = ", ".join(run.id for run in all_runs(root)[-5:]) or "none"
     raise RunError(f"there is no run '{run_id}' in {root}; the latest there: {there}")
@@ -312,15 +292,3 @@ def versions() -> dict[str, str]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def point_latest(path: Path) -> None:
-    """Have link ``latest`` beside a run's folder point at it, where there can be links."""
-    link = path.parent / "latest"
-    aside = path.parent / f".latest-{path.name}"
-    try:
-        aside.symlink_to(path.name)
-        aside.replace(link)
-    except OSError:  # a file system without links, or nothing more can be written: the run itself is not affected
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fednas_core.base.errors import RunError
 from fednas_core.base.files import PART, sync
-from fednas_core.runs.folder import RunFolder, all_runs, point_latest
+from fednas_core.runs.creation import point_latest
+from fednas_core.runs.folder import RunFolder, all_runs
 from fednas_core.runs.owner import owned
 
 

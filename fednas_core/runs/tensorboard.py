@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from fednas_core.base.errors import MissingExtraError
 from fednas_core.runs.folder import RunFolder
-
-SCALARS = {
-    "loss": "training/loss",  # of the clients, on the images that they train on
-    "accuracy": "training/accuracy",
-    "bytes_up": "round/bytes_up",
-    "bytes_down": "round/bytes_down",
-    "client_macs": "round/client_macs",
-    "seconds": "round/seconds",
-}
-"""What is told of each round, and under which name."""
-CLIENTS = ("mean", "worst_decile")
-"""Of networks that clients tested on their own images: over all of them, and over the tenth that fares worst."""
+from fednas_core.runs.record import RoundEvent
 
 
-def write_scalars(run: RunFolder, event: Mapping[str, Any]) -> None:
+def write_scalars(run: RunFolder, event: RoundEvent) -> None:
     """Add one round's numbers to the run's folder ``tensorboard``; needs the extra 'tensorboard'.
 
     Raises `RunError` if they cannot be written.
@@ -31,11 +17,27 @@ def write_scalars(run: RunFolder, event: Mapping[str, Any]) -> None:
     except ImportError as error:
         raise MissingExtraError("tensorboard", "tensorboard", "setting 'tensorboard'") from error
     with run.writing(), SummaryWriter(str(run.path / "tensorboard")) as writer:
-        for key, name in SCALARS.items():
-            if event[key] is not None:
-                writer.add_scalar(name, event[key], event["round"])
-        writer.add_scalar("round/failures", len(event["failures"]), event["round"])
-        for row in event["evaluation"] or []:
-            writer.add_scalar(f"validation/{row['name']}", row["accuracy"], event["round"])
-            for key in CLIENTS if row.get("clients") else ():
-                writer.add_scalar(f"clients/{row['name']}/{key}", row["clients"][key], event["round"])
+        for name, value in scalars(event).items():
+            if value is not None:
+                writer.add_scalar(name, value, event.round)
+
+
+def scalars(event: RoundEvent) -> dict[str, float | None]:
+    """Return what is told of a round, by the names under which it is.
+
+    ``training`` is found on the images that clients train on, ``clients`` on others of theirs: over all of them, and
+    over the tenth that fares worst.
+    """
+    told: dict[str, float | None] = {"training/loss": event.loss}
+    told |= {f"training/{name}": value for name, value in event.metrics.items()}
+    told |= {"round/bytes_up": event.bytes_up, "round/bytes_down": event.bytes_down}
+    told |= {"round/client_macs": event.client_macs, "round/seconds": event.seconds}
+    told["round/failures"] = len(event.failures)
+    for row in event.evaluation or ():
+        (_, value), *others = row.metrics.items()
+        told[f"validation/{row.name}"] = value
+        told |= {f"validation/{row.name}/{name}": other for name, other in others}
+        if row.clients:
+            told[f"clients/{row.name}/mean"] = row.clients.spread.mean
+            told[f"clients/{row.name}/worst_decile"] = row.clients.spread.worst_decile
+    return told

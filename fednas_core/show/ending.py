@@ -2,117 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from fednas_core.base.units import few, share
-from fednas_core.show.story import spent
-from fednas_core.show.tested import MOST_TIERS, TRAINED_ON, by_tier, spread_of, tested
+from fednas_core.base.metrics import Metric
+from fednas_core.base.units import MISSING, few
+from fednas_core.runs.record import HandedOver, ModelRow, OwnModel, Result
+from fednas_core.show.story import known_of, spent, spread_of, tiers_of
+from fednas_core.show.tested import TRAINED_ON, deviation
 
 
-def table(models: Sequence[Mapping[str, Any]]) -> str:
+def table(models: Sequence[ModelRow], metric: Metric) -> str:
     """Return the chosen models as a table for the terminal."""
     head = ("device", "budget", "MACs", "parameters", "size", "latency", "validation", "test", "export error")
     rows = [
         (
-            str(m["device"]),
-            str(m["budget"]),
-            f"{m['macs'] / 1e6:.2f} M",
-            f"{m['params'] / 1e6:.3f} M",
-            f"{m['bytes'] / 1e6:.2f} MB",
-            f"{m['latency_ms']:.2f} ms",
-            share(m["validation_accuracy"]),
-            share(m["test_accuracy"]),
-            f"{m['export_max_abs_error']:.0e}",
+            m.device,
+            m.budget,
+            f"{m.macs / 1e6:.2f} M",
+            f"{m.params / 1e6:.3f} M",
+            f"{m.bytes / 1e6:.2f} MB",
+            _milliseconds(m.latency_ms),
+            metric.brief(metric.of(m.validation)),
+            metric.brief(metric.of(m.test)),
+            MISSING if m.export_max_abs_error is None else f"{m.export_max_abs_error:.0e}",
         )
         for m in models
     ]
     return _aligned(head, rows)
 
 
-def clients_table(rows: Sequence[Mapping[str, Any]], most: int = 20) -> str:
+def clients_table(rows: Sequence[HandedOver], metric: Metric, most: int = 20) -> str:
     """Return each client's own model and how it does there; of more than `most` clients, the first."""
-    head = ("client", "budget", "MACs", "size", "latency there", "accuracy there", "")
-    cells = [
-        (
-            str(row["client"]),
-            str(row["budget"]),
-            *(
-                ("–", "–", "–", "–", str(row["reason"]))
-                if row["reason"]
-                else (
-                    f"{row['macs'] / 1e6:.2f} M",
-                    f"{row['bytes'] / 1e6:.2f} MB",
-                    f"{row['latency_ms']:.2f} ms",
-                    share(row["accuracy"]),
-                    _where(row) + (", stored" if row["stored"] else "") + _no_larger(row),
-                )
-            ),
-        )
-        for row in rows[:most]
-    ]
+    head = ("client", "budget", "MACs", "size", "latency there", f"{metric.title.lower()} there", "")
+    cells = [_client(row, metric) for row in rows[:most]]
     more = f"\n… and {len(rows) - most} more in result.json" if len(rows) > most else ""
-    return _aligned(head, cells) + more + _spread(rows)
+    return _aligned(head, cells) + more + _spread(rows, metric)
 
 
-def _spread(rows: Sequence[Mapping[str, Any]]) -> str:
+def _client(row: HandedOver, metric: Metric) -> tuple[str, ...]:
+    model = row.model
+    if model is None:
+        return (row.client, row.budget, *(MISSING,) * 4, row.reason)
+    return (
+        row.client,
+        row.budget,
+        f"{model.macs / 1e6:.2f} M",
+        f"{model.bytes / 1e6:.2f} MB",
+        _milliseconds(model.latency_ms),
+        metric.brief(metric.of(model.metrics)),
+        _where(model) + (", stored" if model.stored else "") + _no_larger(model, metric),
+    )
+
+
+def _milliseconds(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f} ms"
+
+
+def _spread(rows: Sequence[HandedOver], metric: Metric) -> str:
     """Return how the clients' own models do: a line over all of them, and one for each budget if there are several."""
-    handed = [row for row in rows if not row["reason"]]
+    handed = [row for row in rows if row.model]
     if not handed:
         return "\n\nno client runs a model"
-    known = tested(handed)
+    known = known_of(rows, metric)
     if not known:
         return f"\n\n{len(handed)} of {len(rows)} clients run a model; none had an image to test it on"
-    tiers = by_tier((str(row["budget"]), row["accuracy"]) for row in known)
-    who = f"{len(handed)} of {len(rows)} clients run a model" + ("" if known == handed else f", {len(known)} tested it")
-    told = {who: spread_of([row["accuracy"] for row in known])}
-    if 1 < len(tiers) <= MOST_TIERS:
-        told |= {f"  {tier}: {found['clients']}": found for tier, found in tiers.items()}
+    tested = "" if len(known) == len(handed) else f", {len(known)} tested it"
+    told = {f"{len(handed)} of {len(rows)} clients run a model{tested}": spread_of(known, metric)}
+    for tier, found in tiers_of(known, metric).items():
+        told[f"  {tier}: {found.clients}"] = found
     width = max(map(len, told))
-    where = "" if all(row["held_out"] for row in known) else f"  ({TRAINED_ON})"
-    return "\n" + "".join(
-        f"\n{name.ljust(width)}  mean {found['mean']:6.1%}  worst tenth {found['worst_decile']:6.1%}  "
-        f"spread {100 * found['std']:4.1f} points{where}"
-        for name, found in told.items()
-    )
+    where = "" if all(model.held_out for _, model in known) else f"  ({TRAINED_ON})"
+    text = "\n"
+    for name, found in told.items():
+        mean, worst = metric.brief(found.mean), metric.brief(found.worst_decile)
+        text += f"\n{name.ljust(width)}  mean {mean:>6}  worst tenth {worst:>6}  "
+        text += f"spread {deviation(found, metric):>4}{' points' * bool(metric.unit)}{where}"
+    return text
 
 
-def _where(row: Mapping[str, Any]) -> str:
+def _where(model: OwnModel) -> str:
     """Return on which images a client's model was tested."""
-    if not row["tested"]:
+    if not model.tested:
         return "no image to spare for a test"
-    images = f"{row['tested']} image" + ("s" if row["tested"] > 1 else "")
-    return f"on {images} held out" if row["held_out"] else f"on {images} that it trained on"
+    images = f"{model.tested} image" + ("s" if model.tested > 1 else "")
+    return f"on {images} held out" if model.held_out else f"on {images} that it trained on"
 
 
-def _no_larger(row: Mapping[str, Any]) -> str:
+def _no_larger(model: OwnModel, metric: Metric) -> str:
     """Return why a client has no larger model although its budget has room for one, '' if it has the largest."""
-    if row.get("larger_accuracy") is None:
+    larger, own = metric.of(model.larger), metric.of(model.validation)
+    if larger is None:
         return ""
-    if row["larger_accuracy"] == row["validation_accuracy"]:
+    if larger == own:
         return "; larger ones are as accurate on the validation images"
-    return (
-        f"; larger ones reach {share(row['larger_accuracy'])} on the validation images, this one "
-        f"{share(row['validation_accuracy'])}"
-    )
+    return f"; larger ones reach {metric.brief(larger)} on the validation images, this one {metric.brief(own)}"
 
 
-def ending(result: Mapping[str, Any]) -> str:
+def ending(result: Result, metric: Metric) -> str:
     """Return what a run left, from its result: the chosen models or why there are none, and the clients' own."""
     told = []
-    if result["models"]:
-        told.append(table(result["models"]))
-    elif result.get("personal"):
-        told.append(f"\n{kept(result['personal'])}")
-    if result.get("clients"):
-        told.append(clients_table(result["clients"]))
-    told.append(f"\ntime  {spent(result['seconds'])}")
+    if result.models:
+        told.append(table(result.models, metric))
+    elif result.personal:
+        told.append(f"\n{kept(result.personal)}")
+    if result.clients:
+        told.append(clients_table(result.clients, metric))
+    told.append(f"\ntime  {spent(result.seconds)}")
     return "\n".join(told)
 
 
-def lacking(result: Mapping[str, Any]) -> str:
+def lacking(result: Result) -> str:
     """Return which clients have no model that should have one, and why; '' if none."""
-    failed = [f"{row['client']} ({row['reason']})" for row in result.get("clients") or () if row.get("failed")]
+    failed = [f"{row.client} ({row.reason})" for row in result.clients if row.failed]
     return f"without the model that it should have: {few(failed)}" if failed else ""
 
 
@@ -126,11 +127,12 @@ def kept(parts: Sequence[str]) -> str:
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table whose first two columns are text and whose others are figures."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def cell(i: int, text: str) -> str:
         return text.ljust(widths[i]) if i < 2 or i == len(head) - 1 and not head[i] else text.rjust(widths[i])
 
-    lines = ["  ".join(cell(i, text) for i, text in enumerate(row)).rstrip() for row in [head, *rows]]
-    lines.insert(1, "  ".join("-" * w for w in widths))
+    lines = []
+    for row in (head, ["-" * width for width in widths], *rows):
+        lines.append("  ".join(cell(i, text) for i, text in enumerate(row)).rstrip())
     return "\n" + "\n".join(lines)

@@ -94,12 +94,13 @@ HTML = """{% macro shown(table) %}
 {% if view.models %}
 <section>
 <h2>The chosen models</h2>
-<p class="note">For each device the most accurate network within its budget on the validation images, of equally
-accurate ones the cheapest. MACs: multiply-accumulates of one image. Latency:
+<p class="note">For each device the best network within its budget on the validation images, of equally good
+ones the cheapest. MACs: multiply-accumulates of one image. Latency:
 one image, measured where the run ended. Export error: the largest difference of a logit between the exported
 ONNX file and the trained network.</p>
 <div class="wide"><table>
-<thead><tr><th class="text">Device</th><th>Test<br>accuracy</th><th>Validation<br>accuracy</th><th>Budget</th>
+<thead><tr><th class="text">Device</th><th>Test<br>{{ view.metric }}</th>
+<th>Validation<br>{{ view.metric }}</th><th>Budget</th>
 <th>MACs</th><th>Parameters</th><th>Weights</th><th>Latency</th><th>Export<br>error</th>
 <th class="text">Files</th></tr></thead>
 <tbody>
@@ -122,12 +123,13 @@ ONNX file and the trained network.</p>
 <h2>Each client's own model</h2>
 <p class="note">{{ view.clients_story }} Latency: one image, measured on the device, median.</p>
 <div class="wide"><table>
-<thead><tr><th class="text">Client</th><th class="text">Budget</th><th>Accuracy<br>there</th><th>Images<br>tested</th>
+<thead><tr><th class="text">Client</th><th class="text">Budget</th><th>{{ view.metric|capitalize }}<br>there</th>
+<th>Images<br>tested</th>
 <th>MACs</th><th>Weights</th><th>Latency<br>there</th><th class="text"></th></tr></thead>
 <tbody>
 {% for row in view.clients %}
 <tr><td class="text">{{ row.client }}</td><td class="text">{{ row.budget }}</td>
-<td>{% if row.held_out %}<strong>{{ row.accuracy }}</strong>{% else %}{{ row.accuracy }}{% endif %}</td>\
+<td>{% if row.held_out %}<strong>{{ row.value }}</strong>{% else %}{{ row.value }}{% endif %}</td>\
 <td>{{ row.tested }}</td><td>{{ row.macs }}</td><td>{{ row.bytes }}</td>
 <td>{{ row.latency }}</td><td class="text long">{{ row.reason }}</td></tr>
 {% endfor %}
@@ -214,7 +216,8 @@ Time: {{ view.time }}; until this page was written.
 
 ## The chosen models
 
-| Device | Test accuracy | Validation accuracy | Budget | MACs | Parameters | Weights | Latency | Export error |
+| Device | Test {{ view.metric }} | Validation {{ view.metric }} | \
+Budget | MACs | Parameters | Weights | Latency | Export error |
 |---|---:|---:|---:|---:|---:|---:|---:|---:|
 {% for model in view.models %}
 | {{ model.device }} | {{ model.test }} | {{ model.validation }} | {{ model.budget }} | {{ model.macs }} | \
@@ -231,10 +234,10 @@ Time: {{ view.time }}; until this page was written.
 
 {{ view.clients_story }}
 
-| Client | Budget | Accuracy there | Images tested | MACs | Weights | Latency there | |
+| Client | Budget | {{ view.metric|capitalize }} there | Images tested | MACs | Weights | Latency there | |
 |---|---|---:|---:|---:|---:|---:|---|
 {% for row in view.clients %}
-| {{ row.client }} | {{ row.budget }} | {{ row.accuracy }} | {{ row.tested }} | {{ row.macs }} | {{ row.bytes }} | \
+| {{ row.client }} | {{ row.budget }} | {{ row.value }} | {{ row.tested }} | {{ row.macs }} | {{ row.bytes }} | \
 {{ row.latency }} | {{ row.reason }} |
 {% endfor %}
 {% if view.more_clients %}

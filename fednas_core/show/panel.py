@@ -11,10 +11,10 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from fednas_core.base.errors import MissingExtraError
-from fednas_core.base.units import percent
+from fednas_core.base.metrics import Metric
 
 SIZE, WIDE = (4.8, 3.0), (9.9, 3.9)
 """Inches of a panel, and of one as wide as the page: there its text of 8 points is about 11 pixels high."""
@@ -82,8 +82,10 @@ class Panel:
         self.axes.set_xlabel(x)
         self.axes.set_title(y, loc="left", fontsize=8, color=SOFT)
 
-    def percent_axis(self) -> None:
-        """Write the shares of the vertical axis in per cent, and end it a little above 100 where it comes that far."""
+    def metric_axis(self, metric: Metric) -> None:
+        """Write shares on the vertical axis in per cent, and end it a little above 100 where it comes that far."""
+        if not metric.unit:
+            return
         self.axes.yaxis.set_major_formatter(lambda value, _: f"{round(100 * value, 6):g}" if value <= 1 else "")
         low, high = self.axes.get_ylim()
         self.axes.set_ylim(max(low, -0.02), min(high, 1.0 + 0.03 * (1.0 - max(low, 0.0))))
@@ -112,10 +114,10 @@ class Panel:
             self.axes.fill_between(rounds, heights, step="mid", linewidth=0, **bars)
 
     def mark(self, x: float, y: float, name: str, number: int, budget: float) -> None:
-        """Mark a chosen network in the colour and marker of device `number`, and its budget by a dotted line."""
+        """Mark a chosen network in colour and marker of device `number`, and its budget by a dotted line."""
         n = number % len(SERIES)
         look = {"marker": MARKERS[n], "color": SERIES[n], "edgecolors": PAPER, "linewidths": 1}
-        self.axes.scatter([x], [y], s=58, zorder=5, label=f"{short(name)}: {percent(y)}", **look)
+        self.axes.scatter([x], [y], s=58, zorder=5, label=name, **look)
         low, high = self.axes.get_xlim()
         if low < budget < high:
             self.axes.axvline(budget, color=SERIES[n], linewidth=1, linestyle=(0, (1, 2)), zorder=1)
@@ -140,7 +142,12 @@ def scale(largest: float) -> tuple[float, str, str]:
     return next((row for row in SCALES if largest >= row[0]), (1.0, "", ""))
 
 
-def finite(value: object) -> bool:
+def metric_label(metric: Metric, words: str = "{}") -> str:
+    """Return the name of an axis of a metric: `words` with its title, and its unit."""
+    return words.format(metric.title) + (f", {metric.unit}" if metric.unit else "")
+
+
+def finite(value: object) -> TypeGuard[float]:
     """Whether `value` is a number that can be drawn."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 

@@ -1,48 +1,60 @@
 """The search tree of a run whose networks compete: which candidates there were, and what became of each.
 
-Everything here reads ``event["search"]``, which methods like fednas and ddc write, and of ``event["clients"]`` who
-trained which network. Networks go by their labels, ``<iteration>.<number>``, and ``start``.
+Everything here reads the stories that methods whose networks compete tell, and who trained which network. Networks go
+by their labels, ``<iteration>.<number>``, and ``start``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from fednas_core.base.units import count, macs, milliseconds, size
-
-Event = Mapping[str, Any]
+from fednas_core.base.metrics import Metrics
+from fednas_core.base.typed import measured, object_of
+from fednas_core.methods.story import ClientRow, Described, Genes, Ranked, Rewards, Story
+from fednas_core.runs.record import RoundEvent
+from fednas_core.show.kinds import words
 
 START = "start"
 """The network that all others are made from."""
 UNTESTED = "no client trained and tested it"
 """Why nothing is known of a candidate that is left when its iteration is over."""
-AMOUNTS: Mapping[str, Callable[[float], str]] = {
-    "macs": macs,
-    "params": lambda value: f"{count(value)} params",
-    "bytes": size,
-    "ms": milliseconds,
-}
-"""How an amount of each resource is written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedAt:
+    """A test of a network after a round of the run: its metrics, the gap to the best and that gap's standard error."""
+
+    round: int
+    metrics: Metrics = field(metadata=measured(""))
+    gap: float
+    se: float
 
 
 @dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a network (start, running, winner, dropped or lost), and the round of the run that decided it."""
+
+    outcome: str
+    ended: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One network of the search.
 
     `rounds` are those in which clients trained it to compete (the start: at all), `finishing` those in which they
-    trained it to be delivered; `clients` and what they spent are of both. Each of `tests` has the run's round,
-    accuracy (0 to 1), gap to the best and its standard error. `score` is what the search ranks it by (evolution's
-    score, DDC's reward), None where that is accuracy alone. `outcome` is one of start, running, winner, dropped, lost;
-    `ended` is the run's round that decided it. Of a start that the events do not describe, shape and arch are unknown.
+    trained it to be delivered; `clients` and what they spent are of both. `score` is what the search ranks it by
+    (evolution's score, DDC's reward), None where that is the run's metric alone. `outcome`, `ended` and `reason` are
+    those of its `Fate`. Of a start that the events do not describe, shape and arch are unknown.
     """
 
     network: str
     parent: str
     iteration: int
     shape: str
-    arch: Mapping[str, Any] | None
+    arch: Genes | None
     macs: int
     params: int
     bytes: int | None
@@ -52,15 +64,11 @@ class Candidate:
     client_macs: int
     client_bytes: int
     client_seconds: float
-    tests: tuple[Mapping[str, Any], ...]
+    tests: tuple[RankedAt, ...]
     score: float | None
     outcome: str
     ended: int | None
     reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the candidate as JSON."""
-        return asdict(self) | {"clients": list(self.clients), "tests": [dict(test) for test in self.tests]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,64 +94,77 @@ class Effort:
 class _Trained:
     """What clients' rows say of one network."""
 
+    row: ClientRow
     rounds: int = 0
     finishing: int = 0
     clients: dict[str, None] = field(default_factory=dict)
     macs: int = 0
     bytes: int = 0
     seconds: float = 0.0
-    network: Mapping[str, Any] = field(default_factory=dict)
 
 
-def searches(events: Iterable[Event]) -> list[tuple[Event, Mapping[str, Any]]]:
+Found = Sequence[tuple[RoundEvent, Story]]
+
+
+def searches(events: Iterable[RoundEvent]) -> list[tuple[RoundEvent, Story]]:
     """Return the events that tell of a search, each with what it tells; none of a run of other methods."""
-    return [(event, event["search"]) for event in events if event.get("search")]
+    return [(event, event.search) for event in events if event.search]
 
 
-def tree(events: Iterable[Event]) -> list[dict[str, Any]]:
+def tree(events: Iterable[RoundEvent]) -> list[dict[str, object]]:
     """Return the candidates as JSON: the content of ``search.json``."""
-    return [candidate.to_json() for candidate in tree_of(events)]
+    return [object_of(candidate) for candidate in tree_of(events)]
 
 
-def tree_of(events: Iterable[Event]) -> list[Candidate]:
+def tree_of(events: Iterable[RoundEvent]) -> list[Candidate]:
     """Return the start and all candidates in the order in which they were made; nothing where nothing competes."""
     found = searches(events)
     if not found:
         return []
     trained, tests, fates = _trained(found), _tests(found), _fates(found)
-    scores = {label: float(score) for _, told in found for label, score in told.get("scores", {}).items()}
-    first = trained.get(START, _Trained()).network
-    start = {"network": START, "parent": "", "macs": first.get("macs", 0), "params": first.get("params", 0)}
-    described = [start | next((told["start"] for _, told in found if told.get("start")), {})]
-    described += [one for _, told in found for one in told.get("candidates", ())]
+    scores: dict[str, float] = {}
+    for _, told in found:
+        scores |= told.scores
     rows = []
-    for one in described:
-        label = str(one["network"])
-        work = trained.get(label, _Trained())
-        outcome, ended, reason = fates.get(label, ("start" if label == START else "running", None, ""))
+    for one in _described(found, trained):
+        label = one.network
+        work, fate = trained.get(label), fates.get(label, Fate("start" if label == START else "running"))
         rows.append(
             Candidate(
                 network=label,
-                parent=str(one["parent"]),
+                parent=one.parent,
                 iteration=iteration_of(label),
-                shape=str(one.get("shape", "")),
-                arch=one.get("arch"),
-                macs=int(one["macs"]),
-                params=int(one["params"]),
-                bytes=one.get("bytes"),
-                rounds=work.rounds,
-                finishing=work.finishing,
-                clients=tuple(work.clients),
-                client_macs=work.macs,
-                client_bytes=work.bytes,
-                client_seconds=work.seconds,
+                shape=one.shape,
+                arch=one.arch,
+                macs=one.macs,
+                params=one.params,
+                bytes=one.bytes,
+                rounds=work.rounds if work else 0,
+                finishing=work.finishing if work else 0,
+                clients=tuple(work.clients) if work else (),
+                client_macs=work.macs if work else 0,
+                client_bytes=work.bytes if work else 0,
+                client_seconds=work.seconds if work else 0.0,
                 tests=tuple(tests.get(label, ())),
                 score=scores.get(label),
-                outcome=outcome,
-                ended=ended,
-                reason=reason,
+                outcome=fate.outcome,
+                ended=fate.ended,
+                reason=fate.reason,
             )
         )
+    return rows
+
+
+def _described(found: Found, trained: Mapping[str, _Trained]) -> list[Described]:
+    """Return the start and all candidates; where the events do not say what the start is, its clients' rows tell."""
+    start = next((told.start for _, told in found if told.start), None)
+    if start is None:
+        row = trained[START].row if START in trained else None
+        cost = (row.macs, row.params) if row else (0, 0)
+        start = Described(network=START, parent="", arch=None, shape="", macs=cost[0], params=cost[1], bytes=None)
+    rows = [start]
+    for _, told in found:
+        rows += told.candidates
     return rows
 
 
@@ -153,129 +174,105 @@ def iteration_of(label: str) -> int:
     return int(head) if head.isdecimal() else 0
 
 
-def leaders(events: Iterable[Event]) -> list[str]:
+def leaders(events: Iterable[RoundEvent]) -> list[str]:
     """Return which network led from when on: the start, then each that took the lead."""
     path = [START]
     for _, told in searches(events):
-        if "winner" in told and (leader := _kept(told)[-1]) != path[-1]:
+        leader = told.outcome.leader if told.outcome else ""
+        if leader and leader != path[-1]:
             path.append(leader)
     return path
 
 
-def iterations_of(events: Iterable[Event]) -> int:
+def iterations_of(events: Iterable[RoundEvent]) -> int:
     """Return how many iterations are over, those counted in which no candidate was new."""
-    found = searches(events)
-    competed = [told["iteration"] for _, told in found if "winner" in told]
-    return max([*competed, *(row["iteration"] for _, told in found for row in told.get("rewards", ()))], default=0)
+    found, over = searches(events), [0]
+    for _, told in found:
+        over += [told.iteration] if told.outcome else []
+        over += [row.iteration for row in told.rewards]
+    return max(over)
 
 
-def effort(events: Sequence[Event]) -> Effort | None:
+def effort(events: Sequence[RoundEvent]) -> Effort | None:
     """Return what the iterations that are over took; None as long as there is none."""
     found = searches(events)
-    over = {told["iteration"]: told for _, told in found if "winner" in told}
+    over = {told.iteration: told for _, told in found if told.outcome}
     if not over:
         return None
-    ran = [event for event, told in found if told["stage"] == "compete" and told["iteration"] in over]
-    candidates = [
-        one for _, told in found for one in told.get("candidates", ()) if iteration_of(one["network"]) in over
-    ]
-    trainers = {row["client"] for event, _ in found for row in event["clients"]}
+    candidates, spent, trainers = 0, 0, set()
+    for event, told in found:
+        candidates += sum(iteration_of(one.network) in over for one in told.candidates)
+        spent += len(event.clients) if told.stage == "compete" and told.iteration in over else 0
+        trainers |= {row.client for row in event.clients}
     return Effort(
-        candidates=len(candidates),
+        candidates=candidates,
         iterations=iterations_of(events),
-        spent=sum(len(event["clients"]) for event in ran),
-        straightforward=len(candidates) * max(int(told["of"]) for told in over.values()) * len(trainers),
+        spent=spent,
+        straightforward=candidates * max(told.of for told in over.values()) * len(trainers),
     )
 
 
-def rewards(events: Iterable[Event]) -> list[Mapping[str, Any]]:
-    """Return the rewards of each iteration, as DDC tells them: iteration, mean, best, new."""
-    return [row for _, told in searches(events) for row in told.get("rewards", ())]
+def rewards(events: Iterable[RoundEvent]) -> list[Rewards]:
+    """Return the rewards of each iteration, of a policy that learns from them."""
+    rows: list[Rewards] = []
+    for _, told in searches(events):
+        rows += told.rewards
+    return rows
 
 
-def going_on(event: Event) -> str:
-    """Return in a few words what a round was to the search, e.g. ``iteration 2, round 1/3: 5 candidates``."""
-    told = event.get("search")
-    if not told:
-        return ""
-    stage, where = told["stage"], f"{told['round']}/{told['of']}"
-    if stage == "finish":
-        return f"finish {told['finishing']} {where}"
-    if stage == "start":
-        return f"start {where}" + "".join(f", {test['accuracy']:.1%} where tested" for test in told.get("tests", ()))
-    iteration, alive = f"iteration {told['iteration']}", told["alive"]
-    if "winner" in told:
-        return f"{iteration}: {_result(told)}"
-    if told.get("dropped"):
-        return f"{iteration}, round {where}: {len(told['dropped'])} of {len(alive)} dropped"
-    trained = {row["network"] for row in event["clients"]} & set(alive)
-    if len(trained) < len(alive):
-        which = next(iter(trained)) if len(trained) == 1 else str(len(trained))
-        return f"{iteration}, {where} rounds done: {which} of {len(alive)} trained"
-    return f"{iteration}, round {where}: {len(alive)} candidate{'s' * (len(alive) != 1)}"
-
-
-def _result(told: Mapping[str, Any]) -> str:
-    """Return what came of an iteration, in the terms of its method."""
-    if told["winner"] is None:
-        return "no candidate was trained and tested"
-    if told.get("rewards"):
-        last = told["rewards"][-1]
-        return f"reward mean {last['mean']:.2g} best {last['best']:.2g}"
-    leader = _kept(told)[-1]
-    if "score" in told:
-        return f"leader {leader}, score {told['score']:.3f}"
-    takes = f" at {AMOUNTS[told['resource']](told['takes'])}" if "takes" in told else ""
-    return f"winner {leader}{takes}"
-
-
-def _kept(told: Mapping[str, Any]) -> list[str]:
-    """Return which networks are kept at the end of an iteration, the leading one last."""
-    return told.get("family") or [told.get("leader") or told["winner"]]
-
-
-def _trained(found: Sequence[tuple[Event, Mapping[str, Any]]]) -> dict[str, _Trained]:
+def _trained(found: Found) -> dict[str, _Trained]:
     works: dict[str, _Trained] = {}
     for event, told in found:
-        for row in event["clients"]:
-            work = works.setdefault(str(row["network"]), _Trained(network=row))
-            work.clients[str(row["client"])] = None
-            work.macs += row["client_macs"]
-            work.bytes += row["bytes_up"] + row["bytes_down"]
-            work.seconds += row["seconds"]
-        for label in {str(row["network"]) for row in event["clients"]}:
-            works[label].finishing += told["stage"] == "finish"
-            works[label].rounds += told["stage"] != "finish"
+        labels = set()
+        for row in event.clients:
+            label = str(row.network)
+            work = works.setdefault(label, _Trained(row))
+            work.clients[row.client] = None
+            work.macs += row.client_macs
+            work.bytes += row.bytes_up + row.bytes_down
+            work.seconds += row.seconds
+            labels.add(label)
+        for label in labels:
+            works[label].finishing += told.stage == "finish"
+            works[label].rounds += told.stage != "finish"
     return works
 
 
-def _tests(found: Sequence[tuple[Event, Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    tests: dict[str, list[dict[str, Any]]] = {}
+def _tests(found: Found) -> dict[str, list[RankedAt]]:
+    tests: dict[str, list[RankedAt]] = {}
     for event, told in found:
-        for test in told.get("tests", ()):
-            row = {"round": event["round"], **{key: test[key] for key in ("accuracy", "gap", "se")}}
-            tests.setdefault(test["network"], []).append(row)
+        for test in told.tests or ():
+            point = RankedAt(round=event.round, metrics=test.metrics, gap=test.gap, se=test.se)
+            tests.setdefault(test.network, []).append(point)
     return tests
 
 
-def _fates(found: Sequence[tuple[Event, Mapping[str, Any]]]) -> dict[str, tuple[str, int, str]]:
-    """Return of each network whose race is over the outcome, the run's round and the reason."""
-    fates: dict[str, tuple[str, int, str]] = {}
+def _fates(found: Found) -> dict[str, Fate]:
+    """Return of each network whose race is over what became of it."""
+    fates: dict[str, Fate] = {}
     for event, told in found:
-        number = event["round"]
-        fates |= {one["network"]: ("dropped", number, one["reason"]) for one in told.get("dropped", ())}
-        if "winner" not in told:
+        for one in told.dropped or ():
+            fates[one.network] = Fate("dropped", event.round, one.reason)
+        if told.outcome is None:
             continue
-        kept, by_accuracy = _kept(told), not {"rewards", "score"} & told.keys()
-        behind = {test["network"]: test for test in told["tests"]}
-        for label in (label for label in told["alive"] if label not in fates):
-            reason = _behind(behind[label], told["winner"]) if by_accuracy and label in behind else ""
-            reason = reason if label in behind else UNTESTED
-            fates[label] = ("winner", number, "") if label in kept else ("lost", number, reason)
+        tests = {test.network: test for test in told.tests or ()}
+        for label in told.alive:
+            if label not in fates:
+                fates[label] = _fate(label, told, tests.get(label), event.round)
     return fates
 
 
-def _behind(test: Mapping[str, Any], winner: str) -> str:
-    if test["gap"] <= 0:
-        return f"as accurate as {winner}, which costs no more"
-    return f"{100 * test['gap']:.1f} points behind {winner} (SE {100 * test['se']:.1f})"
+def _fate(label: str, told: Story, test: Ranked | None, number: int) -> Fate:
+    """Return what became of a candidate that was there to the end of its iteration."""
+    if told.outcome and label in told.outcome.family:
+        return Fate("winner", number)
+    if test is None:
+        return Fate("lost", number, UNTESTED)
+    by_metric = not words(told.kind).score
+    return Fate("lost", number, _behind(test, str(told.outcome and told.outcome.winner)) if by_metric else "")
+
+
+def _behind(test: Ranked, winner: str) -> str:
+    if test.gap <= 0:
+        return f"as good as {winner}, which costs no more"
+    return f"{100 * test.gap:.1f} points behind {winner} (SE {100 * test.se:.1f})"

@@ -2,69 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from fednas_core.base.units import MISSING, count, macs, percent
+from fednas_core.base.metrics import Metric
+from fednas_core.base.units import MISSING, count, macs
+from fednas_core.runs.record import RoundEvent
+from fednas_core.show.kinds import Words, words
 from fednas_core.show.search import Candidate, effort, iterations_of, leaders, searches, tree_of
 from fednas_core.show.tested import Table
 
-Event = Mapping[str, Any]
-
 MOST_ROWS = 60
 """Candidates in the table; of more, all that led and the first of the others."""
-HEAD = ("Network", "Made from", "Shape", "What became of it", "MACs", "Clients", "Rounds", "Accuracy ± SE")
-SCORES = {"evolution": "Score", "ddc": "Reward"}
-PATH = "Networks that won are joined by the bold line and named with their MACs."
-FANS = (
-    "The lines of an iteration's candidates begin at the winner that they are made of, and end where they were dropped."
-)
+HEAD = ("Network", "Made from", "Shape", "What became of it", "MACs", "Clients", "Rounds")
 TERMS = (
-    "Clients and rounds: by how many it was trained, and for how long, while it competed. Accuracy: when it was last "
+    "Clients and rounds: by how many it was trained, and for how long, while it competed. {title}: when it was last "
     "tested, over the images of the testing clients. SE: the standard error of how far it was behind the best."
 )
-WON = {
-    "netadapt": "Won: the most accurate of its iteration, from which the next one's candidates are made.",
-    "evolution": "Won: accuracy and cost together score higher than those of any network before.",
-    "ddc": "Won: the highest reward of all students so far, or the highest of those that a budget allows.",
-}
 
 
-def kind(rounds: Sequence[Event]) -> str:
-    """Return how candidates were made, by what the events tell: netadapt, evolution, ddc; '' if there is no search."""
-    told = {key for _, told in searches(rounds) for key in told}
-    marks = {"rewards": "ddc", "score": "evolution"}
-    return next((name for mark, name in marks.items() if mark in told), "netadapt") if told else ""
+def words_of(rounds: Sequence[RoundEvent]) -> Words:
+    """Return in which words the search of a run is told."""
+    return words(next((told.kind for _, told in searches(rounds)), ""))
 
 
-def candidates(rounds: Sequence[Event]) -> Table | None:
+def candidates(rounds: Sequence[RoundEvent], metric: Metric) -> Table | None:
     """Return the start and the candidates as a table, None of a run in which nothing competed."""
-    rows = tree_of(rounds)
+    rows, score = tree_of(rounds), words_of(rounds).score
     if not rows:
         return None
     first = [row for row in rows if row.outcome in ("start", "winner")]
     others = [row for row in rows if row not in first]
     shown = {row.network for row in [*first, *others][:MOST_ROWS]}
-    scored = any(row.score is not None for row in rows)
-    head = HEAD + ((SCORES[kind(rounds)],) if scored else ())
-    return Table(head, tuple(_cells(row, scored) for row in rows if row.network in shown), words=4)
+    head = (*HEAD, f"{metric.title} ± SE", *((score,) if score else ()))
+    return Table(head, tuple(_cells(row, metric, bool(score)) for row in rows if row.network in shown), words=4)
 
 
-def _cells(row: Candidate, scored: bool) -> tuple[str, ...]:
+def _cells(row: Candidate, metric: Metric, scored: bool) -> tuple[str, ...]:
     last = row.tests[-1] if row.tests else None
-    accuracy = percent(last["accuracy"]) if last else MISSING
-    error = f" ± {100 * last['se']:.1f}" if last and last["se"] > 0 else ""
+    value = metric.text(metric.of(last.metrics)) if last else MISSING
+    error = f" ± {_error(last.se, metric)}" if last and last.se > 0 else ""
     trained = (str(len(row.clients)), str(row.rounds)) if row.rounds else (MISSING, MISSING)
-    return (
+    cells = (
         row.network,
         row.parent or MISSING,
         row.shape.replace(" ·", "\u00a0·") or MISSING,
         _became(row),
         count(row.macs),
         *trained,
-        accuracy + error,
-        *((MISSING if row.score is None else f"{row.score:.3g}",) if scored else ()),
+        value + error,
     )
+    if not scored:
+        return cells
+    return (*cells, MISSING if row.score is None else f"{row.score:.3g}")
+
+
+def _error(error: float, metric: Metric) -> str:
+    return f"{100 * error:.1f}" if metric.unit else f"{error:.2g}"
 
 
 def _became(row: Candidate) -> str:
@@ -75,9 +68,9 @@ def _became(row: Candidate) -> str:
     return text + (f"; trained on for {_number(row.finishing, 'round')}" if row.finishing else "")
 
 
-def told(rounds: Sequence[Event]) -> str:
+def told(rounds: Sequence[RoundEvent]) -> str:
     """Return what a search amounted to, and what its plot shows."""
-    took, shown = effort(rounds), f"{PATH} {FANS}" if kind(rounds) == "netadapt" else PATH
+    took, shown = effort(rounds), words_of(rounds).shown
     if took is None:
         return shown
     text = (
@@ -88,37 +81,35 @@ def told(rounds: Sequence[Event]) -> str:
     return f"{text}: {_times(took.saving)} times less. {shown}" if took.saving >= 1.05 else f"{text}. {shown}"
 
 
-def terms(rounds: Sequence[Event]) -> str:
+def terms(rounds: Sequence[RoundEvent], metric: Metric) -> str:
     """Return what the table of candidates means, and how much of it there is."""
     rows = len(tree_of(rounds))
     more = f" The table shows {MOST_ROWS} of {rows} networks; search.json has all." if rows > MOST_ROWS else ""
-    return f"{WON[kind(rounds)]} {TERMS}{more}"
+    return f"{words_of(rounds).won} {TERMS.format(title=metric.title)}{more}"
 
 
-def made(rounds: Sequence[Event], method: str, how: str) -> str:
+def made(rounds: Sequence[RoundEvent], method: str, how: str) -> str:
     """Return in a sentence which networks a finished search trained; `how` says for how long and over whom."""
-    rows, path = tree_of(rounds), leaders(rounds)
+    rows, path, words = tree_of(rounds), leaders(rounds), words_of(rounds)
     cost = {row.network: row.macs for row in rows}
     number = _number(iterations_of(rounds), "iteration")
     rest = f"it took {how}, who kept their images"
-    if kind(rounds) == "netadapt":
+    if words.chained:
         return (
             f"A family of {_number(len(path), 'network')}, from {macs(cost[path[0]])} down to {macs(cost[path[-1]])}, "
             f"was made with {method}: {len(rows) - 1} candidates competed in {number}; {rest}."
         )
-    first, others = ("teacher", "students with fewer layers") if kind(rounds) == "ddc" else ("network", "smaller ones")
     return (
-        f"A {first} of {macs(cost[path[0]])} was trained with {method}, and {len(rows) - 1} {others} competed in "
-        f"{number}; {rest}."
+        f"A {words.first} of {macs(cost[path[0]])} was trained with {method}, and {len(rows) - 1} {words.others} "
+        f"competed in {number}; {rest}."
     )
 
 
-def kept(rounds: Sequence[Event]) -> str:
-    """Return which networks a search left, as a caption of their accuracies."""
-    what = "the winner of each iteration" if kind(rounds) == "netadapt" else "the networks that the search kept"
+def kept(rounds: Sequence[RoundEvent]) -> str:
+    """Return which networks a search left, as a caption of their values."""
     most = max((row.finishing for row in tree_of(rounds)), default=0)
     more = f"; those that are delivered trained on for {_number(most, 'round')}, the others did not" if most else ""
-    return f"The start and {what}{more}"
+    return f"The start and {words_of(rounds).kept}{more}"
 
 
 def _number(value: int, noun: str) -> str:

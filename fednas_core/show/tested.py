@@ -1,26 +1,24 @@
 """What clients found who tested networks on images of their own: the worst tenth beside the mean, by tier and network.
 
-Everything here reads rows of ``event["evaluation"]``, of which those that clients tested hold ``clients``.
+Everything here reads the evaluations of rounds, of which those that clients tested hold what these found.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from fednas_core.base.units import MISSING, count, percent
-
-Row = Mapping[str, Any]
+from fednas_core.base.metrics import Metric
+from fednas_core.base.units import MISSING, count
+from fednas_core.runs.record import Evaluated, RoundEvent, Single, Spread
 
 MOST_TIERS = 8
 """Tiers that are told apart; of more, devices have budgets of their own rather than tiers."""
 PREFIXES = {"k": 1e3, "M": 1e6, "G": 1e9}
 FIGURES = ("Clients", "Mean", "Worst tenth", "Worst", "Best", "Spread, points")
 TRAINED_ON = "on training images"
-"""What stands beside an accuracy that was found on images that the network was trained on."""
+"""What stands beside a value that was found on images that the network was trained on."""
 TERMS = (
     "Each client counts once. Worst tenth: the mean over the tenth of the clients that fare worst. Spread: the "
     "standard deviation over the clients."
@@ -36,33 +34,12 @@ class Table:
     words: int = 1
 
 
-def spread_of(accuracies: Sequence[float]) -> dict[str, Any]:
-    """Return how accuracies (0 to 1, one a client, at least one) spread.
-
-    Keys: clients, mean, std (of a population), worst, worst_decile (mean of the worst tenth, rounded up), best.
-    """
-    worst = sorted(accuracies)[: math.ceil(len(accuracies) / 10)]
-    return {
-        "clients": len(accuracies),
-        "mean": statistics.fmean(accuracies),
-        "std": statistics.pstdev(accuracies),
-        "worst": worst[0],
-        "worst_decile": statistics.fmean(worst),
-        "best": max(accuracies),
-    }
-
-
-def tested(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows of clients whose accuracy is known: the others had no image to test on."""
-    return [row for row in rows if row.get("accuracy") is not None]
-
-
-def by_tier(pairs: Iterable[tuple[str, float]]) -> dict[str, dict[str, Any]]:
-    """Return the spread within each tier of (tier, accuracy) pairs, the poorest tier first."""
+def by_tier(pairs: Iterable[tuple[str, float]], metric: Metric) -> dict[str, Spread]:
+    """Return the spread within each tier of (tier, value) pairs, the poorest tier first."""
     found: dict[str, list[float]] = {}
-    for tier, accuracy in pairs:
-        found.setdefault(tier, []).append(accuracy)
-    return {tier: spread_of(found[tier]) for tier in in_order(found)}
+    for tier, value in pairs:
+        found.setdefault(tier, []).append(value)
+    return {tier: Spread.of(found[tier], metric) for tier in in_order(found)}
 
 
 def in_order(tiers: Iterable[str]) -> list[str]:
@@ -80,20 +57,21 @@ def in_order(tiers: Iterable[str]) -> list[str]:
     return sorted(tiers, key=key)
 
 
-def by_clients(row: Row) -> bool:
-    """Whether a row's accuracy is the clients' mean, because nobody else could test that network."""
-    return bool(row.get("clients")) and row["accuracy"] == row["clients"]["mean"]
+def by_clients(row: Evaluated, metric: Metric) -> bool:
+    """Whether a row's value is the clients' mean, because nobody else could test that network."""
+    return row.clients is not None and metric.of(row.metrics) == row.clients.spread.mean
 
 
-def brief(rows: Sequence[Row]) -> list[str]:
+def brief(rows: Sequence[Evaluated], metric: Metric) -> list[str]:
     """Return the rows of an evaluation for a line of the terminal; the first that clients tested says what is what."""
     told, short = [], False
     for row in rows:
-        text, clients = f"{row['name']} {row['accuracy']:.1%}", row.get("clients")
-        if clients:
-            mean = "" if by_clients(row) else f"{'' if short else 'clients '}{clients['mean']:.1%}, "
-            where = "" if clients.get("held_out", True) else f" {TRAINED_ON}"
-            text += f" ({mean}{'' if short else 'worst tenth '}{clients['worst_decile']:.1%}{where})"
+        text = f"{row.name} {metric.brief(metric.of(row.metrics))}"
+        if row.clients:
+            found = row.clients.spread
+            mean = "" if by_clients(row, metric) else f"{'' if short else 'clients '}{metric.brief(found.mean)}, "
+            where = "" if row.clients.held_out else f" {TRAINED_ON}"
+            text += f" ({mean}{'' if short else 'worst tenth '}{metric.brief(found.worst_decile)}{where})"
             short = True
         told.append(text)
     return told
@@ -102,72 +80,93 @@ def brief(rows: Sequence[Row]) -> list[str]:
 # -- the report --------------------------------------------------------------------------------------------------------
 
 
-def last(rounds: Sequence[Row]) -> tuple[int, tuple[Row, ...]]:
+def last(rounds: Sequence[RoundEvent]) -> tuple[int, tuple[Evaluated, ...]]:
     """Return the last round in which clients tested networks and its rows of those; ``(0, ())`` if there was none."""
     for event in reversed(rounds):
-        rows = tuple(row for row in event.get("evaluation") or () if row.get("clients"))
+        rows = tuple(row for row in event.evaluation or () if row.clients)
         if rows:
-            return event["round"], rows
+            return event.round, rows
     return 0, ()
 
 
-def singles(rows: Sequence[Row]) -> dict[str, Row]:
+def singles(rows: Sequence[Evaluated]) -> dict[str, Single]:
     """Return for each client what it found of the largest network that it tested, by its name."""
-    ranked = sorted(rows, key=lambda row: row.get("macs") or 0)
-    return {str(one["client"]): one for row in ranked for one in row["clients"].get("each", ())}
+    found: dict[str, Single] = {}
+    for row in sorted(rows, key=lambda row: row.macs or 0):
+        if row.clients:
+            found |= {one.client: one for one in row.clients.each}
+    return found
 
 
-def tiers_of(found: Iterable[Row]) -> list[str]:
+def tiers_of(found: Iterable[Single]) -> list[str]:
     """Return the tiers of clients in order, none where they cannot be told apart: fewer than two or too many."""
-    tiers = in_order({str(one.get("tier") or "") for one in found})
+    tiers = in_order({one.tier for one in found})
     return tiers if 1 < len(tiers) <= MOST_TIERS else []
 
 
-def images(rows: Sequence[Row]) -> str:
+def images(rows: Sequence[Evaluated]) -> str:
     """Return in words how many clients tested on which images."""
-    found = singles(rows).values()
-    least, most = min(one["tested"] for one in found), max(one["tested"] for one in found)
-    which = "never train on" if all(row["clients"]["held_out"] for row in rows) else "also trained on"
+    found = [one.tested for one in singles(rows).values()]
+    least, most = min(found), max(found)
+    which = "never train on" if all(row.clients.held_out for row in rows if row.clients) else "also trained on"
     span = f"{least}" if least == most else f"{least} to {most}"
     return f"on images of their own that they {which} ({span} each)"
 
 
-def history(rounds: Sequence[Row]) -> Table | None:
+def history(rounds: Sequence[RoundEvent], metric: Metric) -> Table | None:
     """Return every evaluation as a table, None if there was none: with a line a network where clients tested."""
-    events = [event for event in rounds if event.get("evaluation")]
+    events = [event for event in rounds if event.evaluation]
     if not events:
         return None
-    if not last(events)[1]:
-        names = tuple(dict.fromkeys(str(row["name"]) for event in events for row in event["evaluation"]))
-        found = [{str(row["name"]): percent(row["accuracy"]) for row in event["evaluation"]} for event in events]
-        cells = (tuple(accuracies.get(name, MISSING) for name in names) for accuracies in found)
-        lines = tuple((str(event["round"]), *row) for event, row in zip(events, cells, strict=True))
-        return Table(("Round", *names), lines, words=0)
-    pairs = [(event["round"], row) for event in events for row in event["evaluation"]]
-    server = any(not by_clients(row) for _, row in pairs)
-    head = ("Round", "Network", *(("Server's validation",) if server else ()), *FIGURES)
-    shown = []
+    if last(events)[1]:
+        return _by_round_and_network(events, metric)
+    names: dict[str, None] = {}
+    for event in events:
+        names |= dict.fromkeys(row.name for row in event.evaluation or ())
+    lines = []
+    for event in events:
+        found = {row.name: metric.text(metric.of(row.metrics)) for row in event.evaluation or ()}
+        lines.append((str(event.round), *(found.get(name, MISSING) for name in names)))
+    return Table(("Round", *names), tuple(lines), words=0)
+
+
+def _by_round_and_network(events: Sequence[RoundEvent], metric: Metric) -> Table:
+    pairs: list[tuple[int, Evaluated]] = []
+    for event in events:
+        pairs += [(event.round, row) for row in event.evaluation or ()]
+    server = any(not by_clients(row, metric) for _, row in pairs)
+    lines = []
     for number, row in pairs:
-        seen = ((MISSING if by_clients(row) else percent(row["accuracy"])),) if server else ()
-        shown.append((str(number), str(row["name"]), *seen, *_figures(row.get("clients"))))
-    return Table(head, tuple(shown), words=2)
+        cells = [str(number), row.name]
+        if server:
+            cells.append(MISSING if by_clients(row, metric) else metric.text(metric.of(row.metrics)))
+        lines.append((*cells, *_figures(row.clients.spread if row.clients else None, metric)))
+    return Table(("Round", "Network", *(("Server's validation",) if server else ()), *FIGURES), tuple(lines), words=2)
 
 
-def by_network(rows: Sequence[Row]) -> Table:
+def by_network(rows: Sequence[Evaluated], metric: Metric) -> Table:
     """Return how the networks of one evaluation do over all clients and over those of each tier."""
     tiers = bool(tiers_of(singles(rows).values()))
     lines: list[tuple[str, ...]] = []
     for row in rows:
-        own = (str(row["name"]), count(row["macs"]) if row.get("macs") else MISSING)
-        found = row["clients"].get("tiers", {}) if tiers else {}
+        if row.clients is None:
+            continue
+        found: Mapping[str, Spread] = row.clients.tiers if tiers else {}
         only = list(found) if len(found) == 1 else ["all"]
-        lines.append((own[0], *(only if tiers else ()), own[1], *_figures(row["clients"])))
-        lines += [("", tier, "", *_figures(found[tier])) for tier in in_order(found) if len(found) > 1]
+        cost = count(row.macs) if row.macs else MISSING
+        lines.append((row.name, *(only if tiers else ()), cost, *_figures(row.clients.spread, metric)))
+        if len(found) > 1:
+            lines += [("", tier, "", *_figures(found[tier], metric)) for tier in in_order(found)]
     return Table(("Network", *(("Tier",) if tiers else ()), "MACs", *FIGURES), tuple(lines), words=1 + tiers)
 
 
-def _figures(found: Row | None) -> tuple[str, ...]:
+def _figures(found: Spread | None, metric: Metric) -> tuple[str, ...]:
     if not found:
         return (MISSING,) * len(FIGURES)
-    shares = (percent(found[key]) for key in ("mean", "worst_decile", "worst", "best"))
-    return str(found["clients"]), *shares, f"{100 * found['std']:.1f}"
+    values = (metric.text(value) for value in (found.mean, found.worst_decile, found.worst, found.best))
+    return str(found.clients), *values, deviation(found, metric)
+
+
+def deviation(found: Spread, metric: Metric) -> str:
+    """Return the standard deviation over the clients, of shares in points."""
+    return f"{100 * found.std:.1f}" if metric.unit else f"{found.std:.2g}"

@@ -5,32 +5,33 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from fednas_core.base.metrics import Metric
 from fednas_core.base.units import count
-from fednas_core.show.panel import INK, MARKERS, PAPER, SERIES, SOFT, WIDE, Panel
+from fednas_core.methods.story import Story
+from fednas_core.runs.record import RoundEvent
+from fednas_core.show.panel import INK, MARKERS, PAPER, SERIES, SOFT, WIDE, Panel, metric_label
 from fednas_core.show.search import START, Candidate, leaders, rewards, searches, tree_of
 
-Event = Mapping[str, Any]
 Points = list[tuple[float, float]]
 
 MOST_NAMED = 26
 """Networks that are named along the path."""
 LOW = (WIDE[0], 2.4)
-LOOKS: Mapping[str, tuple[str, dict[str, Any]]] = {
+LOOKS: Mapping[str, tuple[str, dict[str, object]]] = {
     "dropped": ("dropped early", {"marker": "x", "s": 13, "linewidths": 1.0, "color": SOFT, "alpha": 0.55}),
     "lost": ("lost", {"marker": "o", "s": 14, "linewidths": 0.9, "facecolors": PAPER, "edgecolors": SOFT}),
     "running": ("in the race", {"marker": "o", "s": 14, "linewidths": 0, "color": SOFT}),
 }
 
 
-def search_tree(rounds: Sequence[Event]) -> str:
-    """Plot every candidate's accuracy at its tests over the iterations, those that led joined by a bold line.
+def search_tree(rounds: Sequence[RoundEvent], metric: Metric) -> str:
+    """Plot what every candidate came to at its tests over the iterations, those that led joined by a bold line.
 
     Where a candidate comes from the last iteration's winner, its line starts there; it ends where it was dropped.
     """
     rows, path = tree_of(rounds), leaders(rounds)
-    curves = _curves(rounds, rows)
+    curves = _curves(rounds, rows, metric)
     if len(curves) < 2:
         return ""
     panel = Panel("search-tree", WIDE)
@@ -43,33 +44,40 @@ def search_tree(rounds: Sequence[Event]) -> str:
         if ends:
             panel.axes.scatter(*zip(*ends, strict=True), label=name, zorder=3, **look)
     _path(panel, [(row, curves[row.network]) for row in _ordered(rows, path) if row.network in curves])
-    panel.label("iteration", "Accuracy where tested, %")
+    panel.label("iteration", metric_label(metric, "{} where tested"))
     _iterations(panel, max(row.iteration for row in rows))
     panel.axes.margins(y=0.16)
-    panel.percent_axis()
+    panel.metric_axis(metric)
     return panel.svg("above", columns=4)
 
 
-def reward_curves(rounds: Sequence[Event]) -> str:
+def reward_curves(rounds: Sequence[RoundEvent]) -> str:
     """Plot mean and best reward of each iteration's students; nothing where there are no rewards."""
     found = rewards(rounds)
     if not found:
         return ""
     panel = Panel("search-rewards", LOW)
-    x = [row["iteration"] for row in found]
-    for i, (key, name) in enumerate((("best", "best of the iteration"), ("mean", "mean of the iteration"))):
+    x = [row.iteration for row in found]
+    curves = {
+        "best of the iteration": [row.best for row in found],
+        "mean of the iteration": [row.mean for row in found],
+    }
+    for i, (name, y) in enumerate(curves.items()):
         look = {"color": SERIES[i], "marker": MARKERS[i], "markersize": 4, "linewidth": 1.0 + 0.6 * i}
-        panel.axes.plot(x, [row[key] for row in found], label=name, **look)
+        panel.axes.plot(x, y, label=name, **look)
     panel.label("iteration", "Reward")
     panel.axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     _iterations(panel, x[-1])
     return panel.svg("above", columns=2)
 
 
-def _curves(rounds: Sequence[Event], rows: Sequence[Candidate]) -> dict[str, Points]:
-    """Return of each network that was tested iterations and accuracies, from its parent's last test on."""
-    at = {event["round"]: _place(told) for event, told in searches(rounds)}
-    own = {row.network: [(at[test["round"]], float(test["accuracy"])) for test in row.tests] for row in rows}
+def _curves(rounds: Sequence[RoundEvent], rows: Sequence[Candidate], metric: Metric) -> dict[str, Points]:
+    """Return of each network that was tested iterations and values, from its parent's last test on."""
+    at = {event.round: _place(told) for event, told in searches(rounds)}
+    own: dict[str, Points] = {}
+    for row in rows:
+        values = [(at[test.round], metric.of(test.metrics)) for test in row.tests]
+        own[row.network] = [(x, y) for x, y in values if y is not None]
     chained = any(row.parent not in ("", START) for row in rows) or all(row.iteration <= 1 for row in rows)
     curves = {}
     for row in rows:
@@ -80,11 +88,11 @@ def _curves(rounds: Sequence[Event], rows: Sequence[Candidate]) -> dict[str, Poi
     return curves
 
 
-def _place(told: Mapping[str, Any]) -> float:
+def _place(told: Story) -> float:
     """Return where a round lies on the axis of iterations; the start's last one at 0."""
-    if told["stage"] == "compete":
-        return float(told["iteration"] - 1 + told["round"] / told["of"])
-    return 0.0 if told["stage"] == START else float(told["iteration"])
+    if told.stage == "compete":
+        return float(told.iteration - 1 + told.round / told.of)
+    return 0.0 if told.stage == START else float(told.iteration)
 
 
 def _ordered(rows: Sequence[Candidate], path: Sequence[str]) -> list[Candidate]:
@@ -94,7 +102,9 @@ def _ordered(rows: Sequence[Candidate], path: Sequence[str]) -> list[Candidate]:
 
 def _path(panel: Panel, led: Sequence[tuple[Candidate, Points]]) -> None:
     """Draw the networks that led one after the other, with their names and MACs."""
-    line = [point for _, curve in led for point in curve]
+    line: Points = []
+    for _, curve in led:
+        line += curve
     ends = [curve[-1] for _, curve in led]
     if not ends:
         return

@@ -37,16 +37,18 @@ def html(view: View, jinja2: Any) -> str:
     """Return the page; every text of the run is escaped, only the plots are markup already."""
     markup = importlib.import_module("markupsafe").Markup
     sections = tuple(replace(s, plots=tuple((name, markup(svg)) for name, svg in s.plots)) for s in view.sections)
-    settings: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
-    template = jinja2.Environment(autoescape=True, **settings).from_string(HTML)
+    template = _environment(jinja2, autoescape=True).from_string(HTML)
     return str(template.render(view=replace(view, sections=sections), css=markup(CSS)))
 
 
 def markdown(view: View, jinja2: Any) -> str:
     """Return the Markdown; every text of the run is escaped as it is inserted."""
-    settings: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
-    template = jinja2.Environment(autoescape=False, finalize=plain, **settings).from_string(MARKDOWN)
+    template = _environment(jinja2, autoescape=False, finalize=plain).from_string(MARKDOWN)
     return str(template.render(view=view)).rstrip() + "\n"
+
+
+def _environment(jinja2: Any, **settings: object) -> Any:
+    return jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, **settings)
 
 
 def _replace(path: Path, text: str) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contracts.records import recorded
 from typer.testing import CliRunner, Result
 
 from fednas_core.base.errors import RunError
@@ -205,7 +206,7 @@ def test_resume_gives_the_rounds_of_an_uninterrupted_run(
     assert stopped.exit_code == 130 and f"fednas resume {folder.name} --output {tmp_path}" in stopped.stderr
     resumed = fednas("resume", "latest", "--output", str(tmp_path), "--json")
     assert resumed.exit_code == 0, resumed.output
-    whole, parts = RunFolder(root / result["run"]).events(), RunFolder(folder).events()
+    whole, parts = recorded(RunFolder(root / result["run"]).events()), recorded(RunFolder(folder).events())
     for key in ("round", "loss", "accuracy", "evaluation"):
         assert [event[key] for event in parts] == [event[key] for event in whole]
 

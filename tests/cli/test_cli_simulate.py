@@ -17,12 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from contracts.records import event as made
+from contracts.records import result
 from typer.testing import CliRunner
 
 from fednas_core.base.errors import RunError
 from fednas_core.base.fingerprint import PACKAGES, digest_of, fingerprint
+from fednas_core.base.metrics import ACCURACY
+from fednas_core.base.typed import object_of
 from fednas_core.cli import app, progress, superlink
-from fednas_core.cli.simulate import NAMED, NODES_A_CORE, STARTED, conclude, nodes_for, read_events
+from fednas_core.cli.simulate import NAMED, NODES_A_CORE, STARTED, conclude, nodes_for, read_lines
+from fednas_core.runs.record import HandedOver
 
 EVENT: dict[str, Any] = {
     "round": 3, "loss": 1.25, "accuracy": 0.5, "bytes_up": 2_000_000, "seconds": 1.5,
@@ -33,12 +38,12 @@ EVENT: dict[str, Any] = {
 
 def test_events_are_read_as_they_are_completed(tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
-    assert read_events(file, 0) == ([], 0)
+    assert read_lines(file, 0) == ([], 0)
     file.write_text('{"round": 1}\n{"round":')
-    events, offset = read_events(file, 0)
-    assert events == [{"round": 1}] and read_events(file, offset) == ([], offset)
+    lines, offset = read_lines(file, 0)
+    assert lines == [b'{"round": 1}'] and read_lines(file, offset) == ([], offset)
     file.write_text('{"round": 1}\n{"round": 2}\n')
-    assert read_events(file, offset)[0] == [{"round": 2}]
+    assert read_lines(file, offset)[0] == [b'{"round": 2}']
 
 
 def test_names_of_a_run_are_found_in_what_flower_streams() -> None:
@@ -52,15 +57,16 @@ def test_names_of_a_run_are_found_in_what_flower_streams() -> None:
 
 def test_a_round_is_one_line_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.display(5) as show:
-        show(EVENT)
+        show(made(EVENT), ACCURACY)
     told = capsys.readouterr().out
     for part in ("round 3", "loss 1.250", "accuracy 50.0%", "up 2.0 MB", "phone 75.0%", "failed clients client-01"):
         assert part in told
     with progress.display(5) as show:
-        show({**EVENT, "evaluation": [{**EVENT["evaluation"][0], "clients": {"mean": 0.7, "worst_decile": 0.4}}]})
+        row = {**EVENT["evaluation"][0], "clients": {"mean": 0.7, "worst_decile": 0.4}}
+        show(made({**EVENT, "evaluation": [row]}), ACCURACY)
     assert "networks' accuracy phone 75.0% (clients 70.0%, worst tenth 40.0%)" in capsys.readouterr().out
     with progress.display(5, to_stderr=True) as show:
-        show({**EVENT, "failures": [], "evaluation": None})
+        show(made({**EVENT, "failures": [], "evaluation": None}), ACCURACY)
     told, error = capsys.readouterr()
     assert told == "" and "round 3" in error and "failed" not in error
 
@@ -68,7 +74,7 @@ def test_a_round_is_one_line_without_a_terminal(capsys: pytest.CaptureFixture[st
 def test_the_live_view_follows_rounds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     with progress.display(3) as show:
-        show(EVENT)
+        show(made(EVENT), ACCURACY)
     told = capsys.readouterr().out
     assert "3/3" in told and "search" not in told
 
@@ -79,16 +85,16 @@ def test_the_live_view_of_a_search_has_no_total(
     finish = {"stage": "finish", "iteration": 2, "round": 1, "of": 2, "alive": [], "finishing": "2.1", "over": False}
     event = {**EVENT, "round": 17, "clients": [], "search": finish}
     with progress.display(6) as show:
-        show(event)
+        show(made(event), ACCURACY)
     assert "search finish 2.1 1/2" in capsys.readouterr().out
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "140")
     with progress.display(None) as show:
-        show(event)
+        show(made(event), ACCURACY)
     told = capsys.readouterr().out
     assert "17/?" in told and "finish 2.1 1/2" in told and "training" in told
     with progress.display(6) as show:
-        show({**event, "search": {**finish, "over": True}})
+        show(made({**event, "search": {**finish, "over": True}}), ACCURACY)
     told = capsys.readouterr().out
     assert "17/?" in told and "17/6" not in told and "choosing models" in told
 
@@ -225,8 +231,8 @@ def test_simulate_stops_on_ctrl_c_and_can_be_resumed(tmp_path: Path) -> None:
 
 def test_the_time_that_flower_takes_besides_the_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "r1").mkdir()
-    result = {"models": [], "seconds": {"total": 10.0, "start": 2.0, "training": 8.0}}
-    (tmp_path / "r1" / "result.json").write_text(json.dumps(result))
+    found = result(seconds={"total": 10.0, "start": 2.0, "training": 8.0})
+    (tmp_path / "r1" / "result.json").write_text(json.dumps(object_of(found)))
     ended: Any = SimpleNamespace(run_name="r1", lines=[])
     conclude(ended, ("finished:completed", ""), tmp_path, False, wall_s=25.0)
     told = "time  10 s: start 2 s, training 8 s\nbesides 15 s in which Flower starts and ends\n"
@@ -236,8 +242,9 @@ def test_the_time_that_flower_takes_besides_the_run_is_told(tmp_path: Path, caps
 def test_a_client_without_its_model_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "r1"
     run.mkdir()
-    row = {"client": "phone", "budget": "1 M MACs", "reason": "out of memory: it was ended", "failed": True}
-    (run / "result.json").write_text(json.dumps({"models": [], "clients": [row], "seconds": {"total": 20.0}}))
+    row = HandedOver(client="phone", budget="1 M MACs", reason="out of memory: it was ended", failed=True)
+    found = result(clients=[row], seconds={"total": 20.0})
+    (run / "result.json").write_text(json.dumps(object_of(found)))
     ended: Any = SimpleNamespace(run_name="r1", lines=[])
     with pytest.raises(typer.Exit) as left:
         conclude(ended, ("finished:completed", ""), tmp_path, False)

@@ -10,9 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from contracts.records import result
 
 from fednas_core.base.settings import read
-from fednas_core.runs.folder import create
+from fednas_core.base.typed import object_of
+from fednas_core.runs.creation import create
 
 HEAVY = {
     "flwr", "matplotlib", "onnx", "onnxruntime", "pandas", "pymoo", "ray", "scipy", "sklearn", "torch", "torchvision",
@@ -93,9 +95,9 @@ def test_a_command_that_computes_no_network_imports_nothing_heavy(line: str, cod
 
 
 def test_a_command_that_only_starts_processes_imports_nothing_heavy_until_it_ends(tmp_path: Path) -> None:
-    result = {"run": "x", "models": [], "clients": [], "personal": ["head"], "seconds": {"total": 1.0}}
+    found = object_of(result(personal=["head"], seconds={"total": 1.0}))
     (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "result.json").write_text(json.dumps(result))
+    (tmp_path / "x" / "result.json").write_text(json.dumps(found))
     program = f"""
 from pathlib import Path
 from types import SimpleNamespace

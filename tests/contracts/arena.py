@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from contracts.records import recorded
 from contracts.samples import answer, found
 
 from fednas_core.base.seeding import stream
@@ -17,6 +18,7 @@ from fednas_core.exchange.orders import Answer, Failure, Order
 from fednas_core.exchange.results import Kept, Tested
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.host import START, Entrant, Rules
+from fednas_core.methods.story import Other
 from fednas_core.search.dropping import Standing
 from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.merge import Merge
@@ -28,6 +30,8 @@ Accuracy = Callable[[Order], float]
 
 class Told:
     """A host search that proposes given architectures, iteration by iteration, cut out of the start network."""
+
+    kind = "told"
 
     def __init__(self, space: Elastic, fields: Sequence[Sequence[Arch]]) -> None:
         self.space, self.fields = space, fields
@@ -54,8 +58,8 @@ class Told:
     def finalists(self, limits: Sequence[Limit]) -> list[Entrant]:
         return self.family[1:]
 
-    def story(self) -> dict[str, Any]:
-        return {}
+    def story(self) -> Other:
+        return Other(values={})
 
     def state(self) -> State:
         return State({}, {"iteration": self.iteration})
@@ -100,7 +104,7 @@ class Round:
         ask = method.ask(round, 1, clients, stream(3, round, "plan", 1))
         self.requests: list[Order] = list(ask.orders)
         answers = [judged(request, accuracy(request)) for request in self.requests if request.client not in missing]
-        self.told: dict[str, Any] = dict(method.tell(ask, answers).story)["search"]
+        self.told: dict[str, Any] = recorded(method.tell(ask, answers).story)
         assert method.ask(round, 2, clients, stream(3, round, "plan", 2)) is None
 
     @property
@@ -108,7 +112,7 @@ class Round:
         """Who trained which network, by label."""
         found: dict[str, set[str]] = {}
         for row in self.rows:
-            found.setdefault(row["network"], set()).add(row["client"])
+            found.setdefault(row.network, set()).add(row.client)
         return found
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contracts.records import recorded
 from contracts.samples import answer
 
 from fednas_core.base.seeding import stream
@@ -19,6 +20,7 @@ from fednas_core.devices.info import ClientInfo
 from fednas_core.exchange.orders import Answer, Order
 from fednas_core.exchange.results import Trained
 from fednas_core.methods.method import Ask, Method, Told
+from fednas_core.methods.story import ClientRow
 from fednas_core.subnets.packing import shapes
 
 CLIENTS = tuple(ClientInfo(f"client-{i:02d}", 20 + 7 * i) for i in range(5))
@@ -54,8 +56,8 @@ def replies(orders: Mapping[str, Order], seed: int = 0) -> list[Answer]:
     return out
 
 
-def by_name(told: Told) -> list[Mapping[str, Any]]:
-    return sorted(told.rows, key=lambda row: str(row["client"]))
+def by_name(told: Told) -> list[ClientRow]:
+    return sorted(told.rows, key=lambda row: row.client)
 
 
 def live(method: Method, rounds: int) -> None:
@@ -203,14 +205,14 @@ class MethodContract:
     def test_a_row_tells_of_each_answer(self, make: Make) -> None:
         method = make()
         answers = replies(plan(method, 0))
-        rows = {row["client"]: row for row in tell(method, 0, answers).rows}
+        rows = {row.client: row for row in tell(method, 0, answers).rows}
         assert set(rows) == {reply.client for reply in answers}
         for reply in answers:
             row, result = rows[reply.client], reply.result
             assert isinstance(result, Trained)
-            assert (row["examples"], row["loss"], row["accuracy"]) == (reply.examples, result.loss, result.accuracy)
-            assert (row["bytes_up"], row["bytes_down"], row["client_macs"]) == (400, 400, 1000)
-            assert json.loads(json.dumps(row)) == dict(row)
+            assert (row.examples, row.loss, row.metrics) == (reply.examples, result.loss, {"accuracy": result.accuracy})
+            assert (row.bytes_up, row.bytes_down, row.client_macs) == (400, 400, 1000)
+            assert json.loads(json.dumps(recorded(row))) == recorded(row)
 
     def test_a_round_has_an_end(self, make: Make) -> None:
         method = make()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from contracts.fleets import Around
+from contracts.records import recorded
 from contracts.samples import answer
 
 from fednas_core.base.config import RunConfig
@@ -18,7 +19,7 @@ from fednas_core.base.errors import ConfigError, RunError
 from fednas_core.base.settings import read
 from fednas_core.base.values import Arch
 from fednas_core.devices.info import ClientInfo
-from fednas_core.engine.asynchronous import rounds
+from fednas_core.engine import asynchronous as loop
 from fednas_core.engine.collect import NO_ANSWER
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.run import conduct, settle
@@ -77,6 +78,11 @@ def waves(fleet: Script) -> list[int]:
 @pytest.fixture
 def pairs(tiny_pairs: dict[str, Any]) -> dict[str, Any]:
     return {**tiny_pairs, "loop": "async", "method": "fedavg", "rounds": 3}
+
+
+def rounds(*given: Any) -> Iterator[Any]:
+    """Conduct rounds and yield their events, in JSON."""
+    return map(recorded, loop.rounds(*given))
 
 
 def method_of(config: RunConfig) -> SupernetAveraging:
@@ -323,14 +329,14 @@ def test_a_merge_that_needs_replies_side_by_side_is_refused(pairs: dict[str, Any
 @pytest.mark.parametrize("method", ["fedavg", "superfednas", "deepfednas"])
 def test_every_method_runs_unchanged(pairs: dict[str, Any], light: None, method: str) -> None:
     config = settle(read({**pairs, "method": method}))
-    events = conduct(config, LocalFleet(config), lambda text: None).events()
+    events = recorded(conduct(config, LocalFleet(config), lambda text: None).events())
     assert [event["round"] for event in events] == [1, 2, 3]
     assert all(len(event["clients"]) == 4 and event["evaluation"] for event in events)
 
 
 def test_worker_processes_carry_it_out(pairs: dict[str, Any], pool: LocalFleet, light: None) -> None:
     config = settle(read(pairs))
-    events = conduct(config, pool, lambda text: None).events()
+    events = recorded(conduct(config, pool, lambda text: None).events())
     assert len(events) == 3 and all(len(event["clients"]) == 4 for event in events)
 
 
@@ -347,5 +353,5 @@ def test_a_run_that_was_stopped_goes_on(pairs: dict[str, Any], light: None) -> N
         conduct(config, Stopped(LocalFleet(config)), lambda text: None)
     again = settle(read({"output": pairs["output"], "resume": "latest"}))
     run = conduct(again, LocalFleet(again), lambda text: None)
-    assert [event["round"] for event in run.events()] == [1, 2, 3]
+    assert [event["round"] for event in recorded(run.events())] == [1, 2, 3]
     assert Path(run.path / "result.json").is_file()

@@ -18,7 +18,8 @@ from fednas_core.base.settings import read
 from fednas_core.devices.budgets import parse_budgets, parse_macs
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.run import conduct, settle
-from fednas_core.runs.folder import create, find
+from fednas_core.runs.creation import create
+from fednas_core.runs.folder import find
 from fednas_core.search.exact import exact_search
 from fednas_core.spaces.registry import load
 from fednas_core.subnets.merge import check_tensors, largest_allowed

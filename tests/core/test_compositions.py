@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contracts.records import recorded
 
 from fednas_core.base.errors import ConfigError
 from fednas_core.base.settings import read
@@ -86,7 +87,7 @@ def test_it_runs_and_leaves_every_client_a_model(tiny_pairs: dict[str, Any], mob
     if pairs["space.name"] == "mobile":
         pairs["space.name"] = mobile
     folder = run(pairs)
-    result, events = folder.read_json("result.json"), folder.events()
+    result, events = folder.read_json("result.json"), recorded(folder.events())
     assert len(events) == pairs["rounds"] and not [event for event in events if event["failures"]]
     assert len(result["clients"]) == 4 and not [row for row in result["clients"] if row["reason"]]
     personal = "personal.layers" in more or more["method"] == "fedper"

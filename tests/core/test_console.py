@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contracts.records import event as made
+from contracts.records import handed, model, result, spread, without
 
 from fednas_core.base.config import PersonalConfig, RunConfig
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.settings import read
 from fednas_core.engine.console import greeting, line
 from fednas_core.runs.folder import RunFolder
 from fednas_core.show.ending import clients_table, ending, kept
-from fednas_core.show.tested import spread_of
 
-EVENT: dict[str, Any] = {
-    "round": 3, "loss": 1.25, "accuracy": 0.5, "bytes_up": 2_000_000, "seconds": 1.5, "evaluation": None,
-    "failures": [],
-}  # fmt: skip
+EVENT: dict[str, Any] = {"round": 3, "loss": 1.25, "accuracy": 0.5, "bytes_up": 2_000_000, "seconds": 1.5}
 
 
 @pytest.fixture
@@ -26,20 +25,16 @@ def config(tiny_pairs: dict[str, Any]) -> RunConfig:
     return read(tiny_pairs)
 
 
-def row(client: str, accuracy: float | None, budget: str = "no limit", held_out: bool = True) -> dict[str, Any]:
-    return {"client": client, "budget": budget, "reason": "", "macs": 1e6, "bytes": 4e6, "latency_ms": 1.0,
-            "accuracy": accuracy, "tested": 0 if accuracy is None else 9, "held_out": held_out,
-            "stored": False}  # fmt: skip
-
-
 def test_a_round_tells_the_worst_tenth(config: RunConfig) -> None:
-    tested = {"name": "network", "macs": 1, "accuracy": 0.9, "clients": spread_of([0.8, 1.0])}
-    assert line(config, {**EVENT, "evaluation": [tested]}).endswith("1.5 s  network 90.0% (worst tenth 80.0%)")
-    beside = {**tested, "accuracy": 0.95}
-    assert line(config, {**EVENT, "evaluation": [beside]}).endswith("95.0% (clients 90.0%, worst tenth 80.0%)")
-    before = {"name": "phone", "macs": 1, "accuracy": 0.9}
-    assert line(config, {**EVENT, "evaluation": [before]}).endswith("1.5 s  phone 90.0%")
-    assert line(config, EVENT).endswith("1.5 s")
+    tested = {"accuracy": 0.9, "clients": spread([0.8, 1.0])}
+
+    def told(row: dict[str, Any]) -> str:
+        return line(config, made({**EVENT, "evaluation": [row]}))
+
+    assert told(tested).endswith("1.5 s  network 90.0% (worst tenth 80.0%)")
+    assert told({**tested, "accuracy": 0.95}).endswith("95.0% (clients 90.0%, worst tenth 80.0%)")
+    assert told({"name": "phone", "accuracy": 0.9}).endswith("1.5 s  phone 90.0%")
+    assert line(config, made(EVENT)).endswith("1.5 s")
 
 
 def test_the_greeting_says_where_the_start_of_a_search_comes_from(config: RunConfig) -> None:
@@ -69,17 +64,17 @@ SEARCH: dict[str, Any] = {
 
 
 def test_a_round_of_a_search_has_no_total(config: RunConfig) -> None:
-    assert line(config, EVENT).startswith(f"round   3/{config.rounds}  training loss 1.250 accuracy  50.0%")
-    nobody = line(config, {**EVENT, "loss": None, "accuracy": None})
+    assert line(config, made(EVENT)).startswith(f"round   3/{config.rounds}  training loss 1.250 accuracy  50.0%")
+    nobody = line(config, made({**EVENT, "loss": None, "accuracy": None}, "netadapt"))
     assert nobody.startswith(f"round   3/{config.rounds}  training loss – accuracy      –")
     event = {**EVENT, "search": SEARCH, "clients": [{"network": "2.1"}, {"network": "2.2"}]}
-    told = line(config, event)
+    told = line(config, made(event, "netadapt"))
     assert told == (
         "round   3  training loss 1.250 accuracy  50.0%  up 2.0 MB  1.5 s  iteration 2, round 1/3: 2 candidates"
     )
     leader = {"name": "leader", "macs": 1, "accuracy": 0.9}
     late = {**SEARCH, "iteration": 10, "round": 6, "of": 6, "winner": "10.13", "resource": "params", "takes": 123456.0}
-    told = line(config, {**event, "round": 103, "evaluation": [leader], "search": late})
+    told = line(config, made({**event, "round": 103, "evaluation": [leader], "search": late}, "netadapt"))
     assert told.endswith("leader 90.0%  iteration 10: winner 10.13 at 123 k params") and len(told) <= 122
 
 
@@ -101,38 +96,35 @@ def test_the_greeting_of_a_search(tiny_pairs: dict[str, Any]) -> None:
 
 
 def test_the_clients_table_ends_with_their_spread() -> None:
-    rows = [row(f"c{i}", 0.5 + 0.05 * i) for i in range(10)] + [{"client": "d", "budget": "x", "reason": "away"}]
-    assert clients_table(rows, most=2).splitlines()[-1] == (
+    rows = [handed(0.5 + 0.05 * i) for i in range(10)] + [without("away")]
+    assert clients_table(rows, ACCURACY, most=2).splitlines()[-1] == (
         "10 of 11 clients run a model  mean  72.5%  worst tenth  50.0%  spread 14.4 points"
     )
-    rows = [row("a", 0.5, "2 M MACs"), row("b", 0.7, "2 M MACs"), row("c", 1.0, "500 k MACs")]
-    assert clients_table(rows).splitlines()[-3:] == [
+    rows = [handed(0.5, "2 M MACs"), handed(0.7, "2 M MACs"), handed(1.0, "500 k MACs")]
+    assert clients_table(rows, ACCURACY).splitlines()[-3:] == [
         "3 of 3 clients run a model  mean  73.3%  worst tenth  50.0%  spread 20.5 points",
         "  500 k MACs: 1             mean 100.0%  worst tenth 100.0%  spread  0.0 points",
         "  2 M MACs: 2               mean  60.0%  worst tenth  50.0%  spread 10.0 points",
     ]
-    assert clients_table([{"client": "d", "budget": "x", "reason": "away"}]).endswith("no client runs a model")
+    assert clients_table([without("away")], ACCURACY).endswith("no client runs a model")
 
 
 def test_the_end_of_a_run_says_where_its_models_are() -> None:
     seconds = {"total": 112.5, "start": 12.5, "training": 100.0, "export": 0.0}
-    result = {"models": [], "clients": [row("a", 0.5)], "personal": ["head"], "seconds": seconds}
-    text = ending(result)
+    text = ending(result(clients=[handed(0.5)], personal=["head"], seconds=seconds), ACCURACY)
     assert "The server has no complete network: head never left the clients" in text and "50.0%" in text
     assert "network: head, stages.2 never left" in kept(["head", "stages.2"])
-    model = {
-        "device": "phone", "budget": "1 M MACs", "macs": 5e5, "params": 3e4, "bytes": 1.2e5, "latency_ms": 0.5,
-        "validation_accuracy": 0.9, "test_accuracy": 0.8, "export_max_abs_error": 1e-6,
-    }  # fmt: skip
-    text = ending({"models": [model], "clients": [], "personal": [], "seconds": seconds})
+    text = ending(result([model()], seconds=seconds), ACCURACY)
     assert "phone" in text and "never left" not in text and "client" not in text
     assert text.endswith("\ntime  1 min 52 s: start 12.5 s, training 1 min 40 s")
-    text = ending({"models": [{**model, "test_accuracy": None}], "seconds": seconds})
+    text = ending(result([model(test_accuracy=None)], seconds=seconds), ACCURACY)
     assert "90.0%     –  " in text, "an accuracy that nobody knows is no 0.0%"
 
 
 def test_an_accuracy_says_on_which_images_it_was_found_and_what_nobody_tested_is_unknown() -> None:
-    text = clients_table([row("a", 1.0, held_out=False), row("b", None)])
+    untested = handed(None, tested=0)
+    text = clients_table([handed(1.0, held_out=False), untested], ACCURACY)
     assert "100.0%  on 9 images that it trained on" in text and "–  no image to spare for a test" in text
     assert "2 of 2 clients run a model, 1 tested it  mean 100.0%" in text and text.endswith("(on training images)")
-    assert clients_table([row("b", None)]).endswith("1 of 1 clients run a model; none had an image to test it on")
+    alone = clients_table([untested], ACCURACY)
+    assert alone.endswith("1 of 1 clients run a model; none had an image to test it on")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from contracts.fleets import Around, Stopping
+from contracts.records import recorded
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import RunError
@@ -83,7 +84,7 @@ def run(
 
 def history(run: RunFolder) -> list[dict[str, Any]]:
     """The events without what a clock decided."""
-    events = run.events()
+    events = recorded(run.events())
     for event in events:
         del event["seconds"]
         for row in event["clients"]:
@@ -124,7 +125,7 @@ def test_a_run_may_be_stopped_after_any_round(pairs: dict[str, Any], tmp_path: P
     pairs = {**pairs, **METHODS[name]}
     copies = Copies(tmp_path / "runs", tmp_path)
     whole = run(pairs, announce=copies)
-    events = whole.events()
+    events = recorded(whole.events())
     stages = [event["search"]["stage"] for event in events]
     assert stages[:2] == ["start"] * 2 and set(stages) == {"start", "compete", "finish"}
     assert len(copies.outputs) == len(events) and any(
@@ -221,7 +222,7 @@ def test_devices_forget_their_teacher_when_the_run_is_over(pairs: dict[str, Any]
 
 def test_a_cohort_is_drawn_from_the_clients_that_train(pairs: dict[str, Any], light: None) -> None:
     found = run({**pairs, **FEDNAS, "cohort": 2, "data.clients": 10})
-    drawn = [{row["client"] for row in event["clients"]} for event in found.events()]
+    drawn = [{row["client"] for row in event["clients"]} for event in recorded(found.events())]
     assert all(len(clients) == 2 for clients in drawn[:2]) and all(1 <= len(clients) <= 2 for clients in drawn)
     assert len(set().union(*drawn)) > 4 and not {"client-04", "client-09"} & set().union(*drawn)
 
@@ -261,7 +262,7 @@ def test_a_family_of_networks_comes_out(finished: tuple[RunFolder, RunConfig, li
 
 def test_the_leader_is_followed_and_the_search_is_told(finished: tuple[RunFolder, RunConfig, list[str]]) -> None:
     run, config, said = finished
-    space, events = space_of(config), run.events()
+    space, events = space_of(config), recorded(run.events())
     for event in events:
         assert [row["name"] for row in event["evaluation"]] == ["leader"]
         testing = {"client-04"}
@@ -286,14 +287,14 @@ def test_finishing_again_changes_nothing(finished: tuple[RunFolder, RunConfig, l
 def arch_of(run: RunFolder, label: str) -> Arch:
     """The architecture of a candidate, as the events tell it."""
     space = space_of(run.config())
-    told = [one for event in run.events() for one in event["search"].get("candidates", [])]
+    told = [one for event in recorded(run.events()) for one in event["search"].get("candidates", [])]
     return space.arch(next(one["arch"] for one in told if one["network"] == label))
 
 
 def test_winners_are_networks_of_the_run(finished: tuple[RunFolder, RunConfig, list[str]]) -> None:
     run, _, _ = finished
     _, method = trained(run)
-    winners = [event["search"]["winner"] for event in run.events() if "winner" in event["search"]]
+    winners = [event["search"]["winner"] for event in recorded(run.events()) if "winner" in event["search"]]
     assert method.catalogue.these == (*(arch_of(run, label) for label in reversed(winners)), method.space.largest)
 
 
@@ -308,7 +309,7 @@ def test_a_start_of_another_run_is_tested_as_it_is_and_the_search_begins(
     donor = run({**pairs, **FEDNAS, "contest.iterations": 1})
     more = {"client-budgets": "max,phone", "budgets": "phone=95%,server=max"} if limited else {}
     done = run({**pairs, **METHODS[name], **more, "contest.start": donor.id})
-    events = done.events()
+    events = recorded(done.events())
     assert [event["search"]["stage"] for event in events[:2]] == ["start", "compete"]
     assert events[0]["clients"] == [] == events[0]["failures"] and events[0]["search"]["tests"]
     start = dict(trained(donor)[1].weights())

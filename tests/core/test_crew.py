@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from contracts.records import recorded
 
 from fednas_core.base.config import RunConfig, WireConfig
 from fednas_core.base.errors import ConfigError, RunError
@@ -19,7 +20,7 @@ from fednas_core.engine.cohort import Crew
 from fednas_core.engine.evaluation import Judge
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.run import conduct
-from fednas_core.runs.folder import create
+from fednas_core.runs.creation import create
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import client_images, preprocessing_of, space_of
 
@@ -171,8 +172,8 @@ def test_who_lost_its_private_state_is_announced_and_noted(
             monkeypatch.setenv("FEDNAS_STATE", str(tmp_path / "after"))
 
     run = conduct(config, LocalFleet(replace(config, workers=1)), announce)
-    names = [row["client"] for row in run.events()[0]["clients"]]
-    assert [event.get("anew") for event in run.events()] == [None, names, None]
+    names = [row["client"] for row in recorded(run.events())[0]["clients"]]
+    assert [event.get("anew") for event in recorded(run.events())] == [None, names, None]
     assert [f"{name} has none of its private state of before and begins anew" for name in names] == sorted(
         text for text in said if "begins anew" in text
     )
@@ -189,7 +190,7 @@ def test_every_client_of_a_run_is_handed_a_model_within_its_own_budget(config: R
     assert rows[0]["macs"] <= 0.3 * most and rows[3]["macs"] <= 0.3 * most
     assert rows[2]["bytes"] == space.cost(space.smallest).bytes
     assert all(0 <= row["accuracy"] <= 1 and row["latency_ms"] > 0 and row["reason"] == "" for row in rows)
-    for event in run.events():
+    for event in recorded(run.events()):
         for row in event["clients"]:
             if row["client"] in ("client-00", "client-03"):
                 assert row["macs"] <= 0.3 * most

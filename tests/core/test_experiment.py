@@ -16,6 +16,7 @@ import pytest
 import torch
 from contracts import fleets
 from contracts.fleets import Around, Hostile, Shuffled, Stopping
+from contracts.records import recorded
 
 from fednas_core.base.config import DataConfig, RunConfig
 from fednas_core.base.errors import FednasError, InfeasibleError, RunError
@@ -56,7 +57,7 @@ def run(pairs: dict[str, Any], fleet: Fleet | None = None) -> RunFolder:
 
 def history(run: RunFolder) -> list[dict[str, Any]]:
     """The events without what a clock decided."""
-    events = run.events()
+    events = recorded(run.events())
     for event in events:
         del event["seconds"]
         for row in event["clients"]:
@@ -109,7 +110,7 @@ def test_accuracy_on_images_that_nobody_has_is_unknown(tiny_pairs: dict[str, Any
     assert [model["test_accuracy"] for model in result["models"]] == [None, None]
     rows = {row["tested"]: row["accuracy"] for row in result["clients"]}
     assert set(rows) == {0, 1} and rows[0] is None and rows[1] in (0.0, 1.0)
-    assert found.events()[0]["evaluation"][0].get("clients") is None, "nobody had one more to choose by"
+    assert recorded(found.events())[0]["evaluation"][0].get("clients") is None, "nobody had one more to choose by"
     assert "| Accuracy on the test set | – |" in (found.path / "models" / "server" / "card.md").read_text()
     report = (found.path / "report.md").read_text()
     assert "| phone | – |" in report and "Accuracies are those on the validation set" in report
@@ -144,7 +145,7 @@ def test_the_folder_of_a_run(finished: tuple[RunFolder, list[str], RunConfig]) -
 
 def test_the_result_of_a_run(finished: tuple[RunFolder, list[str], RunConfig]) -> None:
     run, _, config = finished
-    result, events, space = run.read_json("result.json"), run.events(), space_of(config)
+    result, events, space = run.read_json("result.json"), recorded(run.events()), space_of(config)
     assert set(result) >= RESULT_KEYS
     assert (result["method"], result["rounds"]) == ("deepfednas", 3)
     for key in ("bytes_up", "bytes_down", "client_macs"):
@@ -195,7 +196,7 @@ def test_an_exported_model_is_the_one_of_the_supernet(finished: tuple[RunFolder,
 
 def test_the_events_of_a_run(finished: tuple[RunFolder, list[str], RunConfig]) -> None:
     run, _, config = finished
-    events = run.events()
+    events = recorded(run.events())
     assert [event["round"] for event in events] == [1, 2, 3]
     for event in events:
         assert event["failures"] == [] and len(event["clients"]) == 4
@@ -373,7 +374,7 @@ def test_the_round_goes_on_without_those_who_fail(pairs: dict[str, Any], light: 
         "client-07": fleets.of_the_last_round,
     }
     done = run(pairs, Hostile(LocalFleet(read(pairs)), spoil))
-    events = done.events()
+    events = recorded(done.events())
     assert len(events) == 3
     for event in events:
         assert [row["client"] for row in event["clients"]] == ["client-00"]
@@ -413,7 +414,7 @@ def test_an_answer_for_another_architecture_is_refused(pairs: dict[str, Any], li
         return [replace(report, arch=other)]
 
     done = run({**pairs, "rounds": 1}, Hostile(LocalFleet(read(pairs)), {"client-00": swapped}))
-    (failure,) = done.events()[0]["failures"]
+    (failure,) = recorded(done.events())[0]["failures"]
     assert failure["client"] == "client-00" and "another architecture or round" in failure["reason"]
 
 
@@ -470,7 +471,7 @@ def test_a_client_too_slow_is_a_failure_of_its_own(pairs: dict[str, Any], light:
 )
 def test_runs_of_other_settings(pairs: dict[str, Any], light: None, changes: dict[str, Any]) -> None:
     done = run({**pairs, "rounds": 3, **changes})
-    events = done.events()
+    events = recorded(done.events())
     assert len(events) == 3 and len(done.read_json("result.json")["models"]) == 2
     assert all(np.isfinite(event["loss"]) for event in events)
     assert (done.path / "tensorboard").exists() == changes.get("tensorboard", False)
@@ -505,7 +506,7 @@ def test_fedavg_delivers_the_one_network_it_trained(pairs: dict[str, Any], light
     result = done.read_json("result.json")
     assert [(m["device"], m["arch"]) for m in result["models"]] == [("server", space.largest.to_json())]
     assert any("phone: no trained network keeps" in line for line in said)
-    assert [row["name"] for row in done.events()[0]["evaluation"]] == ["network"]
+    assert [row["name"] for row in recorded(done.events())[0]["evaluation"]] == ["network"]
     assert len(done.read_json("frontier.json")) == 1
 
 
@@ -586,7 +587,7 @@ def test_a_run_that_goes_on_cannot_be_resumed_beside_it(pairs: dict[str, Any], l
     config = settle(read({**pairs, "rounds": 3}))
     done = conduct(config, LocalFleet(config), resume)
     assert len(refused) == 1 and f"process {os.getpid()}" in refused[0]
-    assert [event["round"] for event in done.events()] == [1, 2, 3]
+    assert [event["round"] for event in recorded(done.events())] == [1, 2, 3]
 
 
 def test_a_damaged_record_stops_a_resume_and_loses_nothing(
@@ -614,7 +615,7 @@ def test_a_run_goes_on_without_a_record_that_was_given_up_and_says_so(pairs: dic
     config = settle(read({"output": pairs["output"], "resume": "latest"}))
     done = conduct(config, LocalFleet(config), said.append)
     assert "rounds 1 to 3 are not recorded: figures count from round 4" in said
-    result, (first, *_) = done.read_json("result.json"), done.events()
+    result, (first, *_) = done.read_json("result.json"), recorded(done.events())
     assert first["round"] == 4 and result["unrecorded"] == 3 and result["rounds"] == read(pairs).rounds
 
 

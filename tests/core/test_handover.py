@@ -8,16 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from contracts.records import model, recorded, result
 from contracts.samples import found, with_result
 
 from fednas_core.base.config import RunConfig
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.settings import read
+from fednas_core.base.typed import from_json
 from fednas_core.engine.cohort import Crew
 from fednas_core.engine.evaluation import Judge, Judged
 from fednas_core.engine.handover import ATTEMPTS, hand_over, smallest_without_loss
 from fednas_core.engine.local import LocalFleet
 from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
 from fednas_core.exchange.results import Installed, Kept, Tested
+from fednas_core.runs.record import HandedOver
 from fednas_core.show.ending import clients_table, lacking, table
 from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import subnets_of
@@ -51,6 +55,10 @@ def says(order: Order, **changes: Any) -> Answer:
     return found(order, replace(result, **changes), examples=9)
 
 
+def typed(rows: list[dict[str, Any]]) -> list[HandedOver]:
+    return [from_json(HandedOver, row, (ACCURACY.name,)) for row in rows]
+
+
 def offered(config: RunConfig, answering: Answering, gain: float = 0.1) -> tuple[list[dict[str, Any]], Scripted]:
     """Hand over one of three networks, of which larger ones are better by this much; their losses do not matter."""
     space = space_of(config)
@@ -61,7 +69,8 @@ def offered(config: RunConfig, answering: Answering, gain: float = 0.1) -> tuple
     ]
     fleet = Scripted(config, answering)
     crew = Crew(fleet, config, archs, lambda text: None)
-    return hand_over(config, crew, Judge(config, subnets_of(space, initial_weights(space, 1))), judged, "run-7"), fleet
+    rows = hand_over(config, crew, Judge(config, subnets_of(space, initial_weights(space, 1))), judged, "run-7")
+    return recorded(rows), fleet
 
 
 def test_everybody_is_offered_the_best_that_fits(config: RunConfig) -> None:
@@ -113,7 +122,7 @@ def test_an_answer_that_no_client_can_have_found_is_a_reason(
 def test_of_equally_accurate_networks_everybody_is_offered_the_cheapest(config: RunConfig) -> None:
     rows, _ = offered(config, lambda order: [says(order)], gain=0.0)
     assert {row["macs"] for row in rows} == {space_of(config).cost(space_of(config).smallest).macs}
-    assert "; larger ones are as accurate on the validation images" in clients_table(rows)
+    assert "; larger ones are as accurate on the validation images" in clients_table(typed(rows), ACCURACY)
 
 
 def test_the_accuracy_of_a_client_without_test_images_is_unknown(config: RunConfig) -> None:
@@ -136,7 +145,7 @@ def test_a_device_on_which_everything_is_too_slow_keeps_nothing(config: RunConfi
     rows, fleet = offered(config, lambda order: [says(order, fits=False, latency_ms=70.0, stored=False)])
     assert len(fleet.orders) == ATTEMPTS * len(rows)
     assert all("macs" not in row and row["reason"].endswith("takes 70.00 ms there") for row in rows)
-    assert lacking({"clients": rows}) == "", "nothing failed"
+    assert lacking(result(clients=typed(rows))) == "", "nothing failed"
 
 
 def test_what_goes_wrong_is_that_clients_reason_and_strangers_are_passed_over(config: RunConfig) -> None:
@@ -150,7 +159,7 @@ def test_what_goes_wrong_is_that_clients_reason_and_strangers_are_passed_over(co
     rows, _ = offered(config, odd)
     assert [row["reason"] for row in rows] == ["disk full", "gave no answer", "", ""]
     assert [row["failed"] for row in rows] == [True, True, False, False]
-    told = lacking({"clients": rows})
+    told = lacking(result(clients=typed(rows)))
     assert told == "without the model that it should have: client-00 (disk full), client-01 (gave no answer)"
 
 
@@ -158,14 +167,10 @@ def test_the_tables_say_who_has_what(config: RunConfig) -> None:
     rows, _ = offered(
         config, lambda order: [Failure(order.client, "away")] if order.client < "client-02" else [says(order)]
     )
-    text = clients_table(rows, most=3)
+    text = clients_table(typed(rows), ACCURACY, most=3)
     assert "client-00" in text and "away" in text and "75.0%" in text and "stored" in text
     assert "client-03" not in text and "… and 1 more in result.json" in text
-    model = {
-        "device": "phone", "budget": "1 M MACs", "macs": 5e5, "params": 3e4, "bytes": 1.2e5, "latency_ms": 0.5,
-        "validation_accuracy": 0.9, "test_accuracy": 0.8, "export_max_abs_error": 1e-6,
-    }  # fmt: skip
-    lines = table([model]).splitlines()
+    lines = table([model()], ACCURACY).splitlines()
     assert len({len(line) for line in lines[1:]}) == 1 and "1 M MACs" in lines[-1]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tomli_w
 from contracts.fleets import Stopping
+from contracts.records import recorded
 
 from fednas_core.base.errors import ConfigError, RunError
 from fednas_core.base.settings import describe, flatten, read
@@ -40,7 +41,7 @@ def run(
 
 
 def losses(folder: RunFolder) -> list[float]:
-    return [event["loss"] for event in folder.events()]
+    return [event["loss"] for event in recorded(folder.events())]
 
 
 @pytest.fixture
@@ -66,6 +67,24 @@ def test_a_finished_run_goes_on_with_more_rounds(begun: dict[str, Any]) -> None:
     assert len(losses(finished)) == finished.read_json("result.json")["rounds"] == 4
     longer, _ = run({**begun, "rounds": 5})
     assert longer.path == finished.path and longer.read_json("result.json")["rounds"] == 5
+
+
+def test_a_run_that_names_no_format_goes_on_in_that_which_it_was_begun_in(begun: dict[str, Any]) -> None:
+    path = Path(begun["output"]) / "latest" / "config.toml"
+    table = tomllib.loads(path.read_text())
+    assert table["format"] == 2 and [one["name"] for one in table["metrics"]] == ["accuracy"]
+    older = {key: value for key, value in table.items() if key not in ("format", "metrics", "search")}
+    path.write_text(tomli_w.dumps(older))
+    finished, _ = run({**begun, "rounds": 3})
+    assert finished.head().format == 1 and [event.round for event in finished.events()] == [1, 2, 3]
+    assert finished.result().rounds == 3 and "format" not in tomllib.loads(path.read_text())
+
+
+def test_a_run_of_a_format_that_is_not_known_does_not_go_on(begun: dict[str, Any]) -> None:
+    path = Path(begun["output"]) / "latest" / "config.toml"
+    path.write_text(path.read_text().replace("format = 2", "format = 9"))
+    with pytest.raises(RunError, match="recorded in format 9, this fednas reads 1 and 2"):
+        run(begun)
 
 
 def test_what_changes_is_noted_beside_what_was(begun: dict[str, Any]) -> None:

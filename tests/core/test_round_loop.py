@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from contracts.fleets import Around
+from contracts.records import recorded
 from contracts.samples import answer, with_result
 
 from fednas_core.base.config import RunConfig
@@ -20,9 +21,9 @@ from fednas_core.base.seeding import derive
 from fednas_core.base.settings import read
 from fednas_core.base.values import Arch, State
 from fednas_core.devices.info import ClientInfo
+from fednas_core.engine import rounds as loop
 from fednas_core.engine.collect import NO_ANSWER
 from fednas_core.engine.local import LocalFleet
-from fednas_core.engine.rounds import rounds, run_round
 from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
 from fednas_core.exchange.processors.norms import update_norm
 from fednas_core.methods.fedavg import SupernetAveraging
@@ -49,6 +50,16 @@ class Lying(Around):
                 yield from self.spoil(found, orders[found.client])
             else:
                 yield found
+
+
+def run_round(*given: Any) -> Any:
+    """Conduct a round and return its event, in JSON."""
+    return recorded(loop.run_round(*given))
+
+
+def rounds(*given: Any) -> Iterator[Any]:
+    """Conduct rounds and yield their events, in JSON."""
+    return map(recorded, loop.rounds(*given))
 
 
 def method_of(config: RunConfig) -> SupernetAveraging:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from contracts.records import recorded
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import InfeasibleError
@@ -90,8 +91,8 @@ def test_of_equally_accurate_networks_the_cheaper_is_chosen() -> None:
     mean = replace(dear, validation_accuracy=statistics.fmean([1 / 3, 2 / 3, 0.1, 0.2]) + 1e-16)
     other = replace(cheap, validation_accuracy=statistics.fmean([0.2, 2 / 3, 1 / 3, 0.1]))
     assert best_within([mean, other], lambda arch: True) is other, "means are equal but for rounding"
-    assert [row["on_frontier"] for row in frontier([fat, cheap, dear])] == [True, False, False]
-    assert frontier([fat, cheap])[0]["params"] == cheap.params
+    assert [row["on_frontier"] for row in recorded(frontier([fat, cheap, dear]))] == [True, False, False]
+    assert frontier([fat, cheap])[0].params == cheap.params
 
 
 def test_of_equals_at_equal_cost_that_of_least_loss_is_chosen() -> None:
@@ -106,7 +107,7 @@ def test_of_equals_at_equal_cost_that_of_least_loss_is_chosen() -> None:
 
 
 def test_the_frontier_marks_what_nothing_cheaper_reaches() -> None:
-    rows = frontier([judged(30, 0.7), judged(10, 0.5), judged(20, 0.5), judged(10, 0.6), judged(40, 0.9)])
+    rows = recorded(frontier([judged(30, 0.7), judged(10, 0.5), judged(20, 0.5), judged(10, 0.6), judged(40, 0.9)]))
     assert [(row["macs"], row["validation_accuracy"], row["on_frontier"]) for row in rows] == [
         (10, 0.6, True), (10, 0.5, False), (20, 0.5, False), (30, 0.7, True), (40, 0.9, True),
     ]  # fmt: skip

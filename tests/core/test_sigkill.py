@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from contracts.records import recorded
 
 from fednas_core.base.settings import read
 from fednas_core.engine.local import LocalFleet
@@ -32,7 +33,7 @@ experiment.conduct(config, LocalFleet(config), lambda text: None)
 
 
 def metrics(run: RunFolder) -> list[dict[str, Any]]:
-    events = run.events()
+    events = recorded(run.events())
     for event in events:
         for row in [event, *event["clients"]]:
             del row["seconds"]

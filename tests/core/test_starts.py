@@ -22,7 +22,8 @@ from fednas_core.methods.contest import Contest
 from fednas_core.methods.fedavg import SupernetAveraging
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.runs.folder import RunFolder, create
+from fednas_core.runs.creation import create
+from fednas_core.runs.folder import RunFolder
 from fednas_core.spaces.networks import initial_weights
 from fednas_core.tasks.bench import digest_of, space_of
 

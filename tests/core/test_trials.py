@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import pytest
 from contracts.fleets import Around, Stopping
+from contracts.records import recorded
 from contracts.samples import found, with_result
 
 from fednas_core.base.config import RunConfig
@@ -96,7 +96,7 @@ def test_a_client_has_a_tier_unless_tiers_go_round(
 ) -> None:
     more = {"method": "efedsup", "sample.tiers": "min,max", "sample.deal": deal, "client-budgets": budgets, "rounds": 2}
     folder = run({**pairs, **more, "evaluate-every": 1})
-    for event in folder.events():
+    for event in recorded(folder.events()):
         assert {row["tier"] for row in event["clients"]} == {"min", "max"}, "what each trained is told of in any case"
         tiers_found = {one["tier"] for row in event["evaluation"] for one in row["clients"]["each"]}
         assert tiers_found == tiers
@@ -134,12 +134,16 @@ def test_a_spread_by_tier() -> None:
         Finding("b", "phone", 0.4, 1.0, 10, True),
         Finding("c", "server", 0.9, 0.5, 20, True),
     ]
-    told = json.loads(json.dumps(spread(heard)))
-    assert told["mean"] == pytest.approx(0.5) and told["worst_decile"] == told["worst"] == 0.2 and told["best"] == 0.9
-    assert told["tested"] == 40 and told["held_out"] is True
-    assert told["tiers"]["phone"]["mean"] == pytest.approx(0.3) and told["tiers"]["server"]["clients"] == 1
-    assert told["tiers"]["phone"]["std"] == pytest.approx(0.1)
-    assert [row["client"] for row in told["each"]] == ["a", "b", "c"]
+    spread_out = recorded(spread(heard))
+    assert (
+        spread_out["mean"] == pytest.approx(0.5)
+        and spread_out["worst_decile"] == spread_out["worst"] == 0.2
+        and spread_out["best"] == 0.9
+    )
+    assert spread_out["tested"] == 40 and spread_out["held_out"] is True
+    assert spread_out["tiers"]["phone"]["mean"] == pytest.approx(0.3) and spread_out["tiers"]["server"]["clients"] == 1
+    assert spread_out["tiers"]["phone"]["std"] == pytest.approx(0.1)
+    assert [row["client"] for row in spread_out["each"]] == ["a", "b", "c"]
 
 
 def test_a_trial_is_on_the_images_that_networks_are_followed_by(pairs: dict[str, Any]) -> None:
@@ -166,7 +170,7 @@ def run(pairs: dict[str, Any], around: type[Around] | None = None, **how: Any) -
 
 
 def timeless(run: RunFolder) -> list[dict[str, Any]]:
-    events = run.events()
+    events = recorded(run.events())
     for event in events:
         for row in [event, *event["clients"]]:
             del row["seconds"]
@@ -174,7 +178,7 @@ def timeless(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def test_events_hold_the_clients_beside_the_server(pairs: dict[str, Any]) -> None:
-    events = run({**pairs, "client-budgets": "phone,server"}).events()
+    events = recorded(run({**pairs, "client-budgets": "phone,server"}).events())
     rows = events[-1]["evaluation"]
     assert [row["name"] for row in rows] == ["phone", "server"]
     for row, count in zip(rows, (4, 2), strict=True):
@@ -194,7 +198,7 @@ class Lying(Around):
 
 def test_a_trial_that_is_refused_is_among_the_rounds_failures(pairs: dict[str, Any]) -> None:
     config = settle(read(pairs))
-    events = conduct(config, Lying(LocalFleet(config)), lambda text: None).events()
+    events = recorded(conduct(config, Lying(LocalFleet(config)), lambda text: None).events())
     for event in events:
         assert {failure["client"] for failure in event["failures"]} == {"client-01"}
         assert "accuracy: found 7.0" in event["failures"][0]["reason"]
@@ -218,7 +222,7 @@ def test_a_personal_run_leaves_each_client_a_model_and_resumes_exactly(
     result = whole.read_json("result.json")
     assert result["models"] == [] and len(result["clients"]) == 4
     assert all(row["held_out"] and not row["reason"] for row in result["clients"])
-    evaluation = whole.events()[-1]["evaluation"][0]
+    evaluation = recorded(whole.events())[-1]["evaluation"][0]
     assert evaluation["accuracy"] == pytest.approx(evaluation["clients"]["mean"])
     with pytest.raises(KeyboardInterrupt):
         run({**pairs, "output": pairs["output"] + "2"}, Stopping, round=2)
@@ -231,13 +235,13 @@ def test_a_personal_run_leaves_each_client_a_model_and_resumes_exactly(
 def test_a_client_keeps_to_its_own_architecture(pairs: dict[str, Any]) -> None:
     folder = run({**pairs, "rounds": 4, "personal.arch": True})
     sizes: dict[str, set[int]] = {}
-    for event in folder.events():
+    for event in recorded(folder.events()):
         for row in event["clients"]:
             sizes.setdefault(row["client"], set()).add(row["params"])
     assert {len(seen) for seen in sizes.values()} == {1} and len({min(seen) for seen in sizes.values()}) > 1
     handed = {row["client"]: row["params"] for row in folder.read_json("result.json")["clients"]}
     assert handed == {client: min(seen) for client, seen in sizes.items()}
-    assert [row["name"] for row in folder.events()[-1]["evaluation"]] == ["own"]
+    assert [row["name"] for row in recorded(folder.events())[-1]["evaluation"]] == ["own"]
 
 
 def test_own_architectures_are_found_once_all_genes_are_elastic(pairs: dict[str, Any]) -> None:
@@ -245,16 +249,16 @@ def test_own_architectures_are_found_once_all_genes_are_elastic(pairs: dict[str,
     more = {"rounds": 6, "personal.arch": True, "sample.shrink": "w", "train.schedule": "constant"}
     folder = run({**pairs, **more})
     sizes: dict[str, list[int]] = {}
-    for event in folder.events():
+    for event in recorded(folder.events()):
         for row in event["clients"]:
             sizes.setdefault(row["client"], []).append(row["params"])
     assert all(len(set(seen[3:])) == 1 for seen in sizes.values())
-    assert len({seen[-1] for seen in sizes.values()}) > 1 and folder.events()[0]["evaluation"] == []
+    assert len({seen[-1] for seen in sizes.values()}) > 1 and recorded(folder.events())[0]["evaluation"] == []
 
 
 def test_a_newcomer_is_handed_a_model_that_it_finished_itself(pairs: dict[str, Any]) -> None:
     """A client that was in no cohort has no head yet: it fits one to its images, and is served like the others."""
     folder = run({**pairs, "method": "fedper", "cohort": 2, "rounds": 1, "personal.epochs": 20})
-    trained = {row["client"] for event in folder.events() for row in event["clients"]}
+    trained = {row["client"] for event in recorded(folder.events()) for row in event["clients"]}
     rows = {row["client"]: row for row in folder.read_json("result.json")["clients"]}
     assert len(trained) == 2 and len(rows) == 4 and not [row for row in rows.values() if row["reason"]]

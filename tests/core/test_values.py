@@ -70,7 +70,7 @@ def test_cost_and_region() -> None:
 def test_the_values_of_the_protocol_are_frozen() -> None:
     for value in (
         Profile(2, 1000, "fp32", 1e9, 1.0), ClientInfo("c", 3), TrainSettings(), Failure("c", "why"),
-        RoundSummary(0, 1.0, 0.5, 1, 1, 1, ()), State({}),
+        RoundSummary(0, 1.0, {"accuracy": 0.5}, 1, 1, 1, ()), State({}),
     ):  # fmt: skip
         name = next(iter(type(value).__dataclass_fields__))
         with pytest.raises(AttributeError):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from contracts.fleets import Around, Stopping
+from contracts.records import recorded
 
 from fednas_core.base.errors import RunError
 from fednas_core.base.settings import read
@@ -38,7 +39,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, light: None) -> Run:
 
 def history(run: RunFolder) -> list[dict[str, Any]]:
     """The events without what a clock decided."""
-    events = run.events()
+    events = recorded(run.events())
     for event in events:
         del event["seconds"]
         for row in event["clients"]:

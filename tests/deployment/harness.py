@@ -29,6 +29,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from contracts.records import recorded
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -499,7 +500,7 @@ def site(folder: Path, **options: Any) -> Iterator[Site]:
 
 def events_of(folder: RunFolder) -> list[dict[str, Any]]:
     """The events of a run without what varies from run to run (`VARYING`)."""
-    return [without(event, VARYING) for event in folder.events()]
+    return [without(event, VARYING) for event in recorded(folder.events())]
 
 
 def without(value: Any, keys: tuple[str, ...]) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contracts.records import recorded
 from contracts.samples import TINY
 from deployment.harness import Proxy, Site, make_certificates, make_node_key, rehearse, same_history, site
 
@@ -40,7 +41,9 @@ def test_every_method_has_the_history_of_the_run_in_process(federation: Site, me
     seconds = time.monotonic() - start
     same_history(run, rehearse(pairs, tmp_path / "here"))
     assert run.read_json("result.json")["failures"] == 0
-    print(f"\n{method}: {seconds:.0f} s, rounds of {[round(event['seconds'], 1) for event in run.events()]} s")
+    print(
+        f"\n{method}: {seconds:.0f} s, rounds of {[round(event['seconds'], 1) for event in recorded(run.events())]} s"
+    )
 
 
 def test_students_are_rewarded_by_the_latency_that_their_devices_measured(federation: Site, tmp_path: Path) -> None:
@@ -49,9 +52,9 @@ def test_students_are_rewarded_by_the_latency_that_their_devices_measured(federa
     noted = run.read_json("devices.json")
     measured = {noted["devices"][name]["profile"] for name in noted["devices"]}
     assert len(measured) == 3 and set(noted["timed"]) == measured, "each SuperNode measured itself"
-    rewards = [one for event in run.events() for one in event["search"].get("rewards", ())]
+    rewards = [one for event in recorded(run.events()) for one in event["search"].get("rewards", ())]
     assert len(rewards) == 2 and all(-1 <= one["mean"] <= one["best"] < 1 for one in rewards)
-    tests = [row for event in run.events() for row in event["search"].get("tests", ())]
+    tests = [row for event in recorded(run.events()) for row in event["search"].get("tests", ())]
     assert tests and all(0 <= row["accuracy"] <= 1 for row in tests)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contracts.records import recorded
 from contracts.samples import TINY
 from deployment.harness import Proxy, Site, rehearse, same_history, site
 
@@ -34,7 +35,7 @@ def events_so_far(output: Path) -> int:
 
 def reasons(run: RunFolder, round: int) -> dict[str, str]:
     """Why clients failed in a round, by client."""
-    told = {failure["client"]: failure["reason"] for failure in run.events()[round - 1]["failures"]}
+    told = {failure["client"]: failure["reason"] for failure in recorded(run.events())[round - 1]["failures"]}
     for client, reason in told.items():
         print(f"round {round}: {client}: {reason}")
     return told
@@ -42,12 +43,12 @@ def reasons(run: RunFolder, round: int) -> dict[str, str]:
 
 def clients(run: RunFolder, round: int) -> list[str]:
     """Whose answers a round has merged."""
-    return [row["client"] for row in run.events()[round - 1]["clients"]]
+    return [row["client"] for row in recorded(run.events())[round - 1]["clients"]]
 
 
 def times(run: RunFolder) -> None:
     """Print how long the rounds took."""
-    print(f"\nrounds of {[round(event['seconds'], 1) for event in run.events()]} s")
+    print(f"\nrounds of {[round(event['seconds'], 1) for event in recorded(run.events())]} s")
 
 
 def in_round(federation: Site, number: int, round: int) -> bool:
@@ -135,7 +136,7 @@ def test_a_node_that_is_cut_off_returns(tmp_path: Path, method: str) -> None:
     times(run)
     assert not reasons(run, 1) and len(clients(run, 1)) == 3
     assert set(reasons(run, 2)) == {"client-02"} and clients(run, 2) == ["client-00", "client-01"]
-    away = {event["round"] for event in run.events() if "client-02" not in clients(run, event["round"])} - {2}
+    away = {event["round"] for event in recorded(run.events()) if "client-02" not in clients(run, event["round"])} - {2}
     assert len(clients(run, pairs["rounds"])) == 3, f"did not return; away in {away}"
     assert not any(reasons(run, round) for round in away)
     print(f"absent in rounds {sorted(away)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contracts.records import recorded
 from edges.grid import InProcessGrid, simulated
 from flwr.app import Message
 from flwr.common.serde import message_to_proto
@@ -81,7 +82,7 @@ def test_flower_and_this_process_give_the_same_personal_run(tiny_pairs: dict[str
     through, _ = through_flower(pairs)
     config = read(pairs)
     here = conduct(config, LocalFleet(config), lambda text: None)
-    one, two = (json.dumps([_timeless(event) for event in run.events()]) for run in (through, here))
+    one, two = (json.dumps([_timeless(event) for event in recorded(run.events())]) for run in (through, here))
     assert one == two
 
 

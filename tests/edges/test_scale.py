@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contracts.records import recorded
 from edges.conftest import make_order
 from edges.grid import InProcessGrid, error_reply, simulated
 from flwr.app import Message
@@ -95,7 +96,7 @@ def test_a_thousand_clients_train_in_cohorts_and_each_is_handed_a_model(
     said: list[str] = []
     grid = CountingGrid()
     run = conduct(crowd, open_fleet(grid, crowd, said.append), said.append)
-    assert [len(event["clients"]) for event in run.events()] == [COHORT, COHORT]
+    assert [len(event["clients"]) for event in recorded(run.events())] == [COHORT, COHORT]
     rows = run.read_json("result.json")["clients"]
     assert len(rows) == CLIENTS and not any(row["reason"] for row in rows)
     assert asked[-1] == 3  # searched for one device and two kinds of client, not for a thousand clients

@@ -14,6 +14,7 @@ from contracts.arena import Round, Told, contest_of, crowd, played
 from contracts.chains import toy_chain
 from contracts.fleets import Around
 from contracts.method import by_name, plan, tell
+from contracts.records import recorded
 from contracts.samples import answer, random_tensors
 
 from fednas_core.base.config import RunConfig
@@ -30,6 +31,7 @@ from fednas_core.methods.fedavg import Everyone, Schedule, SupernetAveraging
 from fednas_core.methods.host import START, Entrant, Rules
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
+from fednas_core.methods.story import Other
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
 from fednas_core.spaces.networks import initial_weights
@@ -88,6 +90,7 @@ def same(one: Any, two: Any) -> bool:
 class Copy:
     """Proposes the start network itself, once."""
 
+    kind = "copy"
     iteration = 0
 
     def __init__(self) -> None:
@@ -109,8 +112,8 @@ class Copy:
     def finalists(self, limits: Any) -> list[Entrant]:
         return self.family[1:]
 
-    def story(self) -> dict[str, Any]:
-        return {}
+    def story(self) -> Other:
+        return Other(values={})
 
     def state(self) -> State:
         return State({}, {"iteration": self.iteration})
@@ -141,8 +144,8 @@ def test_one_group_and_no_dropping_is_federated_averaging_bit_for_bit(
     competing = Contest(space, weights[1], Copy(), rules, (), Merge)
     fleet = LocalFleet(config)
     for round in range(4):
-        wanted = run_round(config, averaging, Training(fleet), round)
-        found = run_round(config, competing, fleet, round)
+        wanted = recorded(run_round(config, averaging, Training(fleet), round))
+        found = recorded(run_round(config, competing, fleet, round))
         assert found.pop("search")["stage"] == ("start" if round == 0 else "compete" if round < 3 else "finish")
         found["bytes_down"] = sum(row["bytes_down"] for row in found["clients"])  # without those of the tests
         found["client_macs"] = sum(row["client_macs"] for row in found["clients"])

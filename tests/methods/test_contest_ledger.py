@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from contracts.arena import Instant, contest_of, crowd
+from contracts.records import recorded
 from contracts.samples import random_tensors
 
 from fednas_core.base.config import RunConfig
@@ -90,19 +91,19 @@ def held(config: RunConfig, variant: Variant, iterations: int) -> tuple[Work, li
     fleet = Instant(CLIENTS, lambda order: 3 * EPOCHS * 50 * space.cost(order.arch).macs)
     found, alive, labels, index, before = Work(0, 0, 0), list[int](), set[str](), 0, 0
     while not method.done(index):
-        event = run_round(config, method, fleet, index)
-        told = event["search"]
+        event = recorded(run_round(config, method, fleet, index))
+        story = event["search"]
         index += 1
-        if told["stage"] != "compete":
+        if story["stage"] != "compete":
             continue
         moved = event["bytes_up"] + event["bytes_down"]
         found = Work(
             found.client_rounds + len(event["clients"]), found.macs + event["client_macs"], found.bytes + moved
         )
         labels |= {row["network"] for row in event["clients"]}
-        if told["round"] != before:  # with all clients on each candidate it takes several of the loop's
+        if story["round"] != before:  # with all clients on each candidate it takes several of the loop's
             alive.append(len(labels))
-            labels, before = set(), told["round"] % told["of"]
+            labels, before = set(), story["round"] % story["of"]
     return found, alive
 
 

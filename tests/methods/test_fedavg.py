@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from contracts.method import CLIENTS, plan, replies, tell
+from contracts.records import recorded
 from contracts.samples import answer, supernet_of, toy_space
 
 from fednas_core.base.errors import RunError
@@ -92,7 +93,7 @@ def test_rows_of_the_summary() -> None:
     method = averaging()
     summary = tell(method, 0, replies(plan(method, 0)))
     cost = SPACE.cost(SPACE.largest)
-    row = summary.rows[1]
+    row = recorded(summary.rows[1])
     assert row == {
         "client": "client-01", "role": "largest", "tier": "", "macs": cost.macs, "params": cost.params,
         "examples": 21, "loss": 2.0, "accuracy": 0.5, "client_macs": 1000, "seconds": 0.1,

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from fednas_core.show.tested import spread_of
+from contracts.records import spread
 
 HOSTILE = "<script>alert('x')</script>|$x^$\n_`*"
 DEVICES = {"phone": (0.5e6, 0.955), "tablet": (1.5e6, 0.972), "workstation": (3.8e6, 0.983)}
@@ -96,9 +95,11 @@ def event(
         bytes_up = macs // 3
         rows.append(
             {
-                "client": f"{i}{name}", "role": ["largest", "smallest", "path"][i % 3], "macs": macs,
+                "client": f"{i}{name}", "role": ["largest", "smallest", "path"][i % 3], "tier": "", "macs": macs,
                 "params": macs // 12, "examples": int(count), "loss": 2.3 * (1 - progress) + 0.05,
-                "accuracy": accuracy, "seconds": 0.4, "bytes_up": bytes_up, "bytes_down": bytes_up + 900,
+                "accuracy": accuracy,
+                "client_macs": macs * int(count) * 6, "seconds": 0.4, "bytes_up": bytes_up,
+                "bytes_down": bytes_up + 900,
             }
         )  # fmt: skip
     evaluation = None
@@ -119,6 +120,7 @@ def event(
         "clients": rows,
         "failures": failures,
         "evaluation": evaluation,
+        "update_norm": None,
     }
 
 
@@ -134,8 +136,8 @@ def trial(row: dict[str, Any], clients: int, name: str, alone: bool) -> None:
         return
     found = {tier: [one["accuracy"] for one in each if one["tier"] == f"{tier}{name}"] for tier in tiers}
     row["clients"] = {
-        **spread_of([one["accuracy"] for one in each]), "tested": 100, "held_out": True, "each": each,
-        "tiers": {f"{tier}{name}": spread_of(values) for tier, values in found.items() if values},
+        **spread([one["accuracy"] for one in each]), "tested": 100, "held_out": True, "each": each,
+        "tiers": {f"{tier}{name}": spread(values) for tier, values in found.items() if values},
     }  # fmt: skip
     if alone:
         row["accuracy"] = row["clients"]["mean"]
@@ -174,6 +176,8 @@ def result(folder: Path, lines: list[Any], points: list[Any], name: str, clients
     return {
         "run": folder.name, "method": "deepfednas", "rounds": len(lines), **totals,
         "seconds": {"total": 118.4, **SECONDS},
-        "versions": {"fednas": "0.1.0"}, "models": models, "clients": handed,
-        "supernet": {"macs": 3_738_048, "params": 392_866}, "failures": failures,
+        "personal": [], "search": "fitness", "unrecorded": 0, "models": models,
+        "clients": handed, "versions": {"fednas": "0.1.0"},
+        "supernet": {"space": "small", "norm": "group", "macs": 3_738_048, "params": 392_866, "bytes": 1_571_464},
+        "failures": failures,
     }  # fmt: skip

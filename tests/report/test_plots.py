@@ -3,11 +3,14 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from contracts.records import event
 
+from fednas_core.base.metrics import ACCURACY, Metric
+from fednas_core.runs.record import Single
 from fednas_core.show import panel, plots
 from fednas_core.show.read import RunData, read_run
 
@@ -25,43 +28,62 @@ def texts(svg: str) -> list[str]:
 
 
 def test_chosen_models_are_named_with_their_accuracy(run: RunData) -> None:
-    for cost, axis in (("macs", "million MACs of one image"), ("params", "thousand parameters")):
-        found = texts(plots.accuracy_against(cost, run.frontier or (), run.models))
-        assert axis in found
+    for plot, axis in (
+        (plots.against_macs, "million MACs of one image"),
+        (plots.against_params, "thousand parameters"),
+    ):
+        found = texts(plot(run.frontier or (), run.models, ACCURACY, "Validation accuracy, %"))
+        assert axis in found and "Validation accuracy, %" in found
         for model in run.models:
-            assert f"{model['device']}: {100 * model['validation_accuracy']:.1f} %" in found
+            assert f"{model.device}: {ACCURACY.text(ACCURACY.of(model.validation))}" in found
+
+
+def test_a_metric_without_a_unit_is_drawn_by_its_own_values(run: RunData) -> None:
+    error = Metric("accuracy", "Mean error", "Mean errors", unit="", higher=False)
+    found = texts(plots.learning_curves(run.rounds, error))
+    assert "Mean error" in found and not any("%" in text for text in found)
+    worst = [name for name, _ in plots.ranked(singles_of(0.2, 0.5, 0.1), error)]
+    assert worst == ["b", "a", "c"], "the lower the better"
+
+
+def singles_of(*values: float) -> dict[str, Single]:
+    rows = [Single(client=name, tier="", metrics={"accuracy": value}, loss=1.0, tested=1)
+            for name, value in zip("abc", values, strict=True)]  # fmt: skip
+    return {row.client: row for row in rows}
 
 
 def test_every_plot_names_its_axes_and_unit(run: RunData) -> None:
-    assert "Accuracy, %" in texts(plots.learning_curves("accuracy", run.rounds))
-    assert {"phone", "tablet", "workstation"} < set(texts(plots.learning_curves("loss", run.rounds)))
+    assert "Accuracy, %" in texts(plots.learning_curves(run.rounds, ACCURACY))
+    assert {"phone", "tablet", "workstation"} < set(texts(plots.learning_curves(run.rounds, None)))
     assert "Payload, MB a round" in texts(plots.traffic(run.rounds))
     assert "All clients' compute, billion MACs a round" in texts(plots.compute(run.rounds))
-    assert "Training accuracy of single clients, %" in texts(plots.spread_over_rounds(run.rounds))
-    assert "training examples on the client" in texts(plots.spread_over_clients(run.rounds))
+    assert "Training accuracy of single clients, %" in texts(plots.spread_over_rounds(run.rounds, ACCURACY))
+    assert "training examples on the client" in texts(plots.spread_over_clients(run.rounds, ACCURACY))
 
 
 def test_only_the_clients_that_fare_worst_are_named(write_run: WriteRun, tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "r1", rounds=1, clients=60, name="-device", done=False))
-    named = [text for text in texts(plots.spread_over_clients(run.rounds)) if "-device" in text]
-    worst = sorted(run.rounds[-1]["clients"], key=lambda client: client["accuracy"])[: plots.NAMED]
-    assert sorted(named) == sorted(client["client"] for client in worst)
+    named = [text for text in texts(plots.spread_over_clients(run.rounds, ACCURACY)) if "-device" in text]
+    worst = sorted(run.rounds[-1].clients, key=lambda row: row.metrics["accuracy"] or 0.0)[: plots.NAMED]
+    assert sorted(named) == sorted(row.client for row in worst)
 
 
 def test_what_clients_found_is_drawn_by_network_and_by_tier(write_run: WriteRun, tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "r1", tested="beside"))
-    curves, single = texts(plots.trial_curves(run.rounds)), texts(plots.trial_clients(run.rounds))
+    curves, single = texts(plots.trial_curves(run.rounds, ACCURACY)), texts(plots.trial_clients(run.rounds, ACCURACY))
     assert {"phone", "tablet", "workstation", "worst tenth", "round"} <= set(curves)
     assert {"0.5M", "1.5M", "max", "worst tenth", "clients, from worst to best"} <= set(single)
     assert "Accuracy of single clients after round 30, %" in single
-    svg = plots.trial_clients(run.rounds)
+    svg = plots.trial_clients(run.rounds, ACCURACY)
     assert all(f"var(--series-{i})" in svg for i in range(3)) and "var(--series-3)" not in svg
 
 
 def test_clients_of_no_tier_have_one_colour_and_no_name(write_run: WriteRun, tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "r1", clients=1, tested="alone"))
-    assert not {"0.5M", "no budget"} & set(texts(plots.trial_clients(run.rounds)))
-    assert "phone" in texts(plots.trial_curves(run.rounds)) and "tablet" not in texts(plots.trial_curves(run.rounds))
+    assert not {"0.5M", "no budget"} & set(texts(plots.trial_clients(run.rounds, ACCURACY)))
+    assert "phone" in texts(plots.trial_curves(run.rounds, ACCURACY)) and "tablet" not in texts(
+        plots.trial_curves(run.rounds, ACCURACY)
+    )
 
 
 def test_more_rounds_than_bars(write_run: WriteRun, tmp_path: Path) -> None:
@@ -71,32 +93,37 @@ def test_more_rounds_than_bars(write_run: WriteRun, tmp_path: Path) -> None:
 
 
 def test_nothing_to_show_is_nothing() -> None:
-    assert plots.accuracy_against("macs", (), ()) == ""
-    assert plots.learning_curves("loss", ()) == ""
-    assert plots.trial_curves([{"round": 1, "evaluation": [{"name": "phone", "accuracy": 0.5}]}]) == ""
-    assert plots.trial_curves(()) == plots.trial_clients(()) == ""
-    assert plots.traffic(()) == plots.compute(()) == plots.spread_over_rounds(()) == plots.spread_over_clients(()) == ""
+    assert plots.against_macs((), (), ACCURACY, "") == ""
+    assert plots.learning_curves((), None) == ""
+    assert plots.trial_curves([event({"evaluation": [{"name": "phone", "accuracy": 0.5}]})], ACCURACY) == ""
+    assert plots.trial_curves((), ACCURACY) == plots.trial_clients((), ACCURACY) == ""
+    assert (
+        plots.traffic(())
+        == plots.compute(())
+        == plots.spread_over_rounds((), ACCURACY)
+        == plots.spread_over_clients((), ACCURACY)
+        == ""
+    )
 
 
 def test_rounds_in_which_everybody_failed_or_diverged() -> None:
     nan = float("nan")
-    lost: dict[str, Any] = {"round": 1, "loss": nan, "accuracy": nan, "bytes_up": 0, "bytes_down": 0, "client_macs": 0,
-                            "clients": [], "failures": []}  # fmt: skip
-    assert "round" in texts(plots.learning_curves("loss", [lost]))
+    lost = event({"loss": nan, "accuracy": nan})
+    assert "round" in texts(plots.learning_curves([lost], None))
     assert "Payload, B a round" in texts(plots.traffic([lost]))
     assert plots.compute([lost])
-    assert plots.spread_over_rounds([lost]) == plots.spread_over_clients([lost]) == ""
+    assert plots.spread_over_rounds([lost], ACCURACY) == plots.spread_over_clients([lost], ACCURACY) == ""
 
 
 def test_hostile_names_stay_text(hostile: str, run: RunData) -> None:
-    models = [{**run.models[0], "device": hostile}]
-    svg = plots.accuracy_against("macs", run.frontier or (), models)
+    models = [replace(run.models[0], device=hostile)]
+    svg = plots.against_macs(run.frontier or (), models, ACCURACY, "")
     assert "<script" not in svg
     assert any(text.startswith("<script>") for text in texts(svg))
 
 
 def test_plots_take_colours_and_font_from_the_page(run: RunData) -> None:
-    svg = plots.learning_curves("accuracy", run.rounds)
+    svg = plots.learning_curves(run.rounds, ACCURACY)
     for colour in panel.VARIABLES:
         assert colour not in svg
     assert "var(--series-0)" in svg

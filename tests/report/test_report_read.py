@@ -14,11 +14,11 @@ WriteRun = Callable[..., Path]
 
 def test_a_finished_run(write_run: WriteRun, tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "r1", rounds=6))
-    assert [event["round"] for event in run.rounds] == [1, 2, 3, 4, 5, 6]
+    assert [event.round for event in run.rounds] == [1, 2, 3, 4, 5, 6]
     assert run.settings["space.name"] == "small", "a flat key"
     assert run.settings["data.source"] == "digits", "a nested key"
     assert run.versions == {"fednas": "0.1.0", "flwr": "1.41.0", "torch": "2.14.1"}
-    assert [model["device"] for model in run.models] == ["phone", "tablet", "workstation"]
+    assert [model.device for model in run.models] == ["phone", "tablet", "workstation"]
     assert run.notes == ()
     assert run.seconds == {"start": 6.0, "training": 100.0, "report": 12.4}, "more than the rounds"
 
@@ -45,7 +45,7 @@ def test_a_line_cut_off_by_a_kill_is_left_out(write_run: WriteRun, tmp_path: Pat
     text = (folder / "events.jsonl").read_text()
     (folder / "events.jsonl").write_text(text[:-50])
     run = read_run(folder)
-    assert [event["round"] for event in run.rounds] == [1, 2, 3]
+    assert [event.round for event in run.rounds] == [1, 2, 3]
     assert any("incomplete" in note for note in run.notes)
 
 
@@ -91,7 +91,7 @@ def test_a_record_that_was_given_up_is_told(write_run: WriteRun, tmp_path: Path)
     (folder / "events.lost.jsonl").write_text("".join(line + "\n" for line in (lines[0], "{")))
     (folder / "events.jsonl").write_text("".join(line + "\n" for line in lines[2:]))
     run = read_run(folder)
-    assert [event["round"] for event in run.rounds] == [3, 4] and run.done == 4
+    assert [event.round for event in run.rounds] == [3, 4] and run.done == 4
     assert any(note.startswith("Rounds 1 to 2 are not recorded") for note in run.notes)
 
 
@@ -101,13 +101,14 @@ def test_a_record_that_was_given_up_is_told(write_run: WriteRun, tmp_path: Path)
         ("config.toml", "a = = 1", "config.toml: is not valid TOML"),
         ("config.toml", None, "no run lies here"),
         ("events.jsonl", '{"round": 1\n{}\n', "events.jsonl, line 1: is not JSON"),
-        ("events.jsonl", '{"round": 1}\n', "line 1: lacks 'loss'"),
+        ("events.jsonl", '{"round": 1}\n', "line 1: field 'loss' is missing"),
         ("events.jsonl", "[1]\n", r"line 1: holds \[1\], which is no event"),
         ("result.json", "{", "result.json: is not JSON"),
-        ("result.json", "[]", "result.json: holds a list, needed is a dict"),
-        ("result.json", "{}", "result.json: lacks 'models'"),
-        ("result.json", '{"models": [{"device": "phone"}]}', "result.json: lacks 'budget'"),
-        ("frontier.json", '[{"macs": 1}]', "frontier.json: lacks 'params'"),
+        ("result.json", "[]", r"result.json: holds \[\], needed is an object"),
+        ("result.json", "{}", "result.json: field 'run' is missing"),
+        ("frontier.json", '[{"macs": 1}]', "frontier.json, row 1: field 'params' is missing"),
+        ("frontier.json", "{}", "frontier.json: holds a dict, needed is a list"),
+        ("seconds.json", '{"start": "long"}', "seconds.json: does not hold the seconds of each phase"),
     ],
 )
 def test_damaged_files_are_named(
@@ -118,4 +119,18 @@ def test_damaged_files_are_named(
     if content is not None:
         (folder / file).write_text(content)
     with pytest.raises(RunError, match=message):
+        read_run(folder)
+
+
+def test_a_wrong_value_is_named_with_its_field(write_run: WriteRun, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r1", rounds=2)
+    events = (folder / "events.jsonl").read_text()
+    (folder / "events.jsonl").write_text(events.replace('"macs": 400000', '"macs": "few"'))
+    with pytest.raises(RunError, match=r"line 1: field 'clients.\d.macs' holds 'few', needed is a whole number"):
+        read_run(folder)
+    (folder / "events.jsonl").write_text(events)
+    result = json.loads((folder / "result.json").read_text())
+    del result["models"][1]["budget"]
+    (folder / "result.json").write_text(json.dumps(result))
+    with pytest.raises(RunError, match="result.json: field 'models.1.budget' is missing"):
         read_run(folder)

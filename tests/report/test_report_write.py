@@ -50,7 +50,7 @@ def test_the_page_tells_the_result(folder: Path) -> None:
     text = Page((folder / "report.html").read_text(encoding="utf-8")).text
     run = read_run(folder)
     for model in run.models:
-        assert f"{model['device']} {100 * model['test_accuracy']:.1f} %" in text
+        assert f"{model.device} {100 * (model.test['accuracy'] or 0):.1f} %" in text
     for part in (
         "run 20260101-run", "30 rounds over 10 clients", "no answer within 600 s", "0.5 M MACs", "3.2e-07",
         "deepfednas", "Time: 1 min 58 s: start 6 s, training 1 min 40 s, report 12.4 s",
@@ -129,10 +129,11 @@ def test_a_run_in_which_clients_tested_networks_beside_the_server(write_run: Wri
     assert "10 clients, each of which tested what its budget allows, on images of their own" in found.text
     assert "no complete network" not in found.text
     markdown = (tmp_path / "r1" / "report.md").read_text(encoding="utf-8")
-    last = read_run(tmp_path / "r1").rounds[-1]["evaluation"]
-    mean, worst = (f"{100 * last[0]['clients'][key]:.1f} %" for key in ("mean", "worst_decile"))
+    last = (read_run(tmp_path / "r1").rounds[-1].evaluation or ())[0]
+    assert last.clients
+    mean, worst = (f"{100 * value:.1f} %" for value in (last.clients.spread.mean, last.clients.spread.worst_decile))
     assert f"| phone | all | 500 k | 10 | {mean} | {worst} |" in markdown
-    assert f"| 30 | phone | {100 * last[0]['accuracy']:.1f} % | 10 | {mean} | {worst} |" in markdown
+    assert f"| 30 | phone | {100 * (last.metrics['accuracy'] or 0):.1f} % | 10 | {mean} | {worst} |" in markdown
     assert re.search(r"^\| workstation \| max \| 3.80 M \| 3 \|", markdown, re.MULTILINE), "one tier, one line"
     assert all(line.endswith("|") for line in markdown.splitlines() if line.startswith("|"))
 
@@ -174,7 +175,7 @@ def test_a_device_that_is_a_path_gets_no_link(write_run: WriteRun, tmp_path: Pat
         (folder / "models" / device).mkdir(parents=True)
     (folder / "card.md").write_text("x")
     assert (folder / "models" / "phone/../.." / "card.md").is_file()
-    assert [model["files"] for model in view.view_of(read_run(folder)).models] == [[], [], []]
+    assert [model.files for model in view.view_of(read_run(folder)).models] == [(), (), ()]
 
 
 @pytest.mark.parametrize("rounds", [1, 7])
@@ -200,9 +201,9 @@ def test_a_run_that_has_only_begun(write_run: WriteRun, tmp_path: Path) -> None:
 def test_many_failures_are_grouped_and_cut(write_run: WriteRun, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "r1", rounds=40, clients=100, done=False)
     shown = view.view_of(read_run(folder))
-    assert [row["times"] for row in shown.failures] == sorted((row["times"] for row in shown.failures), reverse=True)
+    assert [row.times for row in shown.failures] == sorted((row.times for row in shown.failures), reverse=True)
     assert len(shown.failures) == 2
-    assert " more" in shown.failures[0]["clients"]
+    assert " more" in shown.failures[0].clients
 
 
 def test_missing_packages_are_named_and_nothing_is_written(

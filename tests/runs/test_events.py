@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from contracts.records import event
 
 from fednas_core.base.errors import RunError
 from fednas_core.base.values import State
@@ -20,7 +21,7 @@ def run(tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path / "20260101-120000-0123abcd-fedavg")
     run.path.mkdir()
     for round in range(1, 7):
-        run.append_event({"round": round, "loss": 1 / round})
+        run.append_event(event({"round": round, "loss": 1 / round}))
         if round < 6:
             run.save_checkpoint(round, STATE)
     return run
@@ -31,7 +32,7 @@ def record(run: RunFolder) -> Path:
 
 
 def rounds(run: RunFolder) -> list[int]:
-    return [event["round"] for event in run.events()]
+    return [one.round for one in run.events()]
 
 
 @pytest.mark.parametrize("torn", [b'{"round": 7, "lo', b"{", b"5", b'{"round": 7}', b"\xff\xfe"])
@@ -40,7 +41,7 @@ def test_a_last_line_without_its_end_was_cut_short_by_a_kill(run: RunFolder, tor
         file.write(torn)
     assert read_events(run.path).torn and rounds(run) == [1, 2, 3, 4, 5, 6]
     run.rewind()
-    run.append_event({"round": 6})
+    run.append_event(event({"round": 6}))
     assert rounds(run) == [1, 2, 3, 4, 5, 6] and not read_events(run.path).torn
 
 
@@ -71,6 +72,7 @@ def test_damage_after_the_checkpoint_is_dropped_with_it(run: RunFolder) -> None:
         (b'{"round": "3"}', "line 3: holds .*, which is no event of a round"),
         (b'{"round": true}', "line 3: holds .*, which is no event of a round"),
         (b'{"round": 4}', "line 3: holds round 4, where round 3 belongs"),
+        (b'{"round": 3}', "line 3: field 'loss' is missing"),
         (None, "line 3: holds round 4, where round 3 belongs"),
     ],
 )
@@ -108,14 +110,14 @@ def test_a_run_goes_on_without_a_record_that_the_user_gave_up(run: RunFolder) ->
     record(run).rename(run.path / "events.lost.jsonl")
     run.rewind()
     for round in (6, 7):
-        run.append_event({"round": round})
+        run.append_event(event({"round": round}))
         run.rewind() if round == 6 else run.save_checkpoint(round, STATE)
         if round == 6:
-            run.append_event({"round": 6})
+            run.append_event(event({"round": 6}))
     found = run.record()
-    assert [event["round"] for event in found.rounds] == [6, 7] and found.unrecorded == 5
+    assert [one.round for one in found.rounds] == [6, 7] and found.unrecorded == 5
     run.rewind()
     assert run.record() == found
-    record(run).write_text(json.dumps({"round": 6}) + "\n" + json.dumps({"round": 8}) + "\n")
+    record(run).write_text(json.dumps(event({"round": 6}).to_json()) + "\n" + json.dumps({"round": 8}) + "\n")
     with pytest.raises(RunError, match="line 2: holds round 8, where round 7 belongs"):
         run.record()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from contracts.records import event as made
 
 from fednas_core.base import files
 from fednas_core.base.config import RunConfig
@@ -19,7 +20,8 @@ from fednas_core.base.settings import read
 from fednas_core.base.values import State
 from fednas_core.cli.runs import run_folder
 from fednas_core.runs import folder as module
-from fednas_core.runs.folder import RunFolder, all_runs, create, find, output_folder
+from fednas_core.runs.creation import create
+from fednas_core.runs.folder import RunFolder, all_runs, find, output_folder
 
 
 def config(root: Path, **pairs: Any) -> RunConfig:
@@ -44,7 +46,7 @@ def test_create_writes_settings_and_versions(tmp_path: Path) -> None:
     assert run.id.endswith("-fedavg") and run.config() == settings
     text = (run.path / "config.toml").read_text()
     assert "[versions]" in text and f'torch = "{version("torch")}"' in text and "numpy" in text
-    assert run.events() == []
+    assert run.events() == ()
 
 
 def test_runs_of_one_second_have_names_of_their_own_in_the_order_of_their_start(tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_damaged_settings_are_refused_naming_the_file(run: RunFolder, text: str)
 
 
 def test_events_are_appended_and_read_in_order(run: RunFolder) -> None:
-    events = [{"round": i, "loss": 1 / i, "clients": [{"client": "ü\u2028"}]} for i in range(1, 4)]
+    events = tuple(made({"round": i, "loss": 1 / i, "clients": [{"client": "ü\u2028"}]}) for i in range(1, 4))
     for event in events:
         run.append_event(event)
     assert run.events() == events
@@ -253,7 +255,7 @@ def test_a_kill_before_the_old_tensors_are_removed_is_harmless(
 
 
 def test_what_a_kill_left_unfinished_is_cleared_on_the_way_back(run: RunFolder) -> None:
-    run.append_event({"round": 1})
+    run.append_event(made({"round": 1}))
     run.save_checkpoint(1, state(1.0))
     kept = {path for path in run.path.rglob("*") if path.is_file()}
     (run.path / "models" / ".export-x1" / "phone").mkdir(parents=True)
@@ -401,4 +403,4 @@ def test_a_full_disk_is_said_so(run: RunFolder, monkeypatch: pytest.MonkeyPatch)
         run.write_json("result.json", {})
     (run.path / "events.jsonl").mkdir()
     with pytest.raises(RunError, match="cannot be written to .*resume the run"):
-        run.append_event({"round": 1})
+        run.append_event(made({"round": 1}))

@@ -13,7 +13,7 @@ import pytest
 from fednas_core.base.errors import RunError
 from fednas_core.base.settings import read
 from fednas_core.runs import owner
-from fednas_core.runs.folder import create
+from fednas_core.runs.creation import create
 
 HOLDER = """
 import sys, time
