@@ -21,7 +21,7 @@ import torch
 from fednas_core.base.config import RunConfig
 from fednas_core.base.settings import Scalar
 from fednas_core.base.settings import read as parsed
-from fednas_core.base.values import Arch
+from fednas_core.base.values import Arch, NormKind
 from fednas_core.data.sources import STATISTICS
 from fednas_core.devices.budgets import parse_budgets
 from fednas_core.engine.cohort import Crew
@@ -33,7 +33,6 @@ from fednas_core.engine.starts import starting
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.runs.folder import RunFolder, create
-from fednas_core.spaces.layers import NormKind
 from fednas_core.spaces.registry import load
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.tasks.bench import digest_of, space_of

@@ -55,7 +55,7 @@ def messages(file: Path) -> int:
     from fednas_core.exchange.wire import Packet, pack_order
     from fednas_core.methods.method import request as asking
     from fednas_core.search.within import within
-    from fednas_core.spaces.modules import initial_weights
+    from fednas_core.spaces.networks import initial_weights
     from fednas_core.subnets.packing import views
     from fednas_core.tasks.bench import space_of
     from fednas_core.tasks.registry import FORMS

@@ -33,7 +33,7 @@ from fednas_core.engine.rounds import run_round
 from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import extract
 from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.registry import index_of, perform

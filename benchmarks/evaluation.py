@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from fednas_core.data.augment import Preprocessing
 from fednas_core.devices.profile import native_bf16
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import calibrate, subnet
 from fednas_core.training.evaluate import EVAL_BATCH, evaluate
 

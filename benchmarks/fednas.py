@@ -46,8 +46,8 @@ from fednas_core.methods.setup import Setup, annealed
 from fednas_core.runs.folder import RunFolder, find, output_folder
 from fednas_core.search.dropping import alive_counts
 from fednas_core.search.ledger import Design, dynamic_rounds
-from fednas_core.search.netadapt import positions_of, proposals, step_size
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.search.netadapt import proposals, step_size
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.sorting import rank_filters
 from fednas_core.subnets.networks import network
 from fednas_core.subnets.packing import extract, nested, subnets_of, views
@@ -183,7 +183,7 @@ def centralised(arm: str, seed: int, folder: str, partition: str, most: int, sta
         target = macs(base) - step_size(macs(space.largest), config.fednas.step, config.fednas.decay, iteration)
         rank_filters(space, base, tensors)
         few = spent(iteration, most, len(pooled.y)) if arm == "same budget" else 0
-        archs = proposals(space, base, macs, target, positions_of(space))
+        archs = proposals(space, base, macs, target, space.shrinkable)
         if arm == "random":
             arch = archs[stream(seed, iteration, "random").integers(len(archs))]
             base, tensors = arch, extract(tensors, nested(space.plan(arch), space.plan(base)))

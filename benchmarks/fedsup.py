@@ -34,8 +34,8 @@ from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import rounds
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
-from fednas_core.spaces.modules import initial_weights
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.networks import initial_weights
+from fednas_core.spaces.space import Elastic
 from fednas_core.tasks.bench import space_of
 
 Row = dict[str, Any]
@@ -116,7 +116,7 @@ def settings(alpha: float, arm: str, lr: float, seed: int, count: int) -> RunCon
     return config
 
 
-def networks(space: SearchSpace, arm: str) -> dict[str, Arch]:
+def networks(space: Elastic, arm: str) -> dict[str, Arch]:
     """Return the networks that an arm is judged by, by name: federated averaging has but one."""
     found = {
         "smallest": space.smallest,

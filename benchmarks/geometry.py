@@ -29,10 +29,12 @@ from torch import Tensor, nn
 
 from fednas_core.base.values import Arch, NormKind
 from fednas_core.spaces.layers import CHANNELS_PER_GROUP
-from fednas_core.spaces.modules import ParametricNorm, SqueezeExcitation, initial_weights
+from fednas_core.spaces.layers.norm import parametric_norm
+from fednas_core.spaces.layers.squeeze import squeeze_excitation
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.registry import load
 from fednas_core.spaces.registry import names as presets
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic, Signature
 from fednas_core.subnets.networks import network
 from fednas_core.training.distil import Teacher, train_student
 from fednas_core.training.evaluate import evaluate
@@ -45,10 +47,10 @@ TUNABLES = "glibc.malloc.perturb=128:glibc.malloc.tcache_count=0"
 SIZES = (1, 2, 3, 8)
 """Heights (= widths) in pixels of the images: the smallest there are, and those of the digits."""
 NORMS: tuple[NormKind, ...] = ("group", "batch", "parametric", "none")
-LAYERS = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.BatchNorm2d, ParametricNorm, SqueezeExcitation)
+LAYERS = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.BatchNorm2d, parametric_norm(), squeeze_excitation())
 ERROR = 0.1
 """Relative error above which a result is wrong: bf16 has 8 bits."""
-KINKED = {SqueezeExcitation: 0.5}
+KINKED = {squeeze_excitation(): 0.5}
 """The same for layers with a ReLU inside: rounding may turn a unit on or off, and with it its part of the gradient."""
 FAR = 2.0
 """Relative difference of what two steps in bf16 and in float32 make of a network, above which one is wrong: some
@@ -158,14 +160,14 @@ def near(found: Tensor, truth: Tensor, error: float) -> bool:
 # -- those of the search spaces ------------------------------------------------------------------------------------
 
 
-def layers(space: SearchSpace, sizes: Sequence[int], norms: Sequence[NormKind], quick: bool) -> Iterator[str]:
+def layers(space: Elastic, sizes: Sequence[int], norms: Sequence[NormKind], quick: bool) -> Iterator[str]:
     """Yield what is wrong with a layer of the smallest or the largest network, for images of few pixels.
 
     `quick`: one layer, the first, stands for all of its kind, kernel, stride and map.
     """
     seen = set[object]()
     for norm, size in itertools.product(norms, sizes):
-        fitted = space.for_data(size, space.in_channels, 10).with_norm(norm)
+        fitted = space.for_data(Signature((space.in_channels, size, size), 10)).with_norm(norm)
         for arch in (fitted.smallest, fitted.largest):
             for layer, shape in met(fitted, arch):
                 where = f"{type(layer).__name__}({layer.extra_repr()}) over {shape}"
@@ -181,7 +183,7 @@ def layers(space: SearchSpace, sizes: Sequence[int], norms: Sequence[NormKind], 
                     yield from (f"{where}: {what}" for what in wrong(real, x))
 
 
-def met(space: SearchSpace, arch: Arch) -> Iterator[tuple[nn.Module, tuple[int, ...]]]:
+def met(space: Elastic, arch: Arch) -> Iterator[tuple[nn.Module, tuple[int, ...]]]:
     """Yield the layers of a network, without weights, and the shape of what each is given of one image."""
     inputs: dict[nn.Module, tuple[int, ...]] = {}
 
@@ -199,13 +201,13 @@ def met(space: SearchSpace, arch: Arch) -> Iterator[tuple[nn.Module, tuple[int, 
         yield layer, shape
 
 
-def networks(space: SearchSpace, sizes: Sequence[int], quick: bool) -> Iterator[str]:
+def networks(space: Elastic, sizes: Sequence[int], quick: bool) -> Iterator[str]:
     """Yield which rules of training and evaluation do not give one result each, or one far from float32's.
 
     `quick`: the smallest network only.
     """
     for size in sizes:
-        fitted = space.for_data(size, 1, 10)
+        fitted = space.for_data(Signature((1, size, size), 10))
         archs = [fitted.smallest]
         if not quick and fitted.cost(fitted.largest).params <= SMALL:
             archs.append(fitted.largest)
@@ -219,11 +221,11 @@ def networks(space: SearchSpace, sizes: Sequence[int], quick: bool) -> Iterator[
                 yield f"{where}: far from float32"
 
 
-Rule = Callable[[SearchSpace, Arch, str], Tensor]
+Rule = Callable[[Elastic, Arch, str], Tensor]
 TRAINING = TrainSettings(epochs=1, batch=8, lr=0.01, clip=0.0)
 
 
-def batches(space: SearchSpace) -> list[tuple[Tensor, Tensor]]:
+def batches(space: Elastic) -> list[tuple[Tensor, Tensor]]:
     """Return two batches of eight images at random, with labels."""
     generator = torch.Generator().manual_seed(2)
     size = space.image_size
@@ -236,28 +238,28 @@ def moved(module: nn.Module, before: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([(p.detach() - before[name]).flatten() for name, p in module.named_parameters()])
 
 
-def by_labels(space: SearchSpace, arch: Arch, precision: str) -> Tensor:
+def by_labels(space: Elastic, arch: Arch, precision: str) -> Tensor:
     before = initial_weights(space, 0, arch)
     module = network(space, arch, before)
     train(module, [batches(space)], TRAINING, precision)
     return moved(module, before)
 
 
-def by_a_teacher(space: SearchSpace, arch: Arch, precision: str) -> Tensor:
+def by_a_teacher(space: Elastic, arch: Arch, precision: str) -> Tensor:
     before = initial_weights(space, 0, arch)
     module, teacher = network(space, arch, before), network(space, arch, initial_weights(space, 1, arch))
     train_student(module, Teacher(teacher), [batches(space)], TRAINING, precision)
     return moved(module, before)
 
 
-def by_the_sandwich(space: SearchSpace, arch: Arch, precision: str) -> Tensor:
+def by_the_sandwich(space: Elastic, arch: Arch, precision: str) -> Tensor:
     before = initial_weights(space, 0, arch)
     sandwich = Sandwich(space, arch, before)
     sandwich.train([batches(space)], lambda: [space.smallest], TRAINING, precision)
     return moved(sandwich.largest, before)
 
 
-def evaluated(space: SearchSpace, arch: Arch, precision: str) -> Tensor:
+def evaluated(space: Elastic, arch: Arch, precision: str) -> Tensor:
     return torch.tensor(
         [evaluate(network(space, arch, initial_weights(space, 0, arch)), batches(space), precision).loss]
     )

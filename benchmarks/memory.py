@@ -32,8 +32,8 @@ from fednas_core.exchange.orders import WEIGHTS, Answer, Order
 from fednas_core.exchange.results import Trained
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.spaces.modules import initial_weights
-from fednas_core.spaces.registry import PRESETS
+from fednas_core.spaces.networks import initial_weights
+from fednas_core.spaces.registry import presets
 from fednas_core.subnets.packing import extract
 from fednas_core.tasks.bench import space_of
 
@@ -74,7 +74,7 @@ class Instant:
 
 def half_width(folder: Path) -> str:
     """Return the path of the description of a space like DeepFedNAS's with half its channels."""
-    space = tomllib.loads((PRESETS / "deepfednas-cifar.toml").read_text())
+    space = tomllib.loads(presets()["deepfednas-cifar"].read_text())
     space |= {"stem": space["stem"] // 2, "stages": [channels // 2 for channels in space["stages"]]}
     path = folder / "half-width.toml"
     path.write_text(tomli_w.dumps(space))

@@ -44,6 +44,7 @@ from fednas_core.methods.catalogue import METHODS
 from fednas_core.runs import clock
 from fednas_core.runs.folder import RunFolder
 from fednas_core.spaces.registry import load, names
+from fednas_core.spaces.space import Signature
 
 FILLS = (0, 128)
 """What malloc fills memory with (0: it does not): one process each. 128 means the byte 0x7f, 3·10³⁸ as a float."""
@@ -104,7 +105,7 @@ def work(options: argparse.Namespace) -> None:
 
 def digests(method: str, space: str, size: int, fill: int) -> dict[str, Any]:
     """Return the digests of a combination's runs in this process, or why there is no such run."""
-    largest = load(space).for_data(size, 1, 10)
+    largest = load(space).for_data(Signature((1, size, size), 10))
     large = largest.cost(largest.largest).params > LARGE
     sizes = {"rounds": 1, "data.examples": 64, "install": False} if large else {"rounds": 2, "data.examples": 120}
     found = []

@@ -43,7 +43,7 @@ from fednas_core.search.evolution import Constraint, evolve
 from fednas_core.search.fitness import Fitness, Floats, Ints
 from fednas_core.search.fitness import evaluate as scores
 from fednas_core.search.path import PathRow, budgets, mac_matched, pareto_path, rows_of
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.networks import subnet
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of, validation_images

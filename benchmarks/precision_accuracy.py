@@ -27,7 +27,7 @@ from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import run_round
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of
 from fednas_core.tasks.images import prepared

@@ -33,7 +33,7 @@ from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import rounds
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.moments import MEAN, VARIANCE, norms_of
 from fednas_core.subnets.networks import calibrate, network, shapes_of, subnet

@@ -23,9 +23,9 @@ from torch import nn
 from torch.nn import functional
 
 from fednas_core.devices.profile import native_bf16
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.registry import load
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.networks import subnet
 from fednas_core.training.loop import Batch, autocast, to_images
 from fednas_core.training.sandwich import Sandwich
@@ -44,7 +44,7 @@ def passes(networks: list[nn.Module], batch: Batch, precision: str) -> None:
         functional.cross_entropy(logits.float(), batch[1]).backward()
 
 
-def measure(space: SearchSpace, batch: Batch, precision: str, turns: int) -> dict[str, float]:
+def measure(space: Elastic, batch: Batch, precision: str, turns: int) -> dict[str, float]:
     weights, rng = initial_weights(space, 0), np.random.default_rng(0)
     sandwich, archs = Sandwich(space, space.largest, weights), []
     ends = [subnet(space, arch, weights).train() for arch in (space.largest, space.smallest)]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from common import copies, medians, options, show, space
 
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.packing import extract, pack
 

@@ -28,7 +28,7 @@ from torchvision import transforms
 from fednas_core.base.values import Arch
 from fednas_core.data.augment import Preprocessing, augment, batches
 from fednas_core.devices.profile import native_bf16
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.resnet import ResNetSpace
 from fednas_core.subnets.networks import subnet
 from fednas_core.training.loop import train

@@ -27,7 +27,7 @@ from fednas_core.engine.rounds import run_round
 from fednas_core.exchange.codecs import codec, count
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.store import VARIABLE

@@ -139,8 +139,8 @@ def read_members(head: str, node: int, config: RunConfig) -> tuple[Member, ...]:
                 raise ValueError(
                     f"clients need a name, an index and images held out from 0, examples from 1, to {MOST}"
                 )
-            if labels and (len(labels) != space.classes or not 0 <= min(labels) <= max(labels) <= MOST):
-                raise ValueError(f"labels are numbers of images of each of the {space.classes} classes, or none")
+            if labels and (len(labels) != space.signature.outputs or not 0 <= min(labels) <= max(labels) <= MOST):
+                raise ValueError(f"labels are numbers of images of each of {space.signature.outputs} classes, or none")
     except (ValueError, OverflowError, KeyError, TypeError, RecursionError, FednasError) as error:
         raise ReplyError(f"its profile cannot be used: {error!r}"[:300]) from None
     return tuple(

@@ -33,10 +33,12 @@ def methods(as_json: Json = False) -> None:
 @guard
 def spaces(as_json: Json = False) -> None:
     """List the search spaces, from the smallest to the largest network of each."""
+    from fednas_core.spaces.capabilities import elastic
     from fednas_core.spaces.registry import load, names
 
     rows: list[dict[str, Any]] = []
-    for space in map(load, names()):
+    for name in names():
+        space = elastic(load(name))
         costs = {"smallest": space.cost(space.smallest).to_json(), "largest": space.cost(space.largest).to_json()}
         rows.append({"name": space.name, **costs, "size": space.size})
     if as_json:

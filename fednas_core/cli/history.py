@@ -210,7 +210,7 @@ def _allowance(config: RunConfig, device: str, text: str) -> Allowance:
     from fednas_core.tasks.bench import device_of, space_of
 
     space = space_of(config)
-    budget = parse_budget(text, space.cost(space.largest).macs, device)
+    budget = parse_budget(text, space.cost(space.supernet).macs, device)
     if not budget.timed:
         return Allowance(budget, space)
     return Allowance(budget, space, LatencyModel.fit(space, profile(space, device_of(config)).probes).upper_ms)
@@ -243,7 +243,7 @@ def _best(config: RunConfig, judge: Judge, allowance: Allowance, networks: Seque
     from fednas_core.tasks.bench import space_of
 
     space = space_of(config)
-    poorest = int(min(allowance.budget.macs, space.cost(space.largest).macs))
+    poorest = int(min(allowance.budget.macs, space.cost(space.supernet).macs))
     archs = networks or trained_archs(config, space)
     if archs is None:
         if searched_by(config, space) == "accuracy":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fednas_core.devices.info import Profile
     from fednas_core.devices.latency_model import LatencyModel
-    from fednas_core.spaces.space import SearchSpace
+    from fednas_core.spaces.space import Elastic
 
 PATH_BUDGETS = 120
 """Architectures to choose from: the fittest within each of so many budgets of MACs, in geometric steps."""
@@ -39,11 +39,12 @@ def profile(
         raise ConfigError(f"--threads {threads}: allowed are 1 to {available_cores()}, the cores there are")
     from fednas_core.base.settings import read
     from fednas_core.devices.budgets import parse_budget
+    from fednas_core.spaces.capabilities import elastic
     from fednas_core.spaces.registry import load
 
-    chosen = load(space)
+    chosen = elastic(load(space))
     if budget is not None:
-        parse_budget(budget, chosen.cost(chosen.largest).macs)
+        parse_budget(budget, chosen.cost(chosen.supernet).macs)
     from fednas_core.devices import profile as devices
     from fednas_core.devices.latency_model import LatencyModel
     from fednas_core.tasks.bench import device_of
@@ -63,9 +64,7 @@ def profile(
         _show_within(row)
 
 
-def _best_within(
-    space: SearchSpace, model: LatencyModel, text: str, device: torch.device, threads: int
-) -> dict[str, Any]:
+def _best_within(space: Elastic, model: LatencyModel, text: str, device: torch.device, threads: int) -> dict[str, Any]:
     """Return the fittest architecture of a Pareto path that keeps the budget, predicted and measured."""
     import numpy as np
     import torch
@@ -76,7 +75,7 @@ def _best_within(
     from fednas_core.search.fittest import fittest
     from fednas_core.search.path import rows_of
 
-    budget = parse_budget(text, space.cost(space.largest).macs)
+    budget = parse_budget(text, space.cost(space.supernet).macs)
     limit = Allowance(budget, space, model.upper_ms)
     least, most = (space.cost(arch).macs for arch in (space.smallest, space.largest))
     steps = np.geomspace(least, most, PATH_BUDGETS).round().astype(int).tolist()
@@ -92,7 +91,7 @@ def _best_within(
         )
     best = max(fitting, key=lambda r: (0.0, r.cost.macs) if math.isnan(r.fitness) else (r.fitness, -r.cost.macs))
     network = blank(space, best.arch, torch.zeros(best.cost.params, device=device))
-    measured = measure(network, (space.in_channels, space.image_size, space.image_size), threads=threads)
+    measured = measure(network, space.signature.inputs, threads=threads)
     return {
         "budget": str(budget),
         "arch": best.arch.to_json(),
@@ -117,7 +116,7 @@ def _show_device(found: Profile) -> None:
     print_table(("this device", ""), rows)
 
 
-def _show_probes(space: SearchSpace, found: Profile, model: LatencyModel) -> None:
+def _show_probes(space: Elastic, found: Profile, model: LatencyModel) -> None:
     """Print the probes in rising order of MACs, each beside what a model says that never saw it."""
     held_out: list[float | None] = list(model.held_out) or [None] * len(found.probes)
     rows = []

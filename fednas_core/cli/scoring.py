@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fednas_core.base.values import Arch, NormKind
     from fednas_core.search.evolution import Measure
     from fednas_core.search.fitness import Floats, Ints
-    from fednas_core.spaces.resnet import ResNetSpace
+    from fednas_core.spaces.capabilities import Staged
 
 Space = Annotated[str, typer.Option("--space", help="A space's name (see `fednas spaces`) or a TOML file.")]
 Lambda = Annotated[float, typer.Option("--lambda", help="λ of the fitness: weight of effectiveness.")]
@@ -129,17 +129,17 @@ def path(
         _show(rows)
 
 
-def _space(name: str, norm: NormKind) -> ResNetSpace:
+def _space(name: str, norm: NormKind) -> Staged:
+    from fednas_core.spaces.capabilities import staged
     from fednas_core.spaces.registry import load
-    from fednas_core.spaces.resnet import ResNetSpace
 
-    found = load(name).with_norm(norm)
-    if not isinstance(found, ResNetSpace):
+    found = staged(load(name).with_norm(norm))
+    if found is None:
         raise ConfigError(f"--space {name}: the fitness of DeepFedNAS is defined for elastic ResNets only")
     return found
 
 
-def _read_archs(space: ResNetSpace, file: Path) -> Iterator[tuple[dict[str, Any], Arch]]:
+def _read_archs(space: Staged, file: Path) -> Iterator[tuple[dict[str, Any], Arch]]:
     """Yield the further keys and the architecture of every line that is not empty."""
     try:
         lines = expanded(file).read_text(encoding="utf-8").splitlines()
@@ -151,7 +151,7 @@ def _read_archs(space: ResNetSpace, file: Path) -> Iterator[tuple[dict[str, Any]
             yield ({"name": genes["name"]} if "name" in genes else {}), arch
 
 
-def _arch(space: ResNetSpace, text: str, where: str) -> tuple[dict[str, Any], Arch]:
+def _arch(space: Staged, text: str, where: str) -> tuple[dict[str, Any], Arch]:
     """Return a JSON object and its architecture: of the genes in it, or in its key ``arch``."""
     try:
         values = json.loads(text)
@@ -164,7 +164,7 @@ def _arch(space: ResNetSpace, text: str, where: str) -> tuple[dict[str, Any], Ar
         raise ArchError(f"{where}: {error}") from error
 
 
-def _scores(space: ResNetSpace, archs: Sequence[Arch], lam: float) -> list[dict[str, Any]]:
+def _scores(space: Staged, archs: Sequence[Arch], lam: float) -> list[dict[str, Any]]:
     """Return macs, params, rho, entropy, fitness and the architecture itself of each architecture."""
     import numpy as np
 
@@ -180,7 +180,7 @@ def _scores(space: ResNetSpace, archs: Sequence[Arch], lam: float) -> list[dict[
     return [row | {"arch": arch.to_json()} for row, arch in zip(rows, archs, strict=True)]
 
 
-def _best(space: ResNetSpace, limits: dict[str, float], lam: float, timed: _Timed) -> tuple[Arch, str]:
+def _best(space: Staged, limits: dict[str, float], lam: float, timed: _Timed) -> tuple[Arch, str]:
     """Return the best architecture within the limits and how it was found: ``exact`` or ``evolved``."""
     from fednas_core.search.evolution import Constraint, evolve
     from fednas_core.search.exact import exact_search
@@ -210,7 +210,7 @@ def _best(space: ResNetSpace, limits: dict[str, float], lam: float, timed: _Time
 class _Timed:
     """The measured latency of architectures, each timed once: a `Measure` in milliseconds."""
 
-    def __init__(self, space: ResNetSpace) -> None:
+    def __init__(self, space: Staged) -> None:
         self._space = space
         self._known: dict[Arch, float] = {}
 
@@ -229,7 +229,7 @@ class _Timed:
             network = network.to_empty(device="cpu")
             for tensor in (*network.parameters(), *network.buffers()):
                 tensor.data.fill_(0.01)
-            shape = (self._space.in_channels, self._space.image_size, self._space.image_size)
+            shape = self._space.signature.inputs
             self._known[arch] = measure(network, shape, repeats=5, warmup=1).median_ms
         return self._known[arch]
 

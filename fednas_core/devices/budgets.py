@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fednas_core.base.errors import ConfigError
 from fednas_core.base.values import Arch, Cost
 from fednas_core.devices.footprint import Room
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _MACS = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG%]?)")
@@ -71,7 +71,7 @@ class Allowance:
     """
 
     budget: Budget
-    space: SearchSpace
+    space: Space
     predict_ms: Callable[[Arch], float] | None = None
     room: Room | None = None
 
@@ -142,13 +142,13 @@ def budget_texts(text: str) -> dict[str, str]:
     return budgets
 
 
-def budget_of(text: str, named: str, space: SearchSpace) -> Budget:
+def budget_of(text: str, named: str, space: Space) -> Budget:
     """Return the budget that `text` means: the name of one in the list `named` (setting 'budgets'), or a budget itself.
 
     '' is no limit. Raises `ConfigError`.
     """
     found = budget_texts(named).get(text, text)
-    return parse_budget(found, space.cost(space.largest).macs) if found else Budget("")
+    return parse_budget(found, space.cost(space.supernet).macs) if found else Budget("")
 
 
 def _limit(text: str, largest: int) -> tuple[str, float]:

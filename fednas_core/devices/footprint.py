@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fednas_core.base.values import Arch
-from fednas_core.spaces.layers import Conv, Depthwise
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 
 VALUE_BYTES = 4
 """Of a float32: what bf16 saves is not counted on."""
@@ -24,27 +22,18 @@ class Room:
     bytes: int
     batch: int
 
-    def holds(self, space: SearchSpace, arch: Arch) -> bool:
+    def holds(self, space: Space, arch: Arch) -> bool:
         """Whether an architecture can be trained there."""
         return training_bytes(space, arch, self.batch) <= self.bytes
 
 
-def training_bytes(space: SearchSpace, arch: Arch, batch: int) -> int:
+def training_bytes(space: Space, arch: Arch, batch: int) -> int:
     """Return about how many bytes a training step of `batch` images takes, all that comes back included."""
-    maps = KEPT * batch * sum(_outputs(space, arch))
+    maps = KEPT * batch * sum(layer.outputs for layer in space.layers(arch))
     return VALUE_BYTES * (maps + COPIES * space.cost(arch).params)
 
 
-def inference_bytes(space: SearchSpace, arch: Arch, batch: int) -> int:
+def inference_bytes(space: Space, arch: Arch, batch: int) -> int:
     """Return about how many bytes a forward pass of `batch` images takes: two maps at a time, and the network twice."""
-    maps = 2 * batch * max(_outputs(space, arch), default=0)
+    maps = 2 * batch * max((layer.outputs for layer in space.layers(arch)), default=0)
     return VALUE_BYTES * (maps + 2 * space.cost(arch).params)
-
-
-def _outputs(space: SearchSpace, arch: Arch) -> Iterator[int]:
-    """Yield the number of values that each convolution puts out for one image."""
-    for layer in space.layers(arch):
-        if isinstance(layer, Conv):
-            yield layer.c_out * layer.size**2
-        elif isinstance(layer, Depthwise):
-            yield layer.channels * layer.size**2

@@ -11,7 +11,7 @@ prices are none below zero, so a larger network is never predicted to be faster,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +20,11 @@ import numpy as np
 from fednas_core.base.errors import ConfigError
 from fednas_core.base.values import Arch
 from fednas_core.devices.info import Probe
-from fednas_core.spaces.layers import Conv, Depthwise, SqueezeExcite
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.layers import Charge
+from fednas_core.spaces.space import Elastic, Space
 
 Feature = tuple[str, int]
 """What is counted, and the size of the feature maps where it is (0: anywhere)."""
-Charged = Conv | Depthwise | SqueezeExcite
-"""The layers that are charged; classifiers, alike in all networks, go with the network."""
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 ANYWHERE = 0
@@ -54,15 +52,15 @@ class LatencyModel:
     prediction, as a share of it, to be on the safe side. Without enough probes `held_out` is empty and `error` None.
     """
 
-    space: SearchSpace
+    space: Elastic
     prices: dict[Feature, float]
     held_out: tuple[float, ...]
     error: float | None
     margin: float
-    _known: dict[tuple[int, ...], float] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[tuple[Charge, ...], float] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def fit(cls, space: SearchSpace, probes: Sequence[Probe]) -> LatencyModel:
+    def fit(cls, space: Elastic, probes: Sequence[Probe]) -> LatencyModel:
         """Return the model of a device's probes.
 
         Prices are fitted to 10th percentiles, which other work on the device disturbs least, and raised by the usual
@@ -96,68 +94,39 @@ class LatencyModel:
     def predict_ms(self, arch: Arch) -> float:
         """Return the expected latency in milliseconds; it never falls when a gene rises."""
         total = self.prices.get(NETWORK, 0.0)
-        for layer in _charged(self.space, arch):
-            shape = _shape(layer)
-            if shape not in self._known:
-                self._known[shape] = self._price(layer)
-            total += self._known[shape]
+        for layer in self.space.layers(arch):
+            charges = layer.charges
+            if charges not in self._known:
+                self._known[charges] = self._price(charges)
+            total += self._known[charges]
         return total
 
     def upper_ms(self, arch: Arch) -> float:
         """Return the latency to decide by: the prediction and its margin."""
         return self.predict_ms(arch) * (1 + self.margin)
 
-    def _price(self, layer: Charged) -> float:
+    def _price(self, charges: Sequence[Charge]) -> float:
         """Return a layer's milliseconds; only one of the two sizes of a feature has a price."""
-        amounts = _amounts(layer).items()
-        return sum(n * self.prices.get((what, size), 0.0) for what, n in amounts for size in (layer.size, ANYWHERE))
+        return sum(n * self.prices.get((what, at), 0.0) for what, size, n in charges for at in (size, ANYWHERE))
 
 
-def _amounts(layer: Charged) -> dict[str, int]:
-    """Return what a layer is charged for; normalisation and activation functions go with the convolution before."""
-    if isinstance(layer, Conv):
-        return {
-            "layers": 1,
-            "macs": layer.macs,
-            "activations": layer.c_out * layer.size**2,
-            "parameters": layer.c_in * layer.c_out * layer.kernel**2,
-        }
-    activations = layer.channels * layer.size**2
-    if isinstance(layer, Depthwise):
-        return {"depthwise layers": 1, "depthwise macs": layer.macs, "activations": activations}
-    return {"squeeze layers": 1, "activations": activations}
-
-
-def _shape(layer: Charged) -> tuple[int, ...]:
-    """Return what tells a layer's price from those of others."""
-    if isinstance(layer, Conv):
-        return layer.c_in, layer.c_out, layer.kernel, layer.size
-    if isinstance(layer, Depthwise):
-        return layer.channels, layer.kernel, layer.size
-    return layer.channels, layer.size
-
-
-def _charged(space: SearchSpace, arch: Arch) -> Iterator[Charged]:
-    yield from (layer for layer in space.layers(arch) if isinstance(layer, Charged))
-
-
-def _sizes(space: SearchSpace, arch: Arch) -> set[int]:
+def _sizes(space: Space, arch: Arch) -> set[int]:
     """Return the sizes of a network's feature maps."""
-    return {layer.size for layer in _charged(space, arch)}
+    return {size for layer in space.layers(arch) for _, size, _ in layer.charges}
 
 
-def _macs(space: SearchSpace, arch: Arch) -> int:
+def _macs(space: Space, arch: Arch) -> int:
     """Return the multiply-accumulates of a network's convolutions."""
     found = _features(space, arch, fine=False)
     return sum(found[feature] for feature in MACS)
 
 
-def _features(space: SearchSpace, arch: Arch, fine: bool) -> Counter[Feature]:
+def _features(space: Space, arch: Arch, fine: bool) -> Counter[Feature]:
     """Return how much of each feature a network has; `fine` tells the sizes of feature maps apart."""
     found: Counter[Feature] = Counter({NETWORK: 1})
-    for layer in _charged(space, arch):
-        for what, amount in _amounts(layer).items():
-            found[what, layer.size if fine else ANYWHERE] += amount
+    for layer in space.layers(arch):
+        for what, size, amount in layer.charges:
+            found[what, size if fine else ANYWHERE] += amount
     return found
 
 

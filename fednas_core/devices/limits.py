@@ -12,13 +12,13 @@ from fednas_core.devices.budgets import ALLOWED, Allowance, parse_budget
 from fednas_core.devices.footprint import Room
 from fednas_core.devices.info import ClientInfo, Limit, Probe
 from fednas_core.devices.latency_model import LatencyModel
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 
 _NUMBER = re.compile(r"-([0-9]{1,9})$")
 
 
 def limits(
-    space: SearchSpace, budgets: Mapping[str, str], clients: Sequence[ClientInfo], client_budgets: str, batch: int = 0
+    space: Elastic, budgets: Mapping[str, str], clients: Sequence[ClientInfo], client_budgets: str, batch: int = 0
 ) -> dict[ClientId, Limit | None]:
     """Return the limit of each client, None for one that may be given any network, sorted by name.
 
@@ -29,7 +29,7 @@ def limits(
     latencies.
     """
     texts = client_budget_texts(budgets, clients, client_budgets)
-    largest = space.cost(space.largest).macs
+    largest = space.cost(space.supernet).macs
     for entry in _entries(client_budgets):
         try:
             parse_budget(budgets.get(entry, entry) or "max", largest)
@@ -73,19 +73,19 @@ def _entries(client_budgets: str) -> list[str]:
     return entries
 
 
-def _room(space: SearchSpace, client: ClientInfo, batch: int) -> Room | None:
+def _room(space: Elastic, client: ClientInfo, batch: int) -> Room | None:
     """Return the memory of a client's device, if it is known and too small for some network of the space."""
     if not batch or client.profile is None or client.profile.memory_mb is None:
         return None
     room = Room(client.profile.memory_mb * 1_000_000, batch)
-    return None if room.holds(space, space.largest) else room
+    return None if room.holds(space, space.supernet) else room
 
 
-def _limit(space: SearchSpace, client: ClientInfo, text: str, room: Room | None) -> Limit | None:
+def _limit(space: Elastic, client: ClientInfo, text: str, room: Room | None) -> Limit | None:
     if not text and room is None:
         return None
     try:
-        budget = parse_budget(text or "max", space.cost(space.largest).macs, client.name)
+        budget = parse_budget(text or "max", space.cost(space.supernet).macs, client.name)
     except ConfigError as error:
         raise ConfigError(f"client '{client.name}': {error}") from error
     if not budget.timed:
@@ -99,6 +99,6 @@ def _limit(space: SearchSpace, client: ClientInfo, text: str, room: Room | None)
 
 
 @lru_cache(maxsize=1024)
-def _model(space: SearchSpace, probes: tuple[Probe, ...]) -> LatencyModel:
+def _model(space: Elastic, probes: tuple[Probe, ...]) -> LatencyModel:
     """Return a device's latency model, fitted once however often its clients are asked for."""
     return LatencyModel.fit(space, probes)

@@ -12,7 +12,7 @@ from fednas_core.base.seeding import stream
 from fednas_core.base.values import Arch
 from fednas_core.devices.info import Probe
 from fednas_core.devices.latency import passes, percentiles
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.packing import shapes, unpack
 
 COUNT = 24
@@ -28,7 +28,7 @@ SLOW_PASSES = 8
 """A slow device has the time of so many passes of the largest network, however long they take."""
 
 
-def architectures(space: SearchSpace, count: int = COUNT) -> tuple[Arch, ...]:
+def architectures(space: Elastic, count: int = COUNT) -> tuple[Arch, ...]:
     """Return the smallest and the largest architecture, then up to `count` - 2 between them, always the same.
 
     Each of these has a level of its own between 0 (smallest) and 1 (largest), at which its genes are drawn
@@ -42,7 +42,7 @@ def architectures(space: SearchSpace, count: int = COUNT) -> tuple[Arch, ...]:
 
 
 def measure_probes(
-    space: SearchSpace, device: torch.device, limit_s: float = LIMIT_S, archs: tuple[Arch, ...] | None = None
+    space: Elastic, device: torch.device, limit_s: float = LIMIT_S, archs: tuple[Arch, ...] | None = None
 ) -> tuple[Probe, ...]:
     """Time forward passes of one image with torch's present number of threads, the probes taking turns.
 
@@ -50,7 +50,7 @@ def measure_probes(
     eight passes of the largest network take. The smallest and the largest always have one; of the others those are
     left out whose first would end after that time. `archs` are by default those of `architectures`.
     """
-    image = torch.full((1, space.in_channels, space.image_size, space.image_size), 0.5, device=device)
+    image = torch.full((1, *space.signature.inputs), 0.5, device=device)
     weights = torch.zeros(space.cost(space.largest).params, device=device)
     most = space.cost(space.largest).macs
     passes(blank(space, space.smallest, weights), image, 1)  # the first of a process starts threads and libraries
@@ -73,7 +73,7 @@ def measure_probes(
     return tuple(Probe(arch, *percentiles(found), len(found), 1, threads, version) for arch, found in times.items())
 
 
-def blank(space: SearchSpace, arch: Arch, weights: torch.Tensor) -> nn.Module:
+def blank(space: Elastic, arch: Arch, weights: torch.Tensor) -> nn.Module:
     """Return the network of `arch` in eval mode, its parameters at the beginning of the flat tensor `weights`.
 
     Nothing is copied or drawn. Weights of zero are as good as any to be timed: nothing overflows, no number is

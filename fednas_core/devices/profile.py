@@ -19,7 +19,7 @@ from fednas_core.devices.containers import available_cores, granted_memory
 from fednas_core.devices.info import Probe, Profile
 from fednas_core.devices.latency import device_name, synchronize
 from fednas_core.devices.probes import blank, measure_probes
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 
 BATCH = 16
 PROBES_LIMIT = 200
@@ -29,7 +29,7 @@ NAME_LIMIT = 100
 THROUGHPUT_LIMIT_S = 0.3
 
 
-def profile(space: SearchSpace, device: torch.device | str = "cpu", threads: int = 1) -> Profile:
+def profile(space: Elastic, device: torch.device | str = "cpu", threads: int = 1) -> Profile:
     """Measure this machine: cores and memory that this process may use, precision, throughput and probes.
 
     Computes with `threads`; the global random state and torch's number of threads stay as they are. A pass that has
@@ -67,7 +67,7 @@ def _shallow(value: Probe | Profile) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
-def from_json(space: SearchSpace, told: Mapping[str, Any]) -> Profile:
+def from_json(space: Elastic, told: Mapping[str, Any]) -> Profile:
     """Return the profile of a JSON object that anybody may have made.
 
     Raises `ValueError`, `KeyError` or `TypeError` for anything that is not a plausible profile of `space`.
@@ -86,7 +86,7 @@ def from_json(space: SearchSpace, told: Mapping[str, Any]) -> Profile:
     )
 
 
-def _probe(space: SearchSpace, told: Mapping[str, Any]) -> Probe:
+def _probe(space: Elastic, told: Mapping[str, Any]) -> Probe:
     try:
         arch = space.arch(told["arch"])
     except (ArchError, OverflowError) as error:
@@ -152,12 +152,12 @@ def _free_memory(meminfo: Path) -> int | None:
         return None
 
 
-def _middle(space: SearchSpace) -> Arch:
+def _middle(space: Elastic) -> Arch:
     """Return the architecture whose every gene is the middle one of its choices."""
     return space.decode((space.gene_choices - 1) // 2)
 
 
-def _macs_per_second(space: SearchSpace, device: torch.device) -> float:
+def _macs_per_second(space: Elastic, device: torch.device) -> float:
     """Return training throughput: of the middle network, or of the smallest where a step of the middle takes long."""
     end = time.perf_counter() + THROUGHPUT_LIMIT_S
     rate = 0.0
@@ -172,10 +172,10 @@ def _macs_per_second(space: SearchSpace, device: torch.device) -> float:
     return rate
 
 
-def _step(space: SearchSpace, arch: Arch, device: torch.device) -> float:
+def _step(space: Elastic, arch: Arch, device: torch.device) -> float:
     """Return the seconds of one forward and backward pass of `BATCH` images."""
     network = blank(space, arch, torch.zeros(space.cost(arch).params, device=device)).train()
-    images = torch.full((BATCH, space.in_channels, space.image_size, space.image_size), 0.5, device=device)
+    images = torch.full((BATCH, *space.signature.inputs), 0.5, device=device)
     labels = torch.zeros(BATCH, dtype=torch.int64, device=device)
     synchronize(device)
     start = time.perf_counter()

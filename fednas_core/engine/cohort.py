@@ -21,7 +21,7 @@ from fednas_core.devices.limits import client_budget_texts, limits
 from fednas_core.devices.profile import from_json, profile, to_json
 from fednas_core.exchange.orders import Answer, Failure, Fleet, Order
 from fednas_core.runs.folder import RunFolder
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.tasks.bench import device_of, space_of
 
 DEVICES = "devices.json"
@@ -197,7 +197,7 @@ class Crew:
             self._announce(f"{few(names)} {take} no part: no network is small enough for {whose} budget of {budget}")
 
 
-def _noted(run: RunFolder | None, space: SearchSpace) -> dict[str, Any]:
+def _noted(run: RunFolder | None, space: Elastic) -> dict[str, Any]:
     """Return what a run noted of its devices; raise `RunError`, naming the file, unless it fits together."""
     if run is None or not (run.path / DEVICES).is_file():
         return {"devices": {}, "profiles": {}}

@@ -19,6 +19,7 @@ from fednas_core.base.values import Arch, ClientId
 from fednas_core.devices.info import ClientInfo
 from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Fleet, Order, Scalars, Tensors
 from fednas_core.exchange.schema import credible
+from fednas_core.exchange.wire import form_of
 from fednas_core.tasks.bench import is_personal
 from fednas_core.tasks.install import Handover
 from fednas_core.tasks.personal import Adaptation
@@ -72,8 +73,8 @@ def collect(
         following = deque[Order]()
         for answer in fleet.train({order.client: order for order in first}, following):
             queue = queues.get(answer.client)
-            if not queue:
-                continue  # nobody asked, or it has answered
+            if not queue or any(queue[0] is order for order in following):
+                continue  # nobody asked, or it has answered, or its next order has not left yet
             order = queue.popleft()
             outcome = [_checked(answer, order, clients[order.client], accept, limit())]
             del answer  # nothing here holds an answer when the next one comes
@@ -90,7 +91,7 @@ def _checked(answer: Outcome, order: Order, client: ClientInfo, accept: Accept, 
     if isinstance(answer, Failure):
         return answer
     try:
-        credible(answer, order, client, FORMS[order.task], limit)
+        credible(answer, order, client, form_of(FORMS, order.task), limit)
         accept(answer, order)
     except ReplyError as error:
         return Failure(order.client, why(error, order.client))

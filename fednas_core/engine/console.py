@@ -14,14 +14,14 @@ from fednas_core.methods.catalogue import METHODS, Search
 from fednas_core.runs.folder import RunFolder
 from fednas_core.show.search import going_on
 from fednas_core.show.tested import brief
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 from fednas_core.tasks.bench import dataset_of, space_of, split_of
 
 
 def greeting(config: RunConfig, run: RunFolder, done: int) -> str:
     """Return what is about to run, in a few lines."""
     data, space, parts = dataset_of(config), space_of(config), split_of(config)
-    cost = space.cost(space.largest)
+    cost = space.cost(space.supernet)
     sizes = [len(part) for part in parts.clients if len(part)]
     spread = {
         "dirichlet": f"Dirichlet α = {config.data.alpha:g}",
@@ -51,11 +51,11 @@ def _rounds(config: RunConfig) -> str:
     return f"from run {config.contest.start}" if config.contest.start else f"{config.rounds} rounds of the start"
 
 
-def _personal(config: RunConfig, space: SearchSpace, params: int) -> list[str]:
+def _personal(config: RunConfig, space: Space, params: int) -> list[str]:
     """Return the line on what is each client's own, if anything is; `params` are the largest network's."""
     told = []
     if space.personal:
-        mine = sum(math.prod(region_shape(region)) for region in space.private(space.largest).values())
+        mine = sum(math.prod(region_shape(region)) for region in space.private(space.supernet).values())
         stay = "stays" if len(space.personal) == 1 else "stay"
         told.append(f"{few(space.personal)} {stay} on the clients ({mine:,} of {params:,} parameters)")
     if config.personal.arch:

@@ -186,7 +186,7 @@ def _refuse_what_cannot_be(config: RunConfig) -> None:
         if budget.macs < least and searched_by(config, space):
             raise InfeasibleError(
                 f"setting 'budgets': device '{budget.device}' is to take {budget.macs:,.0f} MACs at most, but the "
-                f"smallest network of space '{space.name}' on images of {space.image_size} pixels takes {least:,}, "
-                f"{math.ceil(100 * least / most)}% of the largest: allowed are budgets from that, smaller images "
-                "(data.image-size) or another space.name"
+                f"smallest network of space '{space.name}' on images of {space.signature.inputs[-1]} pixels takes "
+                f"{least:,}, {math.ceil(100 * least / most)}% of the largest: allowed are budgets from that, smaller "
+                "images (data.image-size) or another space.name"
             )

@@ -26,7 +26,7 @@ from fednas_core.search.fittest import fitness_of, fittest
 from fednas_core.search.measured import Worth, most_accurate
 from fednas_core.search.path import PathRow
 from fednas_core.search.within import within
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.networks import calibrate, network, shapes_of
 from fednas_core.tasks.bench import dataset_of, device_of, precision_of, preprocessing_of, space_of, validation_images
 from fednas_core.tasks.images import prepared
@@ -124,7 +124,7 @@ def candidates(config: RunConfig, allowances: Sequence[Allowance], path: Sequenc
     return tuple(sorted(chosen, key=lambda arch: space.cost(arch).macs))
 
 
-def _fittest(config: RunConfig, space: SearchSpace, allowance: Allowance) -> Arch:
+def _fittest(config: RunConfig, space: Elastic, allowance: Allowance) -> Arch:
     """Return the architecture of highest fitness that a device allows.
 
     A limit on MACs is met exactly; under others it is the fittest that fits of the best at each of many MAC budgets.
@@ -172,7 +172,7 @@ def measured(
     return tuple(sorted(chosen, key=lambda arch: space.cost(arch).macs))
 
 
-def _nothing_fits(space: SearchSpace, allowance: Allowance) -> InfeasibleError:
+def _nothing_fits(space: Elastic, allowance: Allowance) -> InfeasibleError:
     least = space.cost(space.smallest)
     return InfeasibleError(
         f"device '{allowance.budget.device}': nothing in space '{space.name}' keeps its budget of {allowance.budget}: "
@@ -267,6 +267,6 @@ def deliver(config: RunConfig, judge: Judge, budget: Budget, chosen: Judged, fol
     }
 
 
-def trained_archs(config: RunConfig, space: SearchSpace) -> tuple[Arch, ...] | None:
+def trained_archs(config: RunConfig, space: Elastic) -> tuple[Arch, ...] | None:
     """Return the only architectures that the method trains; None if any subnet of the supernet may be used."""
     return (fixed_arch(config, space),) if METHODS[config.method].fixed else None

@@ -26,14 +26,14 @@ from torch import Tensor, multiprocessing
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.environment import prepare
-from fednas_core.base.errors import FednasError, RoomError, RunError
+from fednas_core.base.errors import FednasError, ReplyError, RoomError, RunError
 from fednas_core.base.units import size
 from fednas_core.base.values import ClientId
 from fednas_core.devices.containers import available_cores
 from fednas_core.devices.info import ClientInfo
 from fednas_core.exchange.orders import Answer, Failure, Order, Tensors
 from fednas_core.exchange.schema import Channels
-from fednas_core.exchange.wire import lossless, pack_order, read_answer, read_order
+from fednas_core.exchange.wire import form_of, lossless, pack_order, read_answer, read_order
 from fednas_core.subnets.networks import shapes_of
 from fednas_core.subnets.packing import copy_into, unpack
 from fednas_core.tasks.bench import device_of, space_of, split_of
@@ -62,7 +62,7 @@ class LocalFleet:
         self._pool, self._slots = None, list[Tensor]()
         if workers > 1:
             space = space_of(config)
-            most = sum(map(prod, shapes_of(space, space.largest, statistics=True).values()))
+            most = sum(map(prod, shapes_of(space, space.supernet, statistics=True).values()))
             self._slots = _shared(workers + 1, most)
             context = multiprocessing.get_context("spawn")
             given = (config, self._slots)
@@ -115,7 +115,7 @@ class LocalFleet:
     def _received(self, outcome: Outcome, order: Order, slot: int) -> Outcome:
         if isinstance(outcome, Failure) or outcome.channels:
             return outcome
-        wanted = FORMS[order.task].returns(order)
+        wanted = form_of(FORMS, order.task).returns(order)
         if not wanted:
             return outcome
         return replace(outcome, channels=_channels(_front(self._slots[slot], wanted).clone(), wanted))
@@ -172,12 +172,16 @@ def _there(order: Order, slot: int) -> Outcome:
     """In a worker: train what lies in the slot, leave what returns there, and return the answer without it."""
     assert _given is not None
     config, slots = _given
-    sent = FORMS[order.task].sends(space_of(config), order.arch)
+    try:
+        form = form_of(FORMS, order.task)
+    except ReplyError as error:
+        return Failure(order.client, str(error))
+    sent = form.sends(space_of(config), order.arch)
     order = replace(order, channels=_channels(_front(slots[slot], sent), sent))
     outcome = _performed(order, config)
     if isinstance(outcome, Failure):
         return outcome
-    returned = FORMS[order.task].returns(order)
+    returned = form.returns(order)
     if _values(returned) > slots[slot].numel():
         return outcome  # it goes by the pool's own way
     copy_into(slots[slot], {name: _joined(outcome.channels)[name] for name in _joined(returned)})
@@ -232,7 +236,7 @@ def _performed(order: Order, config: RunConfig) -> Outcome:
     try:
         if lossless(wire):
             return perform(order, config, index, home)
-        form, site = FORMS[order.task], site_of(config, index, home, order.trains)
+        form, site = form_of(FORMS, order.task), site_of(config, index, home, order.trains)
         received = read_order(pack_order(order, form, wire), FORMS, site.space, wire)
         reply = pack_with_feedback(perform(received, config, index, home), received, form, wire, site)
         return read_answer(reply, order, form, wire)

@@ -20,7 +20,7 @@ from fednas_core.exchange.orders import Answer, Failure, Fleet, Order, Tensors
 from fednas_core.exchange.processors.directions import Update, alignments, check_direction, to_direction
 from fednas_core.exchange.processors.norms import ENOUGH, check_norm, clip_share, shorten, update_norm, usual_norm
 from fednas_core.methods.method import Ask, Method
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.merge import largest_allowed
 from fednas_core.tasks.bench import space_of
 
@@ -162,7 +162,7 @@ def everyone_of(fleet: Fleet) -> list[ClientInfo]:
     return everyone
 
 
-def longest_first(orders: Iterable[Order], clients: Sequence[ClientInfo], space: SearchSpace, run: str) -> list[Order]:
+def longest_first(orders: Iterable[Order], clients: Sequence[ClientInfo], space: Elastic, run: str) -> list[Order]:
     """Return the orders, as those of `run`, so that the largest job is the first to start."""
     infos = {client.name: client for client in clients}
     ranked = sorted(orders, key=lambda o: (-space.cost(o.arch).macs * infos[o.client].examples, o.client))

@@ -387,6 +387,6 @@ def _result(
         "bytes_down": total("bytes_down"),
         "client_macs": total("client_macs"),
         "failures": sum(len(event["failures"]) for event in events),
-        "supernet": {"space": space.name, "norm": space.norm, **space.cost(space.largest).to_json()},
+        "supernet": {"space": space.name, "norm": space.norm, **space.cost(space.supernet).to_json()},
         "versions": versions(),
     }

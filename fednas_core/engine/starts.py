@@ -17,8 +17,8 @@ from fednas_core.methods.method import Method
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
 from fednas_core.runs.folder import RunFolder, find, output_folder
-from fednas_core.spaces.modules import initial_weights
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.networks import initial_weights
+from fednas_core.spaces.space import Elastic
 from fednas_core.tasks.bench import digest_of, facts_of, space_of
 
 DIVISION = tuple(
@@ -48,7 +48,7 @@ class Start:
     warning: str = ""
 
 
-def starting(config: RunConfig, space: SearchSpace) -> Start:
+def starting(config: RunConfig, space: Elastic) -> Start:
     """Return what a run begins with.
 
     A run that is resumed has it in its checkpoint: the runs before need not be there any more. Raises `ConfigError`
@@ -56,7 +56,7 @@ def starting(config: RunConfig, space: SearchSpace) -> Start:
     for one that is not there.
     """
     initial = initial_weights(space, derive(config.seed, "weights"))
-    start = Start({name: initial[name] for name in space.plan(space.largest)})
+    start = Start({name: initial[name] for name in space.plan(space.supernet)})
     if config.resume:
         return start
     if config.contest.start:
@@ -70,13 +70,13 @@ def trained(run: RunFolder) -> tuple[int, Method]:
     space = space_of(config)
     done, state = run.load_checkpoint()
     initial = initial_weights(space, 0)
-    weights = {name: initial[name] for name in space.plan(space.largest)}
-    method = make(Setup(config, space, path_of(config, space, space.cost(space.largest).macs), weights))
+    weights = {name: initial[name] for name in space.plan(space.supernet)}
+    method = make(Setup(config, space, path_of(config, space, space.cost(space.supernet).macs), weights))
     method.restore(state)
     return done, method
 
 
-def _started(config: RunConfig, space: SearchSpace, weights: dict[str, Tensor]) -> Start:
+def _started(config: RunConfig, space: Elastic, weights: dict[str, Tensor]) -> Start:
     """Return the start that another run's largest network is; of its classifier, the rows of this run's classes."""
     run = _named(config, "contest.start", config.contest.start)
     _refuse_other_data(config, run)

@@ -12,7 +12,7 @@ from fednas_core.devices.info import ClientInfo
 from fednas_core.exchange.codecs import Shapes
 from fednas_core.exchange.orders import WEIGHTS, Answer, Order, Result, Scalars
 from fednas_core.exchange.results import at_most
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 from fednas_core.subnets.merge import check_values
 from fednas_core.subnets.networks import shapes_of
 
@@ -43,18 +43,18 @@ class Schema(Generic[P, R]):
 
     params: type[P]
     result: type[R]
-    sends: Callable[[SearchSpace, Arch], Channels]
+    sends: Callable[[Space, Arch], Channels]
     returns: Callable[[Order], Channels] = _nothing
     updates: tuple[str, ...] = ()
     check: Callable[[Answer, Order], None] = _any
 
 
-def weights_of(space: SearchSpace, arch: Arch) -> Channels:
+def weights_of(space: Space, arch: Arch) -> Channels:
     """Return the channels of an order to train a network: its weights."""
     return {WEIGHTS: shapes_of(space, arch, statistics=False)}
 
 
-def network_of(space: SearchSpace, arch: Arch) -> Channels:
+def network_of(space: Space, arch: Arch) -> Channels:
     """Return the channels of an order to use a network: its weights and its batch statistics."""
     return {WEIGHTS: shapes_of(space, arch, statistics=True)}
 

@@ -28,7 +28,7 @@ from fednas_core.devices.latency import Latency
 from fednas_core.export.card import card
 from fednas_core.export.graph import INPUT, OUTPUT, Normalised, require, run_onnx, write_onnx
 from fednas_core.spaces.registry import from_table
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 
 FORMAT = 1
 """Version of arch.json: raised when an older reader could no longer understand it."""
@@ -58,7 +58,7 @@ class ExportInput:
     """
 
     device: str
-    space: SearchSpace
+    space: Space
     arch: Arch
     module: nn.Module
     mean: tuple[float, ...]
@@ -128,20 +128,20 @@ def _check(item: ExportInput) -> None:
     if not NAME.fullmatch(item.device):
         refuse("its name becomes a folder: allowed are up to 64 letters, digits, '.', '_' and '-', a letter first")
     space, samples = item.space, item.samples
-    shape = (space.in_channels, space.image_size, space.image_size)
+    shape = space.signature.inputs
     if samples.dtype != torch.uint8 or samples.dim() != 4 or tuple(samples.shape[1:]) != shape or not len(samples):
         found = f"{str(samples.dtype).removeprefix('torch.')} {tuple(samples.shape)}"
         refuse(f"samples are {found}, needed is uint8 (n, {', '.join(map(str, shape))}) with n at least 1")
     for name, values in (("mean", item.mean), ("std", item.std)):
-        if len(values) != space.in_channels:
-            refuse(f"{name} has {len(values)} values, the images have {space.in_channels} channels")
+        if len(values) != shape[0]:
+            refuse(f"{name} has {len(values)} values, the images have {shape[0]} channels")
     if not all(map(math.isfinite, (*item.mean, *item.std))) or min(item.std) <= 0:
         refuse(f"mean = {item.mean}, std = {item.std}: allowed are finite numbers, std above 0")
     for name, share in (("validation", item.facts.validation_accuracy), ("test", item.facts.test_accuracy)):
         if share is not None and not 0 <= share <= 1:
             refuse(f"{name} accuracy is {share}, allowed: 0 to 1")
-    if len(item.classes) != space.classes:
-        refuse(f"{len(item.classes)} class names for {space.classes} classes")
+    if len(item.classes) != space.signature.outputs:
+        refuse(f"{len(item.classes)} class names for {space.signature.outputs} classes")
     for name, tensor in item.module.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             refuse(f"tensor '{name}' is {str(tensor.dtype).removeprefix('torch.')}, needed is float32")
@@ -188,8 +188,8 @@ def _meta(item: ExportInput) -> dict[str, Any]:
         "device": item.device,
         "arch": item.arch.to_json(),
         "space": space.to_json(),
-        "input": {"name": INPUT, "shape": ["batch", space.in_channels, space.image_size, space.image_size]},
-        "output": {"name": OUTPUT, "shape": ["batch", space.classes]},
+        "input": {"name": INPUT, "shape": ["batch", *space.signature.inputs]},
+        "output": {"name": OUTPUT, "shape": ["batch", space.signature.outputs]},
         "preprocessing": {"scale": "pixels / 255", "mean": list(item.mean), "std": list(item.std)},
         "classes": list(item.classes),
         "cost": space.cost(item.arch).to_json(),

@@ -30,7 +30,7 @@ from fednas_core.methods.method import NO_ROOM, Ask, Assignment, Catalogue, Told
 from fednas_core.methods.sides import Sides, able
 from fednas_core.search.dropping import Standing, keep
 from fednas_core.search.groups import groups
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.merge import Merging
 from fednas_core.subnets.weightings import ByExamples
 from fednas_core.training.settings import TrainSettings
@@ -41,7 +41,7 @@ class Contest:
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: Elastic,
         start: dict[str, Tensor],
         host: Host,
         rules: Rules,
@@ -116,14 +116,14 @@ class Contest:
 
     def tell(self, ask: Ask, answers: Iterable[Answer]) -> Told:
         """See `Method.tell`: merge what was trained, or take what was found and begin what comes next."""
-        return Told(story=self._hear(list(answers))) if ask.requests else self._merge(answers)
+        return Told(story=self._hear(list(answers))) if ask.requests else self._merge(ask, answers)
 
-    def _merge(self, answers: Iterable[Answer]) -> Told:
+    def _merge(self, ask: Ask, answers: Iterable[Answer]) -> Told:
         """Merge what was trained; a client's second answer, and one of another round, is passed over."""
         merges, rows = dict[str, Merging](), []
         for answer in answers:
             asked = self._open[answer.client][0] if answer.client in self._open else None
-            if asked != answer.round:
+            if not asked == ask.round == answer.round:
                 continue
             _, entrant, weight = self._open.pop(answer.client)
             if entrant.label not in merges:
@@ -260,7 +260,7 @@ class Contest:
         return max(1, self._rules.rounds) if self._stage == STAGES[0] else self._rules.finish
 
     def _due(self) -> bool:
-        """Whether networks are to be tested after the round that was absorbed."""
+        """Whether networks are to be tested after the training that was merged."""
         if self._stage not in ("start", "compete") or self._waiting:
             return False
         drops = self._rules.drop > 0 and self._stage == "compete" and len(self._field) > 1

@@ -27,8 +27,8 @@ from fednas_core.search.dropping import Standing
 from fednas_core.search.netadapt import Resource
 from fednas_core.search.policy import Mask, Policy, Reinforce, sample
 from fednas_core.search.rewards import INFEASIBLE, Thresholds, ddc_reward, n2n_reward
-from fednas_core.spaces.chain import ChainSpace
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.capabilities import Removable, removable
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import extract
 from fednas_core.training.settings import DistilSettings, TrainSettings, train_settings
 
@@ -37,11 +37,11 @@ ITERATIONS, STUDENTS = 25, 4
 
 def ddc(setup: Setup) -> Contest:
     """Return the method that the settings describe; raise `ConfigError` for a space whose layers cannot be removed."""
-    config, space = setup.config, setup.space
-    if not isinstance(space, ChainSpace) or not space.removable:
+    config, space = setup.config, removable(setup.space)
+    if space is None:
         raise ConfigError(
-            f"method 'ddc' removes layers, and space '{space.name}' has none that can go: choose one of kind 'chain', "
-            "e.g. space.name = 'cnn8', 'vgg11' or 'resnet18'"
+            f"method 'ddc' removes layers, and space '{setup.space.name}' has none that can go: choose one of kind "
+            "'chain', e.g. space.name = 'cnn8', 'vgg11' or 'resnet18'"
         )
     rules = Rules(
         rounds=0 if config.contest.start else config.rounds,
@@ -86,7 +86,7 @@ class Removal:
 
     def __init__(
         self,
-        space: ChainSpace,
+        space: Removable,
         resource: Resource,
         config: RunConfig,
         limits: Sequence[Limit],
@@ -115,7 +115,7 @@ class Removal:
         iterations = self._config.contest.iterations or ITERATIONS
         while self.iteration < iterations:
             self._masks = self._sampled()
-            new = [arch for arch in dict.fromkeys(map(self._arch, self._masks)) if self._new(arch)]
+            new = [arch for arch in dict.fromkeys(map(self._space.masked, self._masks)) if self._new(arch)]
             if new:
                 return [self._student(arch, number) for number, arch in enumerate(new, start=1)]
             self._learn(0)
@@ -141,10 +141,6 @@ class Removal:
     @property
     def _units(self) -> int:
         return len(self._space.removable)
-
-    def _arch(self, mask: Mask) -> Arch:
-        widest = [len(choices) - 1 for choices in self._space.widths]
-        return self._space.arch({"w": widest, "k": list(mask)})
 
     def _new(self, arch: Arch) -> bool:
         return arch != self._space.largest and arch not in self._judged
@@ -188,7 +184,7 @@ class Removal:
         A student that nobody could train or test is worth nothing that is known: it is left out, and sampled again it
         is proposed again.
         """
-        archs = {mask: self._arch(mask) for mask in self._masks}
+        archs = {mask: self._space.masked(mask) for mask in self._masks}
         known = [mask for mask in self._masks if not self._new(archs[mask])]
         rewards = [self._judged[archs[mask]][1] if archs[mask] in self._judged else INFEASIBLE for mask in known]
         self.iteration += 1

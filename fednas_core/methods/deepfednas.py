@@ -21,13 +21,13 @@ from fednas_core.devices.info import Limit
 from fednas_core.methods.superfednas import Draw, TrackingSandwich
 from fednas_core.search.path import PathRow, mac_matched, range_matched
 from fednas_core.search.within import within
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 
 MATCH_TOLERANCE = 0.05
 """Relative distance in MACs within which a random architecture counts as matched."""
 
 
-def curriculum(space: SearchSpace, path: Sequence[PathRow], config: SampleConfig) -> TrackingSandwich:
+def curriculum(space: Elastic, path: Sequence[PathRow], config: SampleConfig) -> TrackingSandwich:
     """Return the sampler ``TS_optimal_path``, or the control that `config.between` names."""
     low, high = path[0].cost.macs, path[-1].cost.macs
 

@@ -28,7 +28,7 @@ from fednas_core.methods.tiers import FEW, Tier, parse_tiers
 from fednas_core.search.path import PathRow
 from fednas_core.search.sized import sized
 from fednas_core.search.within import within
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.weightings import Weighting
 
 
@@ -40,7 +40,7 @@ class Tiers(Forgetful):
     each tier is dealt as often as any other; or, if tiers do not `rotate`, once and for all by their numbers.
     """
 
-    space: SearchSpace
+    space: Elastic
     tiers: tuple[Tier, ...]
     rotate: bool = True
 
@@ -91,17 +91,17 @@ class Tiers(Forgetful):
         return max(allowed, key=lambda tier: tier.most)
 
 
-def efedsup(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Tiers, Weighting]:
+def efedsup(config: RunConfig, space: Elastic, path: Sequence[PathRow]) -> tuple[Tiers, Weighting]:
     """Return the parts of the method: a network for each tier, weighed by examples by default."""
     return tiers_of(config, space), averaging(config)
 
 
-def tiers_of(config: RunConfig, space: SearchSpace) -> Tiers:
+def tiers_of(config: RunConfig, space: Elastic) -> Tiers:
     """Return who trains which tier's networks, as the settings say."""
     return Tiers(space, parse_tiers(config.sample.tiers, space), config.sample.deal == "rotate")
 
 
-def cautions(config: RunConfig, space: SearchSpace, clients: Sequence[ClientInfo]) -> list[str]:
+def cautions(config: RunConfig, space: Elastic, clients: Sequence[ClientInfo]) -> list[str]:
     """Return a warning for each tier that fewer than `FEW` of the clients train, if others do not train it."""
     tiers = tiers_of(config, space)
     found = tiers.trainers(clients).items()

@@ -23,7 +23,7 @@ from fednas_core.exchange.orders import WEIGHTS, Answer, Order, Scalars
 from fednas_core.exchange.results import Trained
 from fednas_core.methods.method import NO_ROOM, Ask, Assignment, Catalogue, Told
 from fednas_core.spaces.sorting import sort_channels
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.merge import Merge, Merging
 from fednas_core.subnets.packing import views
 from fednas_core.subnets.weightings import Weighting
@@ -107,7 +107,7 @@ class SupernetAveraging:
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: Elastic,
         supernet: dict[str, Tensor],
         sampler: ArchSampler,
         weighting: Weighting,
@@ -161,7 +161,7 @@ class SupernetAveraging:
         rows = []
         for answer in answers:
             asked = self._open[answer.client][0] if answer.client in self._open else None
-            if asked != answer.round:
+            if not asked == ask.round == answer.round:
                 continue
             _, assignment, weight = self._open.pop(answer.client)
             self._merge.add(self.space.plan(assignment.arch), answer.weights, weight)
@@ -225,7 +225,7 @@ def drawn(clients: Sequence[ClientInfo], cohort: int, round: int, seed: int) -> 
     return [everyone[place] for place in sorted(chosen)]
 
 
-def row_of(answer: Answer, assignment: Assignment, space: SearchSpace) -> dict[str, Any]:
+def row_of(answer: Answer, assignment: Assignment, space: Elastic) -> dict[str, Any]:
     """Return what an event tells of one client: what it trained and what that took."""
     cost, result = space.cost(assignment.arch), answer.result
     assert isinstance(result, Trained), "a task whose weights are merged tells what its training saw"
@@ -245,7 +245,7 @@ def row_of(answer: Answer, assignment: Assignment, space: SearchSpace) -> dict[s
     }
 
 
-def fixed_arch(config: RunConfig, space: SearchSpace) -> Arch:
+def fixed_arch(config: RunConfig, space: Elastic) -> Arch:
     """Return the architecture of methods that train one only: setting ``sample.arch``, or the largest of the space."""
     if not config.sample.arch:
         return space.largest

@@ -24,9 +24,9 @@ from fednas_core.methods.setup import Setup, annealed, merging, resource_of, sch
 from fednas_core.search.dropping import Standing
 from fednas_core.search.ledger import dynamic_rounds
 from fednas_core.search.mnas import children, score
-from fednas_core.search.netadapt import Resource, positions_of, proposals, step_size
+from fednas_core.search.netadapt import Resource, proposals, step_size
 from fednas_core.spaces.sorting import rank_filters
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.packing import extract, nested
 from fednas_core.training.settings import TrainSettings, train_settings
 
@@ -104,7 +104,7 @@ class NetAdapt:
         archs, step = tuple[Arch, ...](), step_size(full, self._given.step, self._given.decay, self.iteration)
         while not archs and step > LEAST_STEP * full:
             wanted = max(self._resource(base.arch) - step, self._given.target * full)
-            archs = proposals(self._space, base.arch, self._resource, wanted, positions_of(self._space))
+            archs = proposals(self._space, base.arch, self._resource, wanted, self._space.shrinkable)
             step /= 2
         nearest = sorted(archs, key=lambda arch: -self._resource(arch))[: self._most or None]
         rank_filters(self._space, base.arch, base.tensors)
@@ -214,7 +214,7 @@ class Evolution:
         self._proposed = {label: self._space.arch(genes) for label, genes in state.data["proposed"].items()}
 
 
-def inheriting(space: SearchSpace, parent: Entrant, archs: Sequence[Arch], iteration: int) -> list[Entrant]:
+def inheriting(space: Elastic, parent: Entrant, archs: Sequence[Arch], iteration: int) -> list[Entrant]:
     """Return entrants ``<iteration>.<number>`` that inherit the first, most important filters of their parent."""
     whole = space.plan(parent.arch)
 
@@ -227,7 +227,7 @@ def inheriting(space: SearchSpace, parent: Entrant, archs: Sequence[Arch], itera
     ]
 
 
-def delivered(space: SearchSpace, family: Sequence[Entrant], limits: Sequence[Limit]) -> list[Entrant]:
+def delivered(space: Elastic, family: Sequence[Entrant], limits: Sequence[Limit]) -> list[Entrant]:
     """Return of a family, for each limit, the dearest network that it allows, and the leader; not the start."""
     dearest = sorted(family, key=lambda entrant: -space.cost(entrant.arch).macs)
     fitting = (next((e for e in dearest if limit.allows(e.arch)), None) for limit in limits)

@@ -16,10 +16,10 @@ from fednas_core.base.config import RunConfig
 from fednas_core.methods.fedavg import Everyone, fixed_arch
 from fednas_core.methods.setup import averaging
 from fednas_core.search.path import PathRow
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.weightings import Weighting
 
 
-def fedper(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Everyone, Weighting]:
+def fedper(config: RunConfig, space: Elastic, path: Sequence[PathRow]) -> tuple[Everyone, Weighting]:
     """Return the parts of the method: everyone trains one network, weighed by examples by default."""
     return Everyone(fixed_arch(config, space)), averaging(config)

@@ -21,7 +21,7 @@ from fednas_core.methods.method import Assignment
 from fednas_core.methods.setup import averaging, growing, scheduled
 from fednas_core.search.path import PathRow
 from fednas_core.search.within import within
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.weightings import Weighting
 from fednas_core.training.settings import SandwichSettings
 
@@ -30,7 +30,7 @@ from fednas_core.training.settings import SandwichSettings
 class Broadcast(Forgetful):
     """Every client gets the largest network that its limit allows: the supernet itself where there is none."""
 
-    space: SearchSpace
+    space: Elastic
 
     def assign(self, round: int, clients: Sequence[ClientInfo], rng: np.random.Generator) -> dict[ClientId, Assignment]:
         """See `ArchSampler.assign`."""
@@ -38,14 +38,14 @@ class Broadcast(Forgetful):
         return {name: Assignment(arch, role_of(self.space, arch)) for name, arch in fitting.items() if arch}
 
 
-def fedsup(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> tuple[Broadcast, Weighting]:
+def fedsup(config: RunConfig, space: Elastic, path: Sequence[PathRow]) -> tuple[Broadcast, Weighting]:
     """Return the parts of the method: broadcast, weighed by examples by default; `ConfigError` if none would train."""
     if not (config.sample.inner or config.sample.sandwich):
         raise ConfigError("settings 'sample.inner' = 0 and 'sample.sandwich' = false leave no network to train")
     return Broadcast(space), averaging(config)
 
 
-def sandwiches(config: RunConfig, space: SearchSpace) -> Callable[[int], SandwichSettings]:
+def sandwiches(config: RunConfig, space: Elastic) -> Callable[[int], SandwichSettings]:
     """Return how clients train in each round (from 0): by the sandwich rule, over what progressive shrinking opened."""
     settings, curriculum, sample = scheduled(config), growing(config, space), config.sample
 
@@ -56,6 +56,6 @@ def sandwiches(config: RunConfig, space: SearchSpace) -> Callable[[int], Sandwic
     return sandwich
 
 
-def role_of(space: SearchSpace, arch: Arch) -> str:
+def role_of(space: Elastic, arch: Arch) -> str:
     """Return the role of an architecture by its size: ``largest``, ``smallest`` or ``between``."""
     return {space.largest: "largest", space.smallest: "smallest"}.get(arch, "between")

@@ -12,7 +12,7 @@ from fednas_core.base.values import Arch, ClientId, State
 from fednas_core.devices.info import Limit
 from fednas_core.exchange.orders import Scalars
 from fednas_core.search.dropping import Standing
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.packing import shapes
 from fednas_core.training.settings import TrainSettings
 
@@ -42,7 +42,7 @@ def packed(entrants: Iterable[Entrant]) -> tuple[dict[str, Tensor], list[Any]]:
 
 
 def unpacked(
-    space: SearchSpace, tensors: Mapping[str, Tensor], described: Iterable[tuple[str, Mapping[str, Any], str]]
+    space: Elastic, tensors: Mapping[str, Tensor], described: Iterable[tuple[str, Mapping[str, Any], str]]
 ) -> dict[str, Entrant]:
     """Return networks by label, given what `packed` returned; raise `ValueError` where tensors are not the space's."""
     found = {}

@@ -21,18 +21,18 @@ from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.search.fitness import Fitness
 from fednas_core.search.path import PathRow, budgets, pareto_path
 from fednas_core.search.within import within
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.weightings import MaxNet, Weighting
 
 Parts = tuple[ArchSampler, Weighting]
 
 
-def fedavg(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
+def fedavg(config: RunConfig, space: Elastic, path: Sequence[PathRow]) -> Parts:
     """Return the parts of federated averaging."""
     return Everyone(fixed_arch(config, space)), averaging(config)
 
 
-def superfednas(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
+def superfednas(config: RunConfig, space: Elastic, path: Sequence[PathRow]) -> Parts:
     """Return the parts of SuperFedNAS, or of a control that samples otherwise."""
     if config.sample.between not in ("auto", "uniform"):
         return curriculum(space, path, config.sample), max_net(config)
@@ -40,7 +40,7 @@ def superfednas(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) 
     return TrackingSandwich(space.largest, lambda rng: space.smallest, space.sample, narrow), max_net(config)
 
 
-def deepfednas(config: RunConfig, space: SearchSpace, path: Sequence[PathRow]) -> Parts:
+def deepfednas(config: RunConfig, space: Elastic, path: Sequence[PathRow]) -> Parts:
     """Return the parts of DeepFedNAS."""
     return curriculum(space, path, config.sample), max_net(config)
 
@@ -52,7 +52,7 @@ def max_net(config: RunConfig) -> MaxNet:
     return MaxNet(sample.beta_start, sample.beta_end, decay, sample.weigh == "examples")
 
 
-def path_of(config: RunConfig, space: SearchSpace, poorest: int) -> tuple[PathRow, ...]:
+def path_of(config: RunConfig, space: Elastic, poorest: int) -> tuple[PathRow, ...]:
     """Return the run's Pareto path, from its published lower end or `poorest`, the MACs of the poorest device."""
     return pareto_path(
         space,
@@ -67,7 +67,7 @@ def path_of(config: RunConfig, space: SearchSpace, poorest: int) -> tuple[PathRo
     )
 
 
-def searched_by(config: RunConfig, space: SearchSpace) -> Search | None:
+def searched_by(config: RunConfig, space: Elastic) -> Search | None:
     """Return what the networks of a trained supernet are searched by; None where there is nothing to search.
 
     Raises `ConfigError` if the settings ask for measured accuracy where there is nothing to search, or where the server
@@ -101,11 +101,11 @@ def make(setup: Setup) -> SupernetAveraging | Contest:
         _refuse_what_no_contest_can_do(setup)
         contest: Callable[[Setup], Contest] = resolve_name(entry.contest)
         return contest(setup)
-    parts: Callable[[RunConfig, SearchSpace, Sequence[PathRow]], Parts] = resolve_name(entry.parts)
+    parts: Callable[[RunConfig, Elastic, Sequence[PathRow]], Parts] = resolve_name(entry.parts)
     return _averaging(setup, entry, *parts(setup.config, setup.space, setup.path))
 
 
-def cautions(config: RunConfig, space: SearchSpace, clients: Sequence[ClientInfo]) -> Sequence[str]:
+def cautions(config: RunConfig, space: Elastic, clients: Sequence[ClientInfo]) -> Sequence[str]:
     """Return what a run's clients and settings make of its method that its user should know."""
     told = METHODS[config.method].cautions
     return resolve_name(told)(config, space, clients) if told else ()
@@ -121,7 +121,7 @@ def _averaging(setup: Setup, entry: Entry, sampler: ArchSampler, weighting: Weig
             "setting 'sample.sort' gives channels new places, and replies of loop 'async' or residuals of wire.up "
             "'topk' know the old ones: allowed are loop sync and the other ways up"
         )
-    params: Callable[[RunConfig, SearchSpace], Callable[[int], Scalars]] = resolve_name(entry.params)
+    params: Callable[[RunConfig, Elastic], Callable[[int], Scalars]] = resolve_name(entry.params)
     schedule = Schedule(
         rounds=config.rounds,
         params=params(config, space),

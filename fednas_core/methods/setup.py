@@ -18,7 +18,7 @@ from fednas_core.devices.info import Limit
 from fednas_core.search.netadapt import Resource
 from fednas_core.search.path import PathRow
 from fednas_core.search.shrinking import Curriculum, parse_order
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.merge import DampedMerge, Merge, Merging
 from fednas_core.subnets.trimmed import TrimmedMerge
 from fednas_core.subnets.weightings import ByExamples, Uniform
@@ -40,7 +40,7 @@ class Setup:
     """
 
     config: RunConfig
-    space: SearchSpace
+    space: Elastic
     path: Sequence[PathRow]
     weights: dict[str, Tensor]
     limits: Sequence[Limit] = ()
@@ -68,7 +68,7 @@ def merging(config: RunConfig, supernet: dict[str, Tensor]) -> Merging:
     return DampedMerge(supernet) if config.merge.rule == "damped" else Merge(supernet)
 
 
-def scheduled(config: RunConfig, space: SearchSpace | None = None) -> Callable[[int], TrainSettings]:
+def scheduled(config: RunConfig, space: Elastic | None = None) -> Callable[[int], TrainSettings]:
     """Return how clients train in each round (from 0): the rate may rise at first, then fall along half a cosine."""
     settings, warmup = train_settings(config.train), config.train.warmup
 
@@ -87,7 +87,7 @@ def annealed(settings: TrainSettings, index: int, of: int) -> TrainSettings:
     return replace(settings, lr=settings.lr * (0.5 * (1 + math.cos(math.pi * index / max(1, of)))))
 
 
-def growing(config: RunConfig, space: SearchSpace) -> Curriculum:
+def growing(config: RunConfig, space: Elastic) -> Curriculum:
     """Return the curriculum of setting ``sample.shrink``; raise `ConfigError` where a phase would have no round."""
     order = parse_order(config.sample.shrink)
     curriculum = Curriculum(space, order, closed_rounds(config))

@@ -10,7 +10,7 @@ from fednas_core.base.errors import ConfigError
 from fednas_core.base.values import Arch
 
 if TYPE_CHECKING:
-    from fednas_core.spaces.space import SearchSpace
+    from fednas_core.spaces.space import Elastic
 
 BREADTH = 0.75
 """Share of a tier's largest size that its devices have room for; of a tier named by one share also the least size."""
@@ -33,7 +33,7 @@ class Tier:
         return max(self.least, BREADTH * self.most)
 
 
-def parse_tiers(text: str, space: SearchSpace) -> tuple[Tier, ...]:
+def parse_tiers(text: str, space: Elastic) -> tuple[Tier, ...]:
     """Return the tiers of setting ``sample.tiers``: min, max, shares of the supernet's parameters and ranges of them.
 
     ``30%`` means networks of `BREADTH` of that to all of it, ``10%-30%`` those in between. A share below that of the

@@ -10,7 +10,7 @@ from fednas_core.runs.folder import RunFolder
 
 FILE = "seconds.json"
 PHASES = ("start", "training", "evaluation", "search", "export", "hand-over", "report")
-"""Start: until the first round; training: rounds with their errands and checkpoints; evaluation: of what is followed;
+"""Start: until the first round; training: rounds and all that is asked in them; evaluation: of what is followed;
 search: judging candidates; export: each kind of device's model, tested and verified; hand-over: each client's own."""
 
 

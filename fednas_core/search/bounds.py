@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fednas_core.search.fitness import LOG_WIDTH, Fitness, Floats, Ints, Tables, balance, layers
-from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.spaces.capabilities import Staged
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Chords:
 class Problem:
     """A space, its tables, the constants of F and the column of the tables that is the limited cost."""
 
-    space: ResNetSpace
+    space: Staged
     constants: Fitness
     table: Tables
     column: int

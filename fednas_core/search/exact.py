@@ -27,7 +27,7 @@ from fednas_core.base.values import Arch
 from fednas_core.search.bounds import Bounds, Chords, Problem
 from fednas_core.search.fitness import MACS, PARAMS, PUBLISHED, Fitness, Floats, Ints, evaluate, tables
 from fednas_core.search.fronts import TIE, Aim, sweep
-from fednas_core.spaces.resnet import ResNetSpace
+from fednas_core.spaces.capabilities import Staged
 
 Resource = Literal["macs", "params"]
 
@@ -71,7 +71,7 @@ def _solve(
 
 
 def exact_search(
-    space: ResNetSpace,
+    space: Staged,
     budgets: Sequence[int],
     constants: Fitness = PUBLISHED,
     depths: Sequence[Sequence[int]] | None = None,
@@ -135,7 +135,7 @@ def _best_of(problem: Problem, vectors: Ints, limits: Ints, cheapest: Ints, grid
     return genes
 
 
-def _depth_vectors(space: ResNetSpace, depths: Sequence[Sequence[int]] | None) -> Ints:
+def _depth_vectors(space: Staged, depths: Sequence[Sequence[int]] | None) -> Ints:
     """Return the depth vectors to search, shape (n, stages): those given, or all of the space."""
     if depths is None:
         return np.array(list(product(range(space.most_blocks), repeat=len(space.stages))), dtype=np.int64)
@@ -147,7 +147,7 @@ def _depth_vectors(space: ResNetSpace, depths: Sequence[Sequence[int]] | None) -
 
 
 def _check(
-    space: ResNetSpace, budgets: Sequence[int], resource: Resource, cheapest: int, rho: float, constants: Fitness
+    space: Staged, budgets: Sequence[int], resource: Resource, cheapest: int, rho: float, constants: Fitness
 ) -> None:
     """Refuse budgets that nothing meets and a bound on ρ that excludes architectures."""
     low = min(budgets, default=cheapest)

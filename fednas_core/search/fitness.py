@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from fednas_core.base.errors import ArchError, ConfigError
+from fednas_core.spaces.capabilities import Staged
 from fednas_core.spaces.layers import VECTORS
-from fednas_core.spaces.resnet import ResNetSpace
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -97,7 +97,7 @@ class Tables:
 
 
 @lru_cache(maxsize=16)
-def tables(space: ResNetSpace) -> Tables:
+def tables(space: Staged) -> Tables:
     """Return the tables of a space."""
     normed = len(VECTORS[space.norm])
     c0, c = space.channels[0], space.channels[1:]
@@ -128,7 +128,7 @@ def tables(space: ResNetSpace) -> Tables:
     )
 
 
-def layers(space: ResNetSpace, depths: Ints) -> Ints:
+def layers(space: Staged, depths: Ints) -> Ints:
     """Return L of depth genes, shape (…, stages): the stem, three layers a stage and two a further block."""
     count: Ints = 1 + np.sum(3 + 2 * np.asarray(depths, dtype=np.int64), axis=-1)
     return count
@@ -140,7 +140,7 @@ def balance(depths: Ints) -> Floats:
     return value
 
 
-def evaluate(space: ResNetSpace, population: Ints) -> Scores:
+def evaluate(space: Staged, population: Ints) -> Scores:
     """Return the scores of a population, shape (n, genes), rows as from ``space.encode``.
 
     Raises `ArchError` if the array has another shape or a gene is out of its range.

@@ -17,15 +17,15 @@ from fednas_core.base.values import Arch
 from fednas_core.search.exact import exact_search
 from fednas_core.search.fitness import PUBLISHED, Fitness, Ints, evaluate
 from fednas_core.search.within import within
-from fednas_core.spaces.resnet import ResNetSpace
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.capabilities import staged
+from fednas_core.spaces.space import Elastic
 
 
 @dataclass(frozen=True, slots=True)
 class MacLimit:
     """At most so many MACs (implements `fednas_core.exchange.orders.Limit`)."""
 
-    space: SearchSpace
+    space: Elastic
     macs: int
 
     def allows(self, arch: Arch) -> bool:
@@ -33,29 +33,32 @@ class MacLimit:
         return self.space.cost(arch).macs <= self.macs
 
 
-def fittest(space: SearchSpace, budgets: Sequence[int], constants: Fitness = PUBLISHED) -> tuple[Arch, ...]:
+def fittest(space: Elastic, budgets: Sequence[int], constants: Fitness = PUBLISHED) -> tuple[Arch, ...]:
     """Return for each MAC budget the network to use there, in the given order; raise `InfeasibleError` if none fits."""
-    if isinstance(space, ResNetSpace):
-        return exact_search(space, budgets, constants)
+    closed = staged(space)
+    if closed:
+        return exact_search(closed, budgets, constants)
     return tuple(_rung(space, macs) for macs in budgets)
 
 
-def fitness_of(space: SearchSpace, archs: Sequence[Arch], constants: Fitness = PUBLISHED) -> list[float]:
+def fitness_of(space: Elastic, archs: Sequence[Arch], constants: Fitness = PUBLISHED) -> list[float]:
     """Return the fitness of each architecture; NaN in a space for which it is not defined."""
-    if not isinstance(space, ResNetSpace) or not archs:
+    closed = staged(space)
+    if closed is None or not archs:
         return [math.nan] * len(archs)
-    found = evaluate(space, np.stack([space.encode(arch) for arch in archs])).fitness(constants)
+    found = evaluate(closed, np.stack([space.encode(arch) for arch in archs])).fitness(constants)
     return [float(value) for value in found]
 
 
-def macs_of(space: SearchSpace, population: Ints) -> Ints:
+def macs_of(space: Elastic, population: Ints) -> Ints:
     """Return the MACs of encoded architectures, shape (n, genes) to (n,)."""
-    if isinstance(space, ResNetSpace):
-        return evaluate(space, population).macs
+    closed = staged(space)
+    if closed:
+        return evaluate(closed, population).macs
     return np.array([space.cost(space.decode(row)).macs for row in population], dtype=np.int64)
 
 
-def _rung(space: SearchSpace, macs: int) -> Arch:
+def _rung(space: Elastic, macs: int) -> Arch:
     found = within(space, space.largest, MacLimit(space, macs))
     if found is None:
         raise InfeasibleError(

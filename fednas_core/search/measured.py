@@ -14,7 +14,7 @@ import numpy as np
 from fednas_core.base.values import Arch
 from fednas_core.devices.info import Limit
 from fednas_core.search.within import within
-from fednas_core.spaces.space import Ints, SearchSpace
+from fednas_core.spaces.space import Elastic, Ints
 
 PARENTS = 0.25
 MUTANTS = 0.2
@@ -29,7 +29,7 @@ Worth = tuple[float, ...]
 
 
 def most_accurate(
-    space: SearchSpace,
+    space: Elastic,
     limit: Limit,
     measure: Callable[[Arch], Worth],
     population: int,
@@ -58,7 +58,7 @@ def most_accurate(
 
 
 def _generation(
-    space: SearchSpace,
+    space: Elastic,
     limit: Limit,
     parents: Sequence[Arch],
     count: int,
@@ -77,7 +77,7 @@ def _generation(
 
 
 def _child(
-    space: SearchSpace, limit: Limit, parents: Sequence[Arch], mutant: bool, rng: np.random.Generator
+    space: Elastic, limit: Limit, parents: Sequence[Arch], mutant: bool, rng: np.random.Generator
 ) -> Arch | None:
     """Return the first network drawn that keeps the limit, or the last one narrowed; None if nothing fits."""
     for _ in range(DRAWS):
@@ -87,7 +87,7 @@ def _child(
     return within(space, arch, limit)
 
 
-def _row(space: SearchSpace, parents: Sequence[Arch], mutant: bool, rng: np.random.Generator) -> Ints:
+def _row(space: Elastic, parents: Sequence[Arch], mutant: bool, rng: np.random.Generator) -> Ints:
     """Return the genes of a mutant or a cross of parents, or random ones where there are none."""
     genes = len(space.gene_choices)
     anew: Ints = rng.integers(0, space.gene_choices)

@@ -14,7 +14,7 @@ import numpy as np
 from fednas_core.base.values import Arch
 from fednas_core.search.evolution import TOURNAMENT
 from fednas_core.search.within import within
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 
 ATTEMPTS = 32
 """Attempts for each child that is wanted: a space may hold no more that are new and fit."""
@@ -44,7 +44,7 @@ def score(accuracy: float, cost: float, target: float, w: float = -0.07) -> floa
 
 
 def children(
-    space: SearchSpace,
+    space: Elastic,
     population: Sequence[tuple[Arch, float]],
     count: int,
     rng: np.random.Generator,
@@ -75,7 +75,7 @@ def _winner(population: Sequence[tuple[Arch, float]], rng: np.random.Generator) 
     return max((population[int(i)] for i in drawn), key=lambda one: one[1])[0]
 
 
-def _mated(space: SearchSpace, first: Arch, second: Arch, rng: np.random.Generator) -> Arch:
+def _mated(space: Elastic, first: Arch, second: Arch, rng: np.random.Generator) -> Arch:
     """Return a cross of two rows of genes (each gene from either), of which one gene or more is drawn anew."""
     genes = len(space.gene_choices)
     row = np.where(rng.random(genes) < 0.5, space.encode(first), space.encode(second))

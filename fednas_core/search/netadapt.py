@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from fednas_core.base.values import Arch
-from fednas_core.spaces.chain import ChainSpace
-from fednas_core.spaces.space import Ints, SearchSpace
+from fednas_core.spaces.space import Elastic, Ints
 
 Resource = Callable[[Arch], float]
 """What an architecture takes, in whatever unit; at least zero."""
@@ -25,13 +24,8 @@ def step_size(initial: float, step: float, decay: float, iteration: int) -> floa
     return step * initial * decay**iteration
 
 
-def positions_of(space: SearchSpace) -> tuple[int, ...]:
-    """Return where an encoded architecture has what NetAdapt shrinks: a chain's width groups, else every gene."""
-    return tuple(range(len(space.groups if isinstance(space, ChainSpace) else space.gene_choices)))
-
-
 def proposals(
-    space: SearchSpace, base: Arch, resource: Resource, target: float, positions: Collection[int] | None = None
+    space: Elastic, base: Arch, resource: Resource, target: float, positions: Collection[int] | None = None
 ) -> tuple[Arch, ...]:
     """Return the architectures that differ from `base` in one gene, lowered just enough to take at most `target`.
 
@@ -44,7 +38,7 @@ def proposals(
     return tuple(dict.fromkeys(arch for arch in found if arch is not None and arch != base))
 
 
-def _lowered(space: SearchSpace, row: Ints, position: int, resource: Resource, target: float) -> Arch | None:
+def _lowered(space: Elastic, row: Ints, position: int, resource: Resource, target: float) -> Arch | None:
     """Return the architecture of the largest lower choice that meets the target: measured costs may not be monotone."""
     for choice in range(int(row[position]) - 1, -1, -1):
         lower = row.copy()

@@ -22,8 +22,8 @@ from fednas_core.search.evolution import Constraint, evolve
 from fednas_core.search.exact import exact_search
 from fednas_core.search.fitness import PUBLISHED, Fitness, Ints, evaluate
 from fednas_core.search.fittest import fitness_of, fittest, macs_of
-from fednas_core.spaces.resnet import ResNetSpace
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.capabilities import Staged, staged
+from fednas_core.spaces.space import Elastic
 
 How = Literal["exact", "evolved"]
 
@@ -42,7 +42,7 @@ class PathRow:
     fitness: float
 
 
-def budgets(space: SearchSpace, count: int, low: int | None = None, high: int | None = None) -> tuple[int, ...]:
+def budgets(space: Elastic, count: int, low: int | None = None, high: int | None = None) -> tuple[int, ...]:
     """Return `count` equally spaced MAC budgets from `low` to `high`, both included.
 
     `low` is by default the cost of the smallest network at full width (one block a stage, least expansion), as
@@ -50,7 +50,8 @@ def budgets(space: SearchSpace, count: int, low: int | None = None, high: int | 
     `high` is by default the cost of the largest network. With a count of 1 the only budget is `high`.
     """
     if low is None:
-        low = space.cost(_wide(space) if isinstance(space, ResNetSpace) else space.smallest).macs
+        closed = staged(space)
+        low = space.cost(_wide(closed) if closed else space.smallest).macs
     if high is None:
         high = space.cost(space.largest).macs
     if count < 1 or low > high:
@@ -60,7 +61,7 @@ def budgets(space: SearchSpace, count: int, low: int | None = None, high: int | 
     return tuple(low + (high - low) * i // (count - 1) for i in range(count)) if count > 1 else (high,)
 
 
-def _wide(space: ResNetSpace) -> Arch:
+def _wide(space: Staged) -> Arch:
     """Return the smallest network at full width."""
     stages, blocks = len(space.stages), space.most_blocks
     genes = {"d": [0] * stages, "e": [space.expansions[0]] * (stages * blocks)}
@@ -68,7 +69,7 @@ def _wide(space: ResNetSpace) -> Arch:
 
 
 def pareto_path(
-    space: SearchSpace,
+    space: Elastic,
     count: int = 60,
     constants: Fitness = PUBLISHED,
     how: How = "exact",
@@ -92,25 +93,26 @@ def pareto_path(
     the fitness the path is a ladder (see `fittest`); `how` and `stratify` then mean nothing.
     """
     limits = budgets(space, count, low)
-    if not isinstance(space, ResNetSpace):
+    closed = staged(space)
+    if closed is None:
         ladder = rows_of(space, [*fittest(space, limits[:-1], constants), space.largest], constants)
         return tuple(sorted(ladder, key=lambda row: row.cost.macs))
-    depths = _strata(space, limits) if stratify else [None] * count
+    depths = _strata(closed, limits) if stratify else [None] * count
     if how == "exact":
-        found = _exact(space, limits[:-1], depths[:-1], constants)
+        found = _exact(closed, limits[:-1], depths[:-1], constants)
     else:
-        found = _evolved(space, limits[:-1], depths[:-1], constants, seed, population, generations)
+        found = _evolved(closed, limits[:-1], depths[:-1], constants, seed, population, generations)
     rows = rows_of(space, [*found, space.largest], constants)
     return tuple(sorted(rows, key=lambda row: (row.cost.macs, row.fitness)))
 
 
-def rows_of(space: SearchSpace, archs: Sequence[Arch], constants: Fitness = PUBLISHED) -> tuple[PathRow, ...]:
+def rows_of(space: Elastic, archs: Sequence[Arch], constants: Fitness = PUBLISHED) -> tuple[PathRow, ...]:
     """Return the rows of the given architectures, in their order."""
     fitness = fitness_of(space, archs, constants)
     return tuple(PathRow(arch, space.cost(arch), f) for arch, f in zip(archs, fitness, strict=True))
 
 
-def _exact(space: ResNetSpace, limits: Sequence[int], depths: Sequence[int | None], constants: Fitness) -> list[Arch]:
+def _exact(space: Staged, limits: Sequence[int], depths: Sequence[int | None], constants: Fitness) -> list[Arch]:
     """Search every budget at its depth (None: any), budgets of the same depth together."""
     found: dict[int, Arch] = {}
     for depth in dict.fromkeys(depths):
@@ -121,7 +123,7 @@ def _exact(space: ResNetSpace, limits: Sequence[int], depths: Sequence[int | Non
 
 
 def _evolved(
-    space: ResNetSpace,
+    space: Staged,
     limits: Sequence[int],
     depths: Sequence[int | None],
     constants: Fitness,
@@ -145,7 +147,7 @@ def _evolved(
     return found
 
 
-def _strata(space: ResNetSpace, limits: Sequence[int]) -> list[int | None]:
+def _strata(space: Staged, limits: Sequence[int]) -> list[int | None]:
     """Return for each budget its uniform depth: in turn those whose networks reach it, full depth at the last one.
 
     A depth reaches a budget if its cheapest network is within it and its dearest at least as much; where none does,
@@ -173,7 +175,7 @@ def to_json(rows: Iterable[PathRow]) -> str:
     return "".join(lines)
 
 
-def from_json(space: SearchSpace, text: str) -> tuple[PathRow, ...]:
+def from_json(space: Elastic, text: str) -> tuple[PathRow, ...]:
     """Return the rows of JSON lines that `to_json` wrote, in their order.
 
     Raises `ArchError`, naming the line, if one is malformed, does not fit the space, or states other costs than its
@@ -199,7 +201,7 @@ def from_json(space: SearchSpace, text: str) -> tuple[PathRow, ...]:
     return tuple(rows)
 
 
-def from_csv(space: ResNetSpace, text: str) -> tuple[tuple[PathRow, ...], tuple[int, ...]]:
+def from_csv(space: Staged, text: str) -> tuple[tuple[PathRow, ...], tuple[int, ...]]:
     """Return the rows of a published cache (columns macs, params, fitness_score, d, e, w_indices) and its errors.
 
     Costs and fitness (λ = 1000) are computed from the genes; the second value lists the rows, counted from 0, whose
@@ -221,7 +223,7 @@ def from_csv(space: ResNetSpace, text: str) -> tuple[tuple[PathRow, ...], tuple[
     return rows, tuple(wrong)
 
 
-def range_matched(space: SearchSpace, low: int, high: int, rng: np.random.Generator) -> Arch:
+def range_matched(space: Elastic, low: int, high: int, rng: np.random.Generator) -> Arch:
     """Return an architecture drawn uniformly (every gene) from those of `low` to `high` MACs, both included.
 
     Raises `InfeasibleError` if none of 16,384 draws lies in the range, with the range they cover.
@@ -240,7 +242,7 @@ def range_matched(space: SearchSpace, low: int, high: int, rng: np.random.Genera
     )
 
 
-def mac_matched(space: SearchSpace, target_macs: int, tolerance: float, rng: np.random.Generator) -> Arch:
+def mac_matched(space: Elastic, target_macs: int, tolerance: float, rng: np.random.Generator) -> Arch:
     """Return a random architecture whose MACs are within ``tolerance · target_macs`` of the target.
 
     The first hit of a uniform draw of 256. Where it holds none, as near the largest network, the nearest of the draw
@@ -264,11 +266,11 @@ def mac_matched(space: SearchSpace, target_macs: int, tolerance: float, rng: np.
     return space.decode(current)
 
 
-def _draw(space: SearchSpace, rng: np.random.Generator) -> Ints:
+def _draw(space: Elastic, rng: np.random.Generator) -> Ints:
     return rng.integers(0, space.gene_choices, (_BATCH, len(space.gene_choices)))
 
 
-def _neighbours(space: SearchSpace, row: Ints, rng: np.random.Generator) -> Ints:
+def _neighbours(space: Elastic, row: Ints, rng: np.random.Generator) -> Ints:
     """Return every architecture that differs from `row` in one gene, in random order."""
     gene = np.repeat(np.arange(len(row)), space.gene_choices)
     value = np.concatenate([np.arange(n) for n in space.gene_choices])

@@ -19,7 +19,7 @@ from torch.optim.adam import adam
 
 from fednas_core.base.errors import RunError
 from fednas_core.base.values import State
-from fednas_core.spaces.chainspec import Descriptor, DescriptorKind
+from fednas_core.spaces.capabilities import Descriptor, DescriptorKind
 
 Mask = tuple[int, ...]
 

@@ -15,7 +15,7 @@ import numpy as np
 from fednas_core.base.errors import ConfigError
 from fednas_core.base.values import Arch
 from fednas_core.devices.info import Limit
-from fednas_core.spaces.space import Ints, SearchSpace
+from fednas_core.spaces.space import Elastic, Ints
 
 AT_ONCE = ("k", "r")
 """Genes all of whose choices open together, as published: kernels and resolution."""
@@ -32,7 +32,7 @@ class Curriculum:
     is named twice.
     """
 
-    space: SearchSpace
+    space: Elastic
     order: tuple[str, ...]
     closed: int
 
@@ -103,7 +103,7 @@ def parse_order(text: str) -> tuple[str, ...]:
     return tuple(gene.strip() for gene in text.split(",")) if text.strip() else ()
 
 
-def places(space: SearchSpace) -> dict[str, slice]:
+def places(space: Elastic) -> dict[str, slice]:
     """Return where the entries of each gene are in an encoded architecture."""
     found, start = {}, 0
     for gene, values in space.largest.genes:

@@ -6,13 +6,13 @@ import numpy as np
 
 from fednas_core.base.values import Arch
 from fednas_core.devices.info import Limit
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 
 DRAWS = 32
 """Draws until one has the size; after that the largest below it is raised."""
 
 
-def sized(space: SearchSpace, low: float, high: float, limit: Limit | None, rng: np.random.Generator) -> Arch | None:
+def sized(space: Elastic, low: float, high: float, limit: Limit | None, rng: np.random.Generator) -> Arch | None:
     """Return a random network of `low` to `high` parameters that the limit allows.
 
     If none of `DRAWS` draws is one, genes of the largest draw below are raised in random order until it is; where that

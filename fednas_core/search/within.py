@@ -8,7 +8,7 @@ import numpy as np
 
 from fednas_core.base.values import Arch
 from fednas_core.devices.info import Limit
-from fednas_core.spaces.space import Ints, SearchSpace
+from fednas_core.spaces.space import Elastic, Ints
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
@@ -17,7 +17,7 @@ _GOLDEN = 0.618
 """Multiples of the golden ratio, less their whole parts, are spread evenly however many there are."""
 
 
-def within(space: SearchSpace, arch: Arch, limit: Limit | None) -> Arch | None:
+def within(space: Elastic, arch: Arch, limit: Limit | None) -> Arch | None:
     """Return `arch` if the limit allows it, else a smaller one of about its proportions; None if nothing fits.
 
     On the line from the space's smallest architecture to `arch`, gene by gene, bisection finds the last one that fits:
@@ -35,7 +35,7 @@ def within(space: SearchSpace, arch: Arch, limit: Limit | None) -> Arch | None:
     return max(found, key=lambda arch: space.cost(arch).macs)
 
 
-def _narrowed(space: SearchSpace, start: Ints, end: Ints, limit: Limit, phase: Floats) -> Ints:
+def _narrowed(space: Elastic, start: Ints, end: Ints, limit: Limit, phase: Floats) -> Ints:
     """Return the last row on the line from `start` to `end` that fits; a gene rounds up from 1 − `phase` on."""
     row, low, high = start, 0.0, 1.0
     for _ in range(_STEPS):
@@ -48,7 +48,7 @@ def _narrowed(space: SearchSpace, start: Ints, end: Ints, limit: Limit, phase: F
     return row
 
 
-def _risen(space: SearchSpace, row: Ints, end: Ints, limit: Limit) -> Arch:
+def _risen(space: Elastic, row: Ints, end: Ints, limit: Limit) -> Arch:
     """Return the architecture of a row whose genes have risen towards `end` as long as anything fits."""
     rising = True
     while rising:

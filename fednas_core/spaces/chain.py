@@ -12,17 +12,15 @@ smaller: its filters are the first ones of the larger network's, and it costs no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-import numpy as np
-
 from fednas_core.base.values import Arch, NormKind
+from fednas_core.spaces.capabilities import Descriptor, Removable
 from fednas_core.spaces.chainspec import (
     ChainSpec,
-    Descriptor,
     Unit,
     UnitKind,
     UnitSpec,
@@ -33,7 +31,8 @@ from fednas_core.spaces.chainspec import (
     tied,
     wiring,
 )
-from fednas_core.spaces.layered import Ints, LayeredSpace
+from fednas_core.spaces.channels import Channels
+from fednas_core.spaces.images import ImageSpace
 from fednas_core.spaces.layers import (
     CHANNELS_PER_GROUP,
     NORMS,
@@ -49,11 +48,9 @@ from fednas_core.spaces.layers import (
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ChainSpace", "Descriptor"]
-
 
 @dataclass(frozen=True)
-class ChainSpace(LayeredSpace):
+class ChainSpace(ImageSpace, Removable):
     """A chain of units; read one from TOML with `fednas_core.spaces.registry.load`.
 
     Genes of an `Arch`: ``w``, for each of `groups` an index into its `widths`, the multiples of `granularity` up to its
@@ -130,12 +127,21 @@ class ChainSpace(LayeredSpace):
         """The layers of the largest network in order of execution, as a policy sees them."""
         return tuple(described(self.spec(self.largest), self.wiring))
 
+    @property
+    def shrinkable(self) -> tuple[int, ...]:
+        """The width groups: NetAdapt removes filters, no layers."""
+        return tuple(range(len(self.groups)))
+
+    def masked(self, keep: Sequence[int]) -> Arch:
+        """Return the network of full width without what is not kept (see `Removable.masked`)."""
+        return self.arch({"w": [len(choices) - 1 for choices in self.widths], "k": list(keep)})
+
     # -- architectures ---------------------------------------------------------------------------------------------
 
     @cached_property
-    def gene_choices(self) -> Ints:
-        """Number of choices of each entry of an encoded architecture, in the order w, k."""
-        return np.array([*map(len, self.widths), *[2] * len(self.removable)], dtype=np.int64)
+    def choices(self) -> Mapping[str, tuple[int, ...]]:
+        """Number of choices of each entry of each gene: w and k, as an architecture is encoded."""
+        return {"w": tuple(map(len, self.widths)), "k": (2,) * len(self.removable)}
 
     @cached_property
     def _ties(self) -> tuple[tuple[int, int, int], ...]:
@@ -143,20 +149,9 @@ class ChainSpace(LayeredSpace):
 
     def arch(self, genes: Mapping[str, Any]) -> Arch:
         """Check ``{"w": …, "k": …}`` and return the canonical `Arch`, in which tied groups have the smallest index."""
-        genes = self._genes(genes, ("w", "k"))
-        widths = self._integers("w", genes["w"], [len(choices) - 1 for choices in self.widths])
-        kept = self._integers("k", genes["k"], [1] * len(self.removable))
+        widths, kept = self._indices(genes).values()
         ties = [(left, right) for keep, left, right in self._ties if not kept[keep]]
         return Arch((("w", tied(widths, ties)), ("k", kept)))
-
-    def encode(self, arch: Arch) -> Ints:
-        """Return the architecture as its genes in the order w, k: a row of a population."""
-        return np.array([*arch["w"], *arch["k"]], dtype=np.int64)
-
-    def decode(self, row: Ints) -> Arch:
-        """Return the architecture that a row of a population means: the inverse of `encode`."""
-        values = np.asarray(row).tolist()
-        return self.arch({"w": values[: len(self.groups)], "k": values[len(self.groups) :]})
 
     @cached_property
     def size(self) -> int:
@@ -172,6 +167,10 @@ class ChainSpace(LayeredSpace):
     def layers(self, arch: Arch) -> Iterable[Layer]:
         """Return every layer of an architecture in order of execution."""
         return self.spec(arch).layers()
+
+    def movable(self, arch: Arch) -> Iterable[Channels]:
+        """See `Elastic.movable`."""
+        return self.spec(arch).channels()
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
@@ -190,8 +189,8 @@ class ChainSpace(LayeredSpace):
         return " · ".join(parts)
 
     def build(self, arch: Arch, make: Make = own_module) -> nn.Module:
-        """Return the static network of `arch` (see `SearchSpace.build`)."""
-        from fednas_core.spaces.modules import Chain
+        """Return the static network of `arch` (see `Space.build`)."""
+        from fednas_core.spaces.networks import Chain
 
         return Chain(self.spec(arch), make)
 

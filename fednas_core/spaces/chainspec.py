@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from fednas_core.spaces.capabilities import Descriptor
+from fednas_core.spaces.channels import Channels
 from fednas_core.spaces.layers import Conv, Depthwise, Layer, Linear, Norm, stride_at
 
 UnitKind = Literal["conv", "separable", "residual"]
-DescriptorKind = Literal["conv", "depthwise", "shortcut", "pool", "mean", "linear"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,33 @@ class ChainSpec:
         for unit in self.units:
             yield from unit.layers()
         yield self.head
+
+    def channels(self) -> list[Channels]:
+        """Return the channels that can be put in another order; layers around a removed one share theirs."""
+        found: list[Channels] = []
+
+        def fresh() -> Channels:
+            found.append(Channels("w"))
+            return found[-1]
+
+        stream = Channels("w")  # of the images, whose order is given
+        for unit in self.units:
+            here = after = stream
+            if unit.shortcut is not None:
+                stream.read.append((f"{unit.shortcut[0].name}.weight", 1))
+                after = fresh()
+                after.filtered(*unit.shortcut)
+            for step, (layer, norm) in enumerate(unit.steps, start=1):
+                if isinstance(layer, Conv):
+                    here.read.append((f"{layer.name}.weight", 1))
+                    here = after if unit.adds and step == len(unit.steps) else fresh()
+                    here.filtered(layer, norm)
+                else:
+                    here.made.append((f"{layer.name}.weight", 0))
+                    here.normed(norm)
+            stream = after if unit.adds else here
+        stream.read.append((f"{self.head.name}.weight", 1))
+        return found
 
 
 # -- channels that are the same ------------------------------------------------------------------------------------
@@ -185,24 +213,6 @@ def _joined(here: int, makes: list[int], kept: tuple[bool, ...], identity: bool)
 
 
 # -- layers as a policy sees them ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Descriptor:
-    """One layer as DDC (arXiv 1911.12740, section 3.1) and N2N (ICLR 2018) describe it to their policy.
-
-    `outputs` are its channels; `skip_start` and `skip_end` say whether a shortcut leaves before it and arrives behind
-    it. `keep` is the index of the gene that keeps it, None for a layer that is never removed.
-    """
-
-    kind: DescriptorKind
-    kernel: int
-    stride: int
-    padding: int
-    outputs: int
-    skip_start: bool = False
-    skip_end: bool = False
-    keep: int | None = None
 
 
 def described(spec: ChainSpec, wired: Wiring) -> Iterator[Descriptor]:

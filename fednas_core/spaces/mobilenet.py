@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-import numpy as np
-
 from fednas_core.base.values import Arch, NormKind
-from fednas_core.spaces.layered import Ints, LayeredSpace
+from fednas_core.spaces.channels import Channels
+from fednas_core.spaces.images import ImageSpace
 from fednas_core.spaces.layers import (
     CHANNELS_PER_GROUP,
     Conv,
@@ -37,6 +36,7 @@ from fednas_core.spaces.layers import (
 )
 from fednas_core.spaces.mobilespec import Activation, MobileBlockSpec, MobileNetSpec, Stage
 from fednas_core.spaces.resnet import make_divisible
+from fednas_core.spaces.space import Elastic, Signature
 
 if TYPE_CHECKING:
     from typing import Self
@@ -50,7 +50,7 @@ _REDUCTION = 4
 
 
 @dataclass(frozen=True)
-class MobileNetSpace(LayeredSpace):
+class MobileNetSpace(ImageSpace, Elastic):
     """An elastic mobile network: every choice is a field; read one from TOML with `fednas_core.spaces.load`.
 
     `stem` are the channels of the first convolution. `tail` are those of a last 1×1 convolution and, behind the mean
@@ -149,33 +149,16 @@ class MobileNetSpace(LayeredSpace):
             "w": tuple(len(stage.widths) for stage in self.stages),
         }
 
-    @cached_property
-    def gene_choices(self) -> Ints:
-        """Number of choices of each entry of an encoded architecture, in the order d, e, k, r, w."""
-        return np.array([n for numbers in self.choices.values() for n in numbers], dtype=np.int64)
-
     def arch(self, genes: Mapping[str, Any]) -> Arch:
-        """Check ``{"d": …, "e": …, "k": …, "r": …, "w": …}`` and return the canonical `Arch` (see `SearchSpace.arch`).
+        """Check ``{"d": …, "e": …, "k": …, "r": …, "w": …}`` and return the canonical `Arch` (see `Space.arch`).
 
         All are indices of choices: d, w of each stage, e, k of each stage or block, r of the network.
         """
-        genes = self._genes(genes, tuple(self.choices))
-        found = {
-            gene: self._integers(gene, genes[gene], [n - 1 for n in numbers]) for gene, numbers in self.choices.items()
-        }
+        found = self._indices(genes)
         active = [b < self.stages[j].depths[found["d"][j]] for j, b in self.slots]
         for gene in ("e", "k"):
             found[gene] = tuple(i if used else 0 for i, used in zip(found[gene], active, strict=True))
         return Arch(tuple(found.items()))
-
-    def encode(self, arch: Arch) -> Ints:
-        """Return the architecture as its genes in the order d, e, k, r, w: a row of a population."""
-        return np.array([i for gene in self.choices for i in arch[gene]], dtype=np.int64)
-
-    def decode(self, row: Ints) -> Arch:
-        """Return the architecture that a row of a population means: the inverse of `encode`."""
-        entries = iter(np.asarray(row).tolist())
-        return self.arch({gene: [next(entries) for _ in numbers] for gene, numbers in self.choices.items()})
 
     @property
     def size(self) -> int:
@@ -187,11 +170,11 @@ class MobileNetSpace(LayeredSpace):
             count *= len(stage.widths) * sum(pairs ** (depth if by_block else 1) for depth in stage.depths)
         return count
 
-    def for_data(self, image_size: int, in_channels: int, classes: int) -> Self:
+    def for_data(self, signature: Signature) -> Self:
         """Return this space for other data; resolutions change in proportion, those that become equal are one."""
-        scaled = [max(1, math.floor(r * image_size / self.image_size + 0.5)) for r in self.resolutions]
-        resolutions = tuple(dict.fromkeys(scaled))
-        return self._changed(image_size=image_size, in_channels=in_channels, classes=classes, resolutions=resolutions)
+        fields = self._images(signature)
+        scaled = [max(1, math.floor(r * fields["image_size"] / self.image_size + 0.5)) for r in self.resolutions]
+        return self._changed(**fields, resolutions=tuple(dict.fromkeys(scaled)))
 
     def chosen(self, arch: Arch, stage: int, block: int) -> tuple[int, float]:
         """Return kernel size and expansion ratio of a block."""
@@ -218,6 +201,10 @@ class MobileNetSpace(LayeredSpace):
         """Return every layer of an architecture in order of execution."""
         return self.spec(arch).layers()
 
+    def movable(self, arch: Arch) -> Iterable[Channels]:
+        """See `Elastic.movable`."""
+        return self.spec(arch).channels()
+
     @cached_property
     def blocks(self) -> tuple[str, ...]:
         """The names of the largest network's blocks in order of execution."""
@@ -232,8 +219,8 @@ class MobileNetSpace(LayeredSpace):
         return f"{spec.resolution}px · {stages}  k {sum(kernels) / len(kernels):.1f} e {sum(ratios) / len(ratios):.2f}"
 
     def build(self, arch: Arch, make: Make = own_module) -> nn.Module:
-        """Return the static network of `arch` (see `SearchSpace.build`)."""
-        from fednas_core.spaces.modules import MobileNet
+        """Return the static network of `arch` (see `Space.build`)."""
+        from fednas_core.spaces.networks import MobileNet
 
         return MobileNet(self.spec(arch), make)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from fednas_core.spaces.channels import Channels
 from fednas_core.spaces.layers import Conv, Depthwise, Layer, Linear, Norm, SqueezeExcite
 
 Activation = Literal["relu", "h-swish"]
@@ -54,6 +55,18 @@ class MobileBlockSpec:
         if self.shortcut is not None:
             yield self.shortcut
 
+    def middle(self, name: str, mid: Channels) -> Iterator[Channels]:
+        """Add what the block does with its middle channels to `mid`; yield those of its own, which are all complete."""
+        mid.made.append((f"{name}.depthwise.weight", 0))
+        mid.normed(self.depthwise_norm)
+        if self.squeeze:
+            reduce, expand = f"{name}.squeeze.reduce", f"{name}.squeeze.expand"
+            mid.made += [(f"{reduce}.weight", 1), (f"{expand}.weight", 0), (f"{expand}.bias", 0)]
+            yield Channels("e", [(f"{reduce}.weight", 0), (f"{reduce}.bias", 0)], [(f"{expand}.weight", 1)])
+        mid.read.append((f"{name}.project.weight", 1))
+        if self.expand:
+            yield mid
+
 
 @dataclass(frozen=True, slots=True)
 class MobileNetSpec:
@@ -78,3 +91,28 @@ class MobileNetSpec:
         if self.tail is not None and self.tail_norm is not None and self.mix is not None:
             yield from (self.tail, self.tail_norm, self.mix)
         yield self.head
+
+    def channels(self) -> Iterator[Channels]:
+        """Yield the channels that can be put in another order."""
+        stream = Channels("w", [("stem.weight", 0)])
+        stream.normed(self.stem_norm)
+        for j, blocks in enumerate(self.stages):
+            for b, block in enumerate(blocks):
+                name = f"stages.{j}.{b}"
+                mid = Channels("e") if block.expand else stream
+                if block.expand:
+                    stream.read.append((f"{name}.expand.weight", 1))
+                    mid.made.append((f"{name}.expand.weight", 0))
+                    mid.normed(block.expand_norm)
+                yield from block.middle(name, mid)
+                if block.shortcut:
+                    stream.read.append((f"{name}.shortcut.weight", 1))
+                if b == 0 and not (block.adds and block.shortcut is None):
+                    before, stream = stream, Channels("w")
+                    yield before
+                stream.made.append((f"{name}.project.weight", 0))
+                stream.normed(block.project_norm)
+                if block.shortcut:
+                    stream.made.append((f"{name}.shortcut.weight", 0))
+        stream.read.append(("tail.weight" if self.tail else "head.weight", 1))
+        yield stream

@@ -1,33 +1,66 @@
-"""Search spaces by name, or from a TOML file of a user's own."""
+"""Search spaces by name, or from a TOML file of a user's own.
+
+A package of another's registers a kind in the group of entry points ``fednas.spaces``, as ``module:class``: a frozen
+dataclass that is a `Space`. Presets are the TOML files in a folder ``presets`` beside its module.
+"""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from fednas_core.base.errors import ConfigError
-from fednas_core.spaces.chain import ChainSpace
-from fednas_core.spaces.mobilenet import MobileNetSpace
-from fednas_core.spaces.resnet import ResNetSpace
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 
-PRESETS = Path(__file__).parent / "presets"
-KINDS: Mapping[str, type[Any]] = {"resnet": ResNetSpace, "mobilenet": MobileNetSpace, "chain": ChainSpace}
+GROUP = "fednas.spaces"
+KINDS: Mapping[str, str] = {
+    "resnet": "fednas_core.spaces.resnet:ResNetSpace",
+    "mobilenet": "fednas_core.spaces.mobilenet:MobileNetSpace",
+    "chain": "fednas_core.spaces.chain:ChainSpace",
+}
 """The families of networks by the field ``kind`` of a preset, ``resnet`` if it has none."""
 
 
+@cache
+def kinds() -> Mapping[str, str]:
+    """Return where each installed kind of space is defined: fednas' own, which no other replaces, and further ones."""
+    return {**KINDS, **{entry.name: entry.value for entry in entry_points(group=GROUP)}, **KINDS}
+
+
+def presets() -> Mapping[str, Path]:
+    """Return the files of the installed presets by name; fednas' own are not replaced by others."""
+    found: dict[str, Path] = {}
+    for place in (*KINDS.values(), *kinds().values()):
+        for path in sorted(_folder(place.partition(":")[0]).glob("presets/*.toml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def _folder(module: str) -> Path:
+    """Return where a module lies, which is not imported; a path that does not exist for one that cannot be found."""
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    return Path(spec.origin).parent if spec and spec.origin else Path(module)
+
+
 def names() -> list[str]:
-    """Return the names of the spaces that come with fednas."""
-    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+    """Return the names of the spaces that are installed."""
+    return sorted(presets())
 
 
-def load(name_or_path: str) -> SearchSpace:
+def load(name_or_path: str) -> Space:
     """Return the space of that name, or the one described in a TOML file; raise `ConfigError` if there is none."""
-    path = Path(name_or_path) if name_or_path.endswith(".toml") else PRESETS / f"{name_or_path}.toml"
-    if not path.is_file():
+    path = Path(name_or_path) if name_or_path.endswith(".toml") else presets().get(name_or_path)
+    if path is None or not path.is_file():
         raise ConfigError(
             f"space = {name_or_path!r}: no such search space; use one of {', '.join(names())}, "
             "or the path of a TOML file like those in fednas_core/spaces/presets/"
@@ -39,13 +72,18 @@ def load(name_or_path: str) -> SearchSpace:
     return from_table(table, path.stem)
 
 
-def from_table(table: dict[str, Any], name: str) -> SearchSpace:
+def from_table(table: dict[str, Any], name: str) -> Space:
     """Return the space that a TOML table or JSON object describes; raise `ConfigError` naming a wrong field."""
     table = {"name": name, **table}
     kind = table.pop("kind", "resnet")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ConfigError(f"search space '{name}': kind = {kind!r}, allowed: {', '.join(KINDS)}")
-    space: SearchSpace = _made(KINDS[kind], table, name, "")
+    if not isinstance(kind, str) or kind not in kinds():
+        raise ConfigError(f"search space '{name}': kind = {kind!r}, allowed: {', '.join(kinds())}")
+    try:
+        cls = resolve_name(kinds()[kind])
+    except (ImportError, AttributeError, ValueError) as error:
+        where = f"{kinds()[kind]!r} of entry point {kind!r} in group {GROUP!r}"
+        raise ConfigError(f"search space '{name}': {where} cannot be imported: {error}") from error
+    space: Space = _made(cls, table, name, "")
     return space
 
 

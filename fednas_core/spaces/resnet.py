@@ -9,17 +9,21 @@ stage always has its projection, so the golden costs of DeepFedNAS are those of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fednas_core.base.errors import ArchError, ConfigError
+from fednas_core.base.errors import ArchError
 from fednas_core.base.values import Arch, NormKind
-from fednas_core.spaces.layered import LayeredSpace
+from fednas_core.spaces.capabilities import Staged
+from fednas_core.spaces.channels import Channels
+from fednas_core.spaces.images import ImageSpace
 from fednas_core.spaces.layers import NORMS, Conv, Layer, Linear, Make, Norm, own_module, stride_at
+from fednas_core.spaces.resnetspec import BlockSpec, ResNetSpec
+from fednas_core.spaces.space import Ints
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,44 +37,8 @@ def make_divisible(value: float, divisor: int = DIVISOR) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-@dataclass(frozen=True, slots=True)
-class BlockSpec:
-    """The layers of one residual block; `shortcut` is present in the first block of a stage and absent elsewhere."""
-
-    conv1: Conv
-    norm1: Norm
-    conv2: Conv
-    norm2: Norm
-    shortcut: Conv | None
-    shortcut_norm: Norm | None
-
-    def layers(self) -> Iterator[Layer]:
-        """Yield the block's layers in order of execution."""
-        yield from (self.conv1, self.norm1, self.conv2, self.norm2)
-        if self.shortcut is not None and self.shortcut_norm is not None:
-            yield from (self.shortcut, self.shortcut_norm)
-
-
-@dataclass(frozen=True, slots=True)
-class ResNetSpec:
-    """The description of one network: what `build`, `plan` and `cost` are derived from."""
-
-    stem: Conv
-    stem_norm: Norm
-    stages: tuple[tuple[BlockSpec, ...], ...]
-    head: Linear
-
-    def layers(self) -> Iterator[Layer]:
-        """Yield every layer in order of execution."""
-        yield from (self.stem, self.stem_norm)
-        for blocks in self.stages:
-            for block in blocks:
-                yield from block.layers()
-        yield self.head
-
-
 @dataclass(frozen=True)
-class ResNetSpace(LayeredSpace):
+class ResNetSpace(ImageSpace, Staged):
     """An elastic ResNet: every choice is a field; read one from TOML with `fednas_core.spaces.load`.
 
     Genes of an `Arch`: ``d`` (stages) extra blocks; ``e`` (stages × most blocks) expansion ratios, stage by stage,
@@ -95,43 +63,31 @@ class ResNetSpace(LayeredSpace):
 
     def __post_init__(self) -> None:
         """Refuse fields that describe no network."""
-
-        def refuse(field: str, allowed: str) -> None:
-            found = getattr(self, field)
-            raise ConfigError(f"search space '{self.name}': {field} = {found!r}, allowed: {allowed}")
-
-        if not self.stages or any(c < 1 for c in self.stages):
-            refuse("stages", "a list of one or more positive base widths")
-        if len(self.strides) != len(self.stages) or any(s not in (1, 2) for s in self.strides):
-            refuse("strides", f"{len(self.stages)} values (one a stage), each 1 or 2")
+        wide = bool(self.stages) and all(c >= 1 for c in self.stages)
+        self._must(wide, "stages", self.stages, "a list of one or more positive base widths")
+        fine = len(self.strides) == len(self.stages) and all(s in (1, 2) for s in self.strides)
+        self._must(fine, "strides", self.strides, f"{len(self.stages)} values (one a stage), each 1 or 2")
         for field in ("widths", "expansions"):
             values = getattr(self, field)
-            if not values or list(values) != sorted(set(values)) or not 0 < values[0] <= values[-1] <= 8:
-                refuse(field, "one or more distinct numbers in (0, 8], in rising order")
-        for field, least in (("stem", 1), ("extra_blocks", 0), ("in_channels", 1), ("classes", 2), ("image_size", 1)):
-            if getattr(self, field) < least:
-                refuse(field, f"an integer of at least {least}")
-        if self.stem_stride not in (1, 2):
-            refuse("stem_stride", "1 or 2")
-        if self.norm not in NORMS:
-            refuse("norm", ", ".join(NORMS))
+            fine = bool(values) and list(values) == sorted(set(values)) and 0 < values[0] <= values[-1] <= 8
+            self._must(fine, field, values, "one or more distinct numbers in (0, 8], in rising order")
+        self._must(self.stem >= 1, "stem", self.stem, "an integer of at least 1")
+        self._must(self.extra_blocks >= 0, "extra_blocks", self.extra_blocks, "an integer of at least 0")
+        self._check_images()
+        self._must(self.stem_stride in (1, 2), "stem_stride", self.stem_stride, "1 or 2")
+        self._must(self.norm in NORMS, "norm", self.norm, ", ".join(NORMS))
         self._check_norm(self.sizes[-1])
 
     # -- sizes ---------------------------------------------------------------------------------------------------
 
-    @property
-    def most_blocks(self) -> int:
-        """Blocks of a stage at full depth."""
-        return self.extra_blocks + 1
-
     @cached_property
-    def channels(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def channels(self) -> Ints:
         """Channels after rounding, shape (1 + stages, widths): stem first."""
         bases = (self.stem, *self.stages)
         return np.array([[make_divisible(base * w) for w in self.widths] for base in bases], dtype=np.int64)
 
     @cached_property
-    def inner(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def inner(self) -> Ints:
         """Inner channels of a block after rounding, shape (1 + stages, widths, expansions); row 0 is unused."""
         return np.array(
             [[[make_divisible(float(c) * e) for e in self.expansions] for c in row] for row in self.channels],
@@ -151,7 +107,7 @@ class ResNetSpace(LayeredSpace):
     # -- architectures -------------------------------------------------------------------------------------------
 
     def arch(self, genes: Mapping[str, Any]) -> Arch:
-        """Check ``{"d": …, "e": …, "w": …}`` and return the canonical `Arch` (see `SearchSpace.arch`)."""
+        """Check ``{"d": …, "e": …, "w": …}`` and return the canonical `Arch` (see `Space.arch`)."""
         blocks, stages = self.most_blocks, len(self.stages)
         genes = self._genes(genes, ("d", "e", "w"))
         depths = self._integers("d", genes["d"], [self.extra_blocks] * stages)
@@ -172,19 +128,17 @@ class ResNetSpace(LayeredSpace):
         raise ArchError(f"gene e[{position}] of space '{self.name}' is {value!r}, allowed: {choices}")
 
     @cached_property
-    def gene_choices(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Number of choices of each entry of an encoded architecture, in the order d, e, w."""
-        n = len(self.stages)
-        return np.array(
-            [self.most_blocks] * n + [len(self.expansions)] * (n * self.most_blocks) + [len(self.widths)] * (n + 1)
-        )
+    def choices(self) -> Mapping[str, tuple[int, ...]]:
+        """Number of choices of each entry of each gene: d, e and w, as an architecture is encoded."""
+        n, ratios, widths = len(self.stages), len(self.expansions), len(self.widths)
+        return {"d": (self.most_blocks,) * n, "e": (ratios,) * (n * self.most_blocks), "w": (widths,) * (n + 1)}
 
-    def encode(self, arch: Arch) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def encode(self, arch: Arch) -> Ints:
         """Return the architecture as integers in the order d, e (indices), w: a row of a population."""
         ratios = [self.expansions.index(float(e)) for e in arch["e"]]
         return np.array([*arch["d"], *ratios, *arch["w"]], dtype=np.int64)
 
-    def decode(self, row: np.ndarray[Any, np.dtype[np.int64]]) -> Arch:
+    def decode(self, row: Ints) -> Arch:
         """Return the architecture that a row of a population means: the inverse of `encode`."""
         n, blocks = len(self.stages), self.most_blocks
         row = np.asarray(row)
@@ -206,6 +160,10 @@ class ResNetSpace(LayeredSpace):
         """Return every layer of an architecture in order of execution."""
         return self.spec(arch).layers()
 
+    def movable(self, arch: Arch) -> Iterable[Channels]:
+        """See `Elastic.movable`."""
+        return self.spec(arch).channels()
+
     @cached_property
     def blocks(self) -> tuple[str, ...]:
         """The names of the largest network's blocks in order of execution."""
@@ -225,8 +183,8 @@ class ResNetSpace(LayeredSpace):
         return f"{widths[0]} · {' · '.join(stages)}  e {sum(active) / len(active):.2f}"
 
     def build(self, arch: Arch, make: Make = own_module) -> nn.Module:
-        """Return the static network of `arch` (see `SearchSpace.build`)."""
-        from fednas_core.spaces.modules import ResNet
+        """Return the static network of `arch` (see `Space.build`)."""
+        from fednas_core.spaces.networks import ResNet
 
         return ResNet(self.spec(arch), make)
 

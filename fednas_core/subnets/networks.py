@@ -10,13 +10,11 @@ from torch import Tensor, nn
 
 from fednas_core.base.errors import DataError
 from fednas_core.base.values import Arch
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 from fednas_core.subnets.packing import shapes, unpack, views
 
 
-def network(
-    space: SearchSpace, arch: Arch, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu"
-) -> nn.Module:
+def network(space: Space, arch: Arch, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> nn.Module:
     """Return the static network of `arch` holding a copy of `tensors`, consecutive in one flat buffer on `device`.
 
     Weights stay in their own order: for convolutions only the images need to be channels-last.
@@ -34,14 +32,12 @@ def network(
     return module
 
 
-def subnet(
-    space: SearchSpace, arch: Arch, supernet: Mapping[str, Tensor], device: torch.device | str = "cpu"
-) -> nn.Module:
+def subnet(space: Space, arch: Arch, supernet: Mapping[str, Tensor], device: torch.device | str = "cpu") -> nn.Module:
     """Return the static network of `arch` with its tensors extracted from the supernet."""
     return network(space, arch, views(supernet, space.plan(arch)), device)
 
 
-def shapes_of(space: SearchSpace, arch: Arch, statistics: bool) -> dict[str, tuple[int, ...]]:
+def shapes_of(space: Space, arch: Arch, statistics: bool) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of a subnet, in the order in which they travel.
 
     With `statistics` those of its batch statistics follow, if it has any: a network that is delivered for good brings

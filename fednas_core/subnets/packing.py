@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fednas_core.base.values import Arch, Plan, Region, region_shape
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 
 
 def views(supernet: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
@@ -20,7 +20,7 @@ def views(supernet: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     return {name: supernet[name][region] for name, region in plan.items()}
 
 
-def subnets_of(space: SearchSpace, supernet: Mapping[str, Tensor]) -> Callable[[Arch], dict[str, Tensor]]:
+def subnets_of(space: Space, supernet: Mapping[str, Tensor]) -> Callable[[Arch], dict[str, Tensor]]:
     """Return how to get the shared tensors of an architecture's network: as views into the supernet."""
     return lambda arch: views(supernet, space.plan(arch))
 

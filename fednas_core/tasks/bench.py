@@ -23,9 +23,9 @@ from fednas_core.data.partitions import Indices, Split, split
 from fednas_core.data.sources import Dataset, Facts, Images, draw, facts, load
 from fednas_core.devices.profile import native_bf16
 from fednas_core.methods.catalogue import METHODS
-from fednas_core.spaces.layers import Conv, Depthwise
+from fednas_core.spaces.capabilities import elastic
 from fednas_core.spaces.registry import load as load_space
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic, Signature
 
 MOST_TESTERS = 100
 """Clients that test networks at an evaluation where layers are personal and the settings do not say how many."""
@@ -56,12 +56,12 @@ def facts_of(config: RunConfig) -> Facts:
 
 
 @lru_cache(maxsize=8)
-def space_of(config: RunConfig, told: Facts | None = None) -> SearchSpace:
+def space_of(config: RunConfig, told: Facts | None = None) -> Elastic:
     """Return the run's search space, fitted to its images and classes, or to those of which the server has told."""
     known = told or facts_of(config)
     name = METHODS[config.method].space if config.space.name == "auto" else config.space.name
-    space = load_space(name).with_norm(config.space.norm)
-    space = space.for_data(known.size, known.channels, len(known.classes))
+    space = elastic(load_space(name)).with_norm(config.space.norm)
+    space = space.for_data(Signature((known.channels, known.size, known.size), len(known.classes)))
     return space.with_personal(personal_parts(config, space)) if is_personal(config) else space
 
 
@@ -72,7 +72,7 @@ def refuse_batches_of_one(config: RunConfig) -> None:
     """
     space = space_of(config)
     every = (layer for arch in (space.smallest, space.largest) for layer in space.layers(arch))
-    pixels = min(layer.size for layer in every if isinstance(layer, Conv | Depthwise))
+    pixels = min(size for layer in every for _, size, _ in layer.charges)
     if space.norm != "batch" or pixels > 1:
         return
     judges = not is_personal(config) and len(validation_images(config).y) == 1
@@ -82,8 +82,8 @@ def refuse_batches_of_one(config: RunConfig) -> None:
     ):
         if wrong:
             raise ConfigError(
-                f"setting {setting}: with space.norm = 'batch' and images of {space.image_size} pixels the last "
-                f"feature maps are single pixels, and a batch of one image has no variance; allowed is {allowed}, "
+                f"setting {setting}: with space.norm = 'batch' and images of {space.signature.inputs[-1]} pixels the "
+                f"last feature maps are single pixels, and a batch of one image has no variance; allowed is {allowed}, "
                 "larger images or another space.norm, e.g. group"
             )
 
@@ -98,7 +98,7 @@ def testers(config: RunConfig) -> int:
     return config.evaluate_clients or (MOST_TESTERS if is_personal(config) else 0)
 
 
-def personal_parts(config: RunConfig, space: SearchSpace) -> tuple[str, ...]:
+def personal_parts(config: RunConfig, space: Elastic) -> tuple[str, ...]:
     """Return the parts of a network that stay on the clients: the layers that are named, and the last blocks."""
     blocks = space.blocks[-config.personal.blocks :] if config.personal.blocks else ()
     return tuple(part.strip() for part in _layers(config).split(",") if part.strip()) + blocks

@@ -32,7 +32,7 @@ def pack_with_feedback(answer: Answer, order: Order, form: Form, wire: WireConfi
     if wire.up != "topk" or WEIGHTS not in form.updates:
         return pack_answer(answer, order, form, wire)
     store, space = site.store, site.space
-    plan, whole = space.plan(order.arch), shapes(space.plan(space.largest))
+    plan, whole = space.plan(order.arch), shapes(space.plan(space.supernet))
     before = store.load(order.run, order.client, PURPOSE, order.round + site.repeats)
     residual = _fitting(before, {name: whole[name] for name in plan})
     mine = views(residual, plan)

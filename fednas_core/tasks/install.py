@@ -17,7 +17,7 @@ from fednas_core.exchange.orders import Order
 from fednas_core.exchange.results import Installed
 from fednas_core.exchange.schema import Schema, network_of
 from fednas_core.export.bundle import ExportInput, Facts, export
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.tasks.images import tested
 from fednas_core.tasks.memory import to_use
 from fednas_core.tasks.personal import Adaptation, ready
@@ -71,10 +71,10 @@ def install(order: Order, params: Handover, site: Site, until: float) -> Work[In
 
 
 @lru_cache(maxsize=64)
-def _latency(space: SearchSpace, arch: Arch, device: torch.device, threads: int, run: str) -> Latency:
+def _latency(space: Elastic, arch: Arch, device: torch.device, threads: int, run: str) -> Latency:
     """Return the latency of an architecture here, measured once in `run`: simulated clients share a machine."""
     module = blank(space, arch, torch.zeros(space.cost(arch).params, device=device))
-    return measure(module, (space.in_channels, space.image_size, space.image_size), threads=threads)
+    return measure(module, space.signature.inputs, threads=threads)
 
 
 def _store(order: Order, params: Handover, site: Site, module: nn.Module, latency: Latency) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from fednas_core.base.seeding import derive
 from fednas_core.base.values import State
 from fednas_core.exchange.orders import Order
-from fednas_core.spaces.modules import initial_weights
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.networks import initial_weights
+from fednas_core.spaces.space import Space
 from fednas_core.subnets.networks import calibrate, network
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import precision_of
@@ -86,9 +86,9 @@ def _kept(order: Order, site: Site) -> dict[str, Tensor]:
     return dict(before.tensors) if before else {}
 
 
-def _first(order: Order, seed: int, space: SearchSpace) -> dict[str, Tensor]:
+def _first(order: Order, seed: int, space: Space) -> dict[str, Tensor]:
     if not space.personal:
         return {}
-    names = space.private(space.largest)
+    names = space.private(space.supernet)
     everything = initial_weights(space, derive(seed, order.client, PURPOSE))
     return {name: everything[name] for name in names}

@@ -14,7 +14,7 @@ from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.exchange.results import Trained
 from fednas_core.exchange.schema import Schema, trained_weights, weights_of
 from fednas_core.search.shrinking import places
-from fednas_core.spaces.space import Ints, SearchSpace
+from fednas_core.spaces.space import Elastic, Ints
 from fednas_core.tasks.bench import precision_of
 from fednas_core.tasks.images import epochs_of
 from fednas_core.tasks.memory import to_train
@@ -39,14 +39,14 @@ def train_sandwich(order: Order, params: SandwichSettings, site: Site, until: fl
     return Work(Trained(outcome.loss, outcome.accuracy), macs, shared(trained, order))
 
 
-def draws(order: Order, params: SandwichSettings, space: SearchSpace) -> Draw:
+def draws(order: Order, params: SandwichSettings, space: Elastic) -> Draw:
     """Return how each batch draws its networks: `inner` random ones, then the smallest, from the order's seed.
 
     They are raised to the floor of progressive shrinking. All lie within the order's network.
     """
     rng = stream(order.seed, "sandwich")
     top, smallest = space.encode(order.arch), space.encode(space.smallest)
-    floor = np.array(params.floor, dtype=np.int64)
+    floor = np.array(params.floor or (0,) * len(top), dtype=np.int64)
     owned = space.whole(order.arch).keys()
     lacking = places(space).values() if order.arch != space.largest else ()
 

@@ -12,7 +12,7 @@ from fednas_core.base.seeding import derive
 from fednas_core.data.augment import Preprocessing
 from fednas_core.data.own import read_own
 from fednas_core.data.sources import Facts, Images
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 from fednas_core.tasks.bench import chooses, device_of, facts_of, parted, shares_of, space_of, spared
 from fednas_core.tasks.home import Home
 from fednas_core.tasks.store import Store, store_of
@@ -29,7 +29,7 @@ class Site:
     of that round.
     """
 
-    space: SearchSpace
+    space: Elastic
     prepare: Preprocessing
     train: Images
     validation: Images
@@ -86,7 +86,7 @@ def labels_of(config: RunConfig, index: int, home: Home = Home()) -> tuple[int, 
     if not (config.data.disclose and home.disclose):
         return ()
     site = site_of(config, index, home)
-    return tuple(torch.bincount(site.train.y, minlength=site.space.classes).tolist())
+    return tuple(torch.bincount(site.train.y, minlength=site.space.signature.outputs).tolist())
 
 
 def _own(config: RunConfig, index: int, path: str, known: Facts) -> tuple[Images, Images | None]:

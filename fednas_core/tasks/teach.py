@@ -16,7 +16,7 @@ from fednas_core.base.values import Arch, State
 from fednas_core.exchange.orders import Order
 from fednas_core.exchange.results import Kept
 from fednas_core.exchange.schema import Schema, network_of
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 from fednas_core.subnets.networks import network
 from fednas_core.tasks.memory import to_use
 from fednas_core.tasks.site import Site
@@ -55,7 +55,7 @@ def teacher_of(order: Order, site: Site) -> Lesson:
 
 
 @lru_cache(maxsize=1)
-def _read(store: Store, run: str, round: int, space: SearchSpace, device: torch.device) -> Lesson:
+def _read(store: Store, run: str, round: int, space: Space, device: torch.device) -> Lesson:
     state = store.load(run, DEVICE, PURPOSE, round)
     if state is None:
         raise TaskError(

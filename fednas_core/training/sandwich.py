@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from fednas_core.base.values import Arch, Plan, Region
 from fednas_core.spaces.layers import Layer
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Space
 from fednas_core.subnets.networks import network
 from fednas_core.subnets.packing import nested
 from fednas_core.training.loop import Batch, Outcome, autocast, descend
@@ -39,7 +39,7 @@ class Sandwich:
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: Space,
         arch: Arch,
         tensors: Mapping[str, Tensor],
         device: torch.device | str = "cpu",

@@ -33,7 +33,7 @@ class SandwichSettings:
     """How a client trains the networks inside the one that it receives (FedSup, arXiv 2206.01366, algorithm 1).
 
     Each step trains `inner` random ones, with `ends` the largest and the smallest too; with `distill` the largest
-    teaches the others. `floor` is the least that each entry of an encoded architecture may be.
+    teaches the others. `floor` is the least that each entry of an encoded architecture may be (none: 0).
     """
 
     train: TrainSettings

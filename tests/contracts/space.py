@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fednas_core.base.errors import ArchError
 from fednas_core.base.values import Arch, Cost
 from fednas_core.spaces.registry import from_table
+from fednas_core.spaces.space import Signature
 from fednas_core.subnets.networks import network
 from fednas_core.subnets.packing import extract, shapes, views
 
@@ -28,7 +29,7 @@ SAMPLES = 1000
 @contextmanager
 def uninitialised() -> Iterator[None]:
     """Networks built inside hold whatever lies in memory: drawing initial values takes most of the time of a build."""
-    kinds: tuple[Any, ...] = (nn.Conv2d, nn.Linear, nn.GroupNorm)
+    kinds: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.GroupNorm)
     with pytest.MonkeyPatch.context() as patch:
         for kind in kinds:
             patch.setattr(kind, "reset_parameters", lambda self: None)
@@ -41,16 +42,16 @@ def counted_macs(network: nn.Module, space: Any) -> int:
 
     def note(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         nonlocal total
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, (nn.Conv1d, nn.Conv2d)):
             filters = module.weight.shape[0] * module.weight.shape[1]  # the weight itself may be larger than the kernel
-            total += filters * math.prod(module.kernel_size) * output.shape[2] * output.shape[3]
+            total += filters * math.prod(module.kernel_size) * math.prod(output.shape[2:])
         elif isinstance(module, nn.Linear):
             total += module.weight.numel()
 
     hook = register_module_forward_hook(note)
     try:
         with torch.inference_mode():
-            network(torch.empty(0, space.in_channels, space.image_size, space.image_size))
+            network(torch.empty(0, *space.signature.inputs))
     finally:
         hook.remove()
     return total
@@ -84,7 +85,7 @@ class SearchSpaceContract:
     def test_plan_and_private_together_are_the_networks_tensors(self, space: Any) -> None:
         parts = ["head", space.blocks[-1]]
         apart, rng = space.with_personal(parts), np.random.default_rng(16)
-        assert apart.largest == space.largest and apart.blocks == space.blocks
+        assert apart.largest == space.largest == space.supernet and apart.blocks == space.blocks
         for arch in [space.largest, space.smallest, *(space.sample(rng) for _ in range(20))]:
             shared, private = apart.plan(arch), apart.private(arch)
             assert not set(shared) & set(private) and {**shared, **private} == space.plan(arch)
@@ -95,7 +96,7 @@ class SearchSpaceContract:
         rng, generator = np.random.default_rng(17), torch.Generator().manual_seed(17)
         whole = shapes(space.plan(space.largest))
         supernet = {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in whole.items()}
-        images = torch.randn(2, space.in_channels, space.image_size, space.image_size, generator=generator)
+        images = torch.randn(2, *space.signature.inputs, generator=generator)
         for arch in [space.smallest, *(space.sample(rng) for _ in range(3))]:
             plan = space.plan(arch)
             module = network(space, arch, extract(supernet, plan)).eval()
@@ -109,9 +110,9 @@ class SearchSpaceContract:
         for arch in [space.largest, space.smallest, *(space.sample(rng) for _ in range(6))]:
             with torch.device("meta"):
                 network = space.build(arch).eval()
-                image = torch.empty(1, space.in_channels, space.image_size, space.image_size)
+                image = torch.empty(1, *space.signature.inputs)
             with FlopCounterMode(display=False) as counter, torch.no_grad():
-                assert network(image).shape == (1, space.classes)
+                assert network(image).shape == (1, space.signature.outputs)
             assert counter.get_total_flops() == 2 * (space.cost(arch).macs + self.macs_beside(network))
 
     def macs_beside(self, network: nn.Module) -> int:
@@ -162,8 +163,9 @@ class SearchSpaceContract:
         assert (space.encode(space.smallest) == 0).all()
 
     def test_the_space_survives_json_and_other_data(self, space: Any) -> None:
-        changed = space.for_data(2 * space.image_size, 2, 5).with_personal(["head"])
-        assert (changed.image_size, changed.in_channels, changed.classes) == (2 * space.image_size, 2, 5)
+        other = Signature((2, *(2 * side for side in space.signature.inputs[1:])), 5)
+        changed = space.for_data(other).with_personal(["head"])
+        assert changed.signature == other
         for found in (space, changed):
             table = json.loads(json.dumps(found.to_json()))
             assert from_table(table, "other") == found and hash(from_table(table, "other")) == hash(found)

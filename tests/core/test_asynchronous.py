@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from contracts.fleets import Answer, Around
+from contracts.fleets import Around
 from contracts.samples import answer
 
 from fednas_core.base.config import RunConfig
@@ -19,14 +19,15 @@ from fednas_core.base.settings import read
 from fednas_core.base.values import Arch
 from fednas_core.devices.info import ClientInfo
 from fednas_core.engine.asynchronous import rounds
+from fednas_core.engine.collect import NO_ANSWER
 from fednas_core.engine.local import LocalFleet
-from fednas_core.engine.rounds import NO_ANSWER, NO_ROOM
 from fednas_core.engine.run import conduct, settle
-from fednas_core.exchange.orders import Failure, Order
+from fednas_core.exchange.orders import Answer, Failure, Order
 from fednas_core.methods.fedavg import SupernetAveraging
+from fednas_core.methods.method import NO_ROOM
 from fednas_core.methods.registry import make, path_of
 from fednas_core.methods.setup import Setup
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.tasks.bench import space_of
 
 STEP = 0.01

@@ -12,16 +12,19 @@ import pytest
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ConfigError
 from fednas_core.base.settings import read
+from fednas_core.devices.info import ClientInfo
+from fednas_core.engine.collect import completed
 from fednas_core.engine.evaluation import Judge
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import run_round
 from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
+from fednas_core.methods.method import request
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import refuse_batches_of_one, space_of
-from fednas_core.training.settings import train_settings
+from fednas_core.training.settings import SandwichSettings, train_settings
 
 ALONE, MANY = "client-00", "client-01"
 
@@ -53,16 +56,15 @@ def answers_of(config: RunConfig, task: str) -> dict[str, Answer | Failure]:
     space = space_of(config)
     tensors = initial_weights(space, 1)
     shared = views(tensors, space.plan(space.largest))
-    judge, returns = (
-        Judge(config, lambda arch: shared),
-        {"moments": "moments", "trial": "figures", "install": "figures"},
-    )
-    given = judge.model(space.largest) if task in returns else shared
-    settings, kind = train_settings(config.train), returns.get(task, "weights")
-    orders = {
-        client: Order(client, 1, task, space.largest, {WEIGHTS: given}, settings, 0, run="run")
-        for client in (ALONE, MANY)
-    }
+    judge, orders = Judge(config, lambda arch: shared), dict[str, Order]()
+    for client in (ALONE, MANY):
+        if task in ("moments", "trial", "install"):
+            info, model = ClientInfo(client, 10), judge.model(space.largest)
+            orders[client] = completed(request(1, client, task, space.largest), config, info, model, "run")
+        else:
+            settings = train_settings(config.train)
+            params = SandwichSettings(settings, 2, True, True, ()) if task == "sandwich" else settings
+            orders[client] = Order(client, 1, task, space.largest, {WEIGHTS: shared}, params, 0, run="run")
     with closing(LocalFleet(config)) as fleet:
         return {answer.client: answer for answer in fleet.train(orders)}
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contracts.samples import with_result
 from torch import Tensor, nn
 
 from fednas_core.base.config import RunConfig
@@ -20,12 +21,14 @@ from fednas_core.engine import calibration
 from fednas_core.engine.calibration import Recalibrated, recalibrated
 from fednas_core.engine.cohort import Crew
 from fednas_core.engine.local import LocalFleet
-from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.exchange.orders import Answer, Failure, Order
+from fednas_core.exchange.results import Kept
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.moments import MEAN, VARIANCE, norms_of
 from fednas_core.subnets.networks import calibrate, network, shapes_of, subnet
 from fednas_core.tasks import registry
 from fednas_core.tasks.bench import client_images, preprocessing_of, space_of, validation_images
+from fednas_core.tasks.moments import MOMENTS
 
 Reply = Answer | Failure
 Changing = Callable[[Answer], list[Reply]]
@@ -133,8 +136,8 @@ def test_federated_statistics_are_centralised_ones(config: RunConfig, which: str
     alone = replace(config, data=replace(config.data, clients=1, partition="iid"))
     single, _ = calibrated(alone, arch)
     assert single.images == sum(sizes)
-    assert apart(found.weights, single.weights) <= 1e-6
-    assert apart(found.weights, centralised(config, arch, pooled(config))) <= 1e-6
+    assert apart(found.tensors, single.tensors) <= 1e-6
+    assert apart(found.tensors, centralised(config, arch, pooled(config))) <= 1e-6
 
 
 def test_so_they_are_in_a_mobile_space(config: RunConfig, tmp_path: Any) -> None:
@@ -143,17 +146,17 @@ def test_so_they_are_in_a_mobile_space(config: RunConfig, tmp_path: Any) -> None
     space = space_of(config)
     arch = space.sample(np.random.default_rng(1))
     found, _ = calibrated(config, arch)
-    assert apart(found.weights, centralised(config, arch, pooled(config))) <= 1e-6
+    assert apart(found.tensors, centralised(config, arch, pooled(config))) <= 1e-6
 
 
 def test_weights_stay_and_only_statistics_change(config: RunConfig) -> None:
     arch = space_of(config).smallest
     before = start(config, arch)
     found, _ = calibrated(config, arch)
-    assert list(found.weights) == list(before)
-    for name, tensor in found.weights.items():
+    assert list(found.tensors) == list(before)
+    for name, tensor in found.tensors.items():
         assert torch.equal(tensor, before[name]) != name.endswith((MEAN, VARIANCE)), name
-    module = network(space_of(config), arch, found.weights)
+    module = network(space_of(config), arch, found.tensors)
     assert int(module.get_buffer("stem_norm.num_batches_tracked")) == 0
 
 
@@ -168,13 +171,13 @@ def test_a_pass_makes_one_more_layer_exact(config: RunConfig) -> None:
 
     for passes in (1, 2, 3):
         found, fleet = calibrated(replace(config, calibration_passes=passes), arch)
-        assert exact(found.weights) == [True] * passes + [False] * (len(layers) - passes)
+        assert exact(found.tensors) == [True] * passes + [False] * (len(layers) - passes)
         assert found.passes == passes and len(fleet.orders) == 10 * passes
     found, _ = calibrated(config, arch)
-    assert all(exact(found.weights)) and found.passes == len(layers) + 1  # one more finds that nothing changes
-    again, _ = calibrated(config, arch, tensors=found.weights)
+    assert all(exact(found.tensors)) and found.passes == len(layers) + 1  # one more finds that nothing changes
+    again, _ = calibrated(config, arch, tensors=found.tensors)
     assert again.passes == 1
-    assert all(torch.equal(tensor, found.weights[name]) for name, tensor in again.weights.items())
+    assert all(torch.equal(tensor, found.tensors[name]) for name, tensor in again.tensors.items())
 
 
 def test_where_it_starts_from_does_not_matter_in_the_end(config: RunConfig) -> None:
@@ -184,16 +187,16 @@ def test_where_it_starts_from_does_not_matter_in_the_end(config: RunConfig) -> N
         for name, tensor in start(config, arch).items()
     }
     blank |= {name: torch.zeros_like(tensor) for name, tensor in blank.items() if name.endswith(MEAN)}
-    assert apart(calibrated(config, arch, tensors=blank)[0].weights, calibrated(config, arch)[0].weights) <= 1e-6
+    assert apart(calibrated(config, arch, tensors=blank)[0].tensors, calibrated(config, arch)[0].tensors) <= 1e-6
 
 
 def test_each_pass_leaves_a_small_part_of_the_error(config: RunConfig) -> None:
     arch = space_of(config).largest
-    wanted = calibrated(config, arch)[0].weights
+    wanted = calibrated(config, arch)[0].tensors
     errors = [apart(start(config, arch), wanted)]
     for passes in (1, 2, 3):
         found, _ = calibrated(replace(config, calibration_passes=passes), arch)
-        errors.append(apart(found.weights, wanted))
+        errors.append(apart(found.tensors, wanted))
     assert all(after < 0.3 * before for before, after in pairwise(errors)), errors
 
 
@@ -202,7 +205,7 @@ def test_the_servers_images_do_not_matter_in_the_end(config: RunConfig, monkeypa
     wanted, _ = calibrated(config, arch)
     noise = 3 * torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(calibration, "_guides", lambda config: noise)
-    assert apart(calibrated(config, arch)[0].weights, wanted.weights) <= 1e-6
+    assert apart(calibrated(config, arch)[0].tensors, wanted.tensors) <= 1e-6
 
 
 def test_orders_hold_the_whole_network_and_every_pass_is_a_round_of_its_own(config: RunConfig) -> None:
@@ -213,7 +216,7 @@ def test_orders_hold_the_whole_network_and_every_pass_is_a_round_of_its_own(conf
     assert names == [f"client-{index:02d}" for index in range(1, 10, 2)], "the others have no room for it"
     assert [order.round for order in fleet.orders] == [2] * 5 + [3] * 5
     for order in fleet.orders:
-        assert (order.task, order.returns, order.run, order.budget) == ("moments", "moments", "run-7", "max")
+        assert (order.task, order.run, order.budget) == ("moments", "run-7", "max")
         assert list(order.weights) == list(shapes_of(space, space.largest, statistics=True))
     assert found.images == sum(len(client_images(config, index).y) for index in range(1, 10, 2))
 
@@ -222,7 +225,7 @@ def test_a_lossy_wire_carries_them_exactly(config: RunConfig) -> None:
     arch = space_of(config).smallest
     lossy = replace(config, wire=replace(config.wire, down="int8", up="topk"))
     exact, through = calibrated(config, arch)[0], calibrated(lossy, arch)[0]
-    assert all(torch.equal(tensor, through.weights[name]) for name, tensor in exact.weights.items())
+    assert all(torch.equal(tensor, through.tensors[name]) for name, tensor in exact.tensors.items())
 
 
 def test_without_batch_norm_nothing_is_asked(config: RunConfig) -> None:
@@ -230,7 +233,7 @@ def test_without_batch_norm_nothing_is_asked(config: RunConfig) -> None:
     arch = space_of(config).smallest
     before = start(config, arch)
     found, fleet = calibrated(config, arch)
-    assert (found.passes, found.images, found.failures, fleet.orders) == (0, 0, (), []) and list(found.weights) == list(
+    assert (found.passes, found.images, found.failures, fleet.orders) == (0, 0, (), []) and list(found.tensors) == list(
         before
     )
 
@@ -249,7 +252,7 @@ def test_missing_answers_are_left_out(config: RunConfig) -> None:
     assert found.failures == (Failure("client-02", "gave no answer"), Failure("client-05", "disk full"))
     rest = pooled(config, without=(2, 5))
     assert found.images == len(rest)
-    assert apart(found.weights, centralised(config, arch, rest)) <= 1e-6
+    assert apart(found.tensors, centralised(config, arch, rest)) <= 1e-6
 
 
 def test_without_any_answer_the_statistics_stay(config: RunConfig) -> None:
@@ -257,17 +260,18 @@ def test_without_any_answer_the_statistics_stay(config: RunConfig) -> None:
     before = start(config, arch)
     found, fleet = calibrated(config, arch, lambda report: [Failure(report.client, "away")])
     assert (found.passes, found.images, len(found.failures)) == (0, 0, 10) and len(fleet.orders) == 10
-    assert all(torch.equal(tensor, before[name]) for name, tensor in found.weights.items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in found.tensors.items())
 
 
-def lie(name: str, change: Callable[[Tensor], Tensor], **figures: float) -> Changing:
-    """Client 3 sends another tensor of that name, or other figures."""
+def lie(name: str, change: Callable[[Tensor], Tensor], **result: Any) -> Changing:
+    """Client 3 sends another tensor of that name, or another result."""
 
     def changing(report: Answer) -> list[Reply]:
         if report.client != "client-03":
             return [report]
-        tensors = {**report.weights, name: change(report.weights[name].clone())} if name else report.weights
-        return [replace(report, channels={WEIGHTS: tensors}, figures={**report.figures, **figures})]
+        sent = report.channels[MOMENTS]
+        tensors = {**sent, name: change(sent[name].clone())} if name else sent
+        return [replace(with_result(report, **result), channels={MOMENTS: tensors})]
 
     return changing
 
@@ -279,18 +283,16 @@ def filled(value: float) -> Callable[[Tensor], Tensor]:
 @pytest.mark.parametrize(
     ("changing", "reason"),
     [
-        (lie("stem_norm.sum", filled(float("nan"))), "moments of 'stem_norm': found values that are not finite"),
-        (lie("stem_norm.squares", filled(float("inf"))), "moments of 'stem_norm': found values that are not finite"),
+        (lie("stem_norm.sum", filled(float("nan"))), "tensor 'stem_norm.sum': found values that are not finite"),
+        (lie("stem_norm.squares", filled(float("inf"))), "'stem_norm.squares': found values that are not finite"),
         (lie("stages.1.0.norm2.squares", filled(-1.0)), "found a sum of squares of -2, allowed 0 and more"),
         (lie("stem_norm.sum", filled(1e6)), "found sums larger than their sums of squares permit"),
         (lie("stem_norm.squares", filled(1e30)), r"times the cohort's median, allowed is up to 100 times"),
-        (lie("stem_norm.sum", lambda tensor: tensor[:, :3]), r"'stem_norm.sum': found \(2, 3\), allowed \(2, 8\)"),
-        (lie("", filled(0), images=1e6), r"images: found 1e\+06, allowed 1 to the \d+ that it said it has"),
-        (lie("", filled(0), images=0.0), "images: found 0, allowed"),
-        (lie("", filled(0), images=2.5), "images: found 2.5, allowed"),
-        (lie("", filled(0), images=float("nan")), "images: found nan, allowed"),
-        (lambda r: [replace(r, round=0)] if r.client == "client-03" else [r], "another architecture or pass"),
-        (lambda r: [replace(r, figures={})] if r.client == "client-03" else [r], "images: found 0, allowed"),
+        (lie("stem_norm.sum", lambda tensor: tensor[:, :3]), r"'stem_norm.sum': found shape \(2, 3\), allowed shape"),
+        (lie("", filled(0), images=10**6), r"images: found 1000000, allowed 1 to the \d+ that it said it has"),
+        (lie("", filled(0), images=0), "images: found 0, allowed"),
+        (lambda r: [replace(r, round=0)] if r.client == "client-03" else [r], "another architecture or round"),
+        (lambda r: [replace(r, result=Kept())] if r.client == "client-03" else [r], "found a result of Kept"),
     ],
 )  # fmt: skip
 def test_an_answer_that_no_images_can_make_is_refused(config: RunConfig, changing: Changing, reason: str) -> None:
@@ -300,7 +302,7 @@ def test_an_answer_that_no_images_can_make_is_refused(config: RunConfig, changin
     (failure,) = found.failures
     assert failure.client == "client-03" and re.search(reason, failure.reason), failure.reason
     wanted, _ = calibrated(config, arch, lambda report: [report] if report.client != "client-03" else [])
-    assert all(torch.equal(tensor, wanted.weights[name]) for name, tensor in found.weights.items())
+    assert all(torch.equal(tensor, wanted.tensors[name]) for name, tensor in found.tensors.items())
 
 
 def test_strangers_and_second_answers_are_passed_over(config: RunConfig) -> None:
@@ -308,12 +310,12 @@ def test_strangers_and_second_answers_are_passed_over(config: RunConfig) -> None
     config = replace(config, calibration_passes=1)
 
     def odd(report: Answer) -> list[Reply]:
-        twice = replace(report, channels={WEIGHTS: {name: tensor * 3 for name, tensor in report.weights.items()}})
+        twice = replace(report, channels={MOMENTS: {n: t * 3 for n, t in report.channels[MOMENTS].items()}})
         return [replace(twice, client="nobody"), report, twice, Failure(report.client, "late")]
 
     found, _ = calibrated(config, arch, odd)
     assert found.failures == () and found.passes == 1
-    assert apart(found.weights, calibrated(config, arch)[0].weights) == 0
+    assert apart(found.tensors, calibrated(config, arch)[0].tensors) == 0
 
 
 def test_the_order_of_answers_does_not_matter(config: RunConfig) -> None:
@@ -326,7 +328,7 @@ def test_the_order_of_answers_does_not_matter(config: RunConfig) -> None:
     crew = Crew(Backwards(config), config, [arch], lambda text: None)
     found = recalibrated(config, crew, arch, start(config, arch), "run-7")
     wanted, _ = calibrated(config, arch)
-    assert all(torch.equal(tensor, wanted.weights[name]) for name, tensor in found.weights.items())
+    assert all(torch.equal(tensor, wanted.tensors[name]) for name, tensor in found.tensors.items())
 
 
 def test_a_client_is_believed_no_more_images_than_it_trains_on(config: RunConfig) -> None:

@@ -193,7 +193,7 @@ def test_a_round_that_nobody_tests_ends_the_run_and_loses_nothing(
 ) -> None:
     pairs = {**pairs, **FEDNAS}
     whole = run({**pairs, "output": str(tmp_path / "whole")})
-    with pytest.raises(RunError, match=r"none of \d+ errands was done \(away.*mend the cause, then resume the run"):
+    with pytest.raises(RunError, match=r"none of \d+ requests was met \(away.*mend the cause, then resume the run"):
         run(pairs, Untested(LocalFleet(read(pairs)), round))
     left = RunFolder((tmp_path / "runs" / "latest").resolve())
     assert len(left.events()) == round == left.load_checkpoint()[0]
@@ -246,15 +246,15 @@ def finished(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run
 def test_a_family_of_networks_comes_out(finished: tuple[RunFolder, RunConfig, list[str]]) -> None:
     run, config, _ = finished
     space, done, method = space_of(config), *trained(run)
-    assert done == len(run.events()) and method.networks is not None
-    costs = [space.cost(arch).macs for arch in method.networks]
+    assert done == len(run.events()) and method.catalogue.these is not None
+    costs = [space.cost(arch).macs for arch in method.catalogue.these]
     assert len(costs) == 3 and costs == sorted(costs) and costs[-1] == space.cost(space.largest).macs
     rows = run.read_json("frontier.json")
-    assert {str(space.arch(row["arch"])) for row in rows} == {str(arch) for arch in method.networks}
+    assert {str(space.arch(row["arch"])) for row in rows} == {str(arch) for arch in method.catalogue.these}
     models = run.read_json("result.json")["models"]
     assert [model["device"] for model in models] == ["phone", "server"]
     for model in models:
-        assert model["macs"] <= model["budget_macs"] and space.arch(model["arch"]) in method.networks
+        assert model["macs"] <= model["budget_macs"] and space.arch(model["arch"]) in method.catalogue.these
         assert 0 <= model["export_max_abs_error"] < 1e-3
     assert (run.path / "report.html").is_file()
 
@@ -294,7 +294,7 @@ def test_winners_are_networks_of_the_run(finished: tuple[RunFolder, RunConfig, l
     run, _, _ = finished
     _, method = trained(run)
     winners = [event["search"]["winner"] for event in run.events() if "winner" in event["search"]]
-    assert method.networks == (*(arch_of(run, label) for label in reversed(winners)), method.space.largest)
+    assert method.catalogue.these == (*(arch_of(run, label) for label in reversed(winners)), method.space.largest)
 
 
 # -- a start that is there already ---------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ def test_who_lost_its_private_state_is_announced_and_noted(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, light: None
 ) -> None:
     """As of devices, whose state the server does not see."""
-    monkeypatch.setattr(local, "lost", lambda order, config, home: False)
+    monkeypatch.setattr(local, "lost", lambda order, task, up, site: False)
     monkeypatch.setenv("FEDNAS_STATE", str(tmp_path / "before"))
     config, said = replace(config, rounds=3, cohort=0, wire=WireConfig(up="topk"), install=False), list[str]()
 

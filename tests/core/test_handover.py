@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -7,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from contracts.samples import answer
+from contracts.samples import found, with_result
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.settings import read
@@ -15,11 +16,13 @@ from fednas_core.engine.cohort import Crew
 from fednas_core.engine.evaluation import Judge, Judged
 from fednas_core.engine.handover import ATTEMPTS, hand_over, smallest_without_loss
 from fednas_core.engine.local import LocalFleet
-from fednas_core.exchange.orders import Answer, Failure, Order
+from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
+from fednas_core.exchange.results import Installed, Kept, Tested
 from fednas_core.show.ending import clients_table, lacking, table
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import space_of
+from fednas_core.tasks.install import Handover
 
 Reply = Answer | Failure
 Answering = Callable[[Order], list[Reply]]
@@ -43,9 +46,9 @@ class Scripted(LocalFleet):
             yield from self.answering(order)
 
 
-def says(order: Order, **figures: float) -> Answer:
-    told = {"fits": 1.0, "latency_ms": 2.0, "tested": 9.0, "held_out": 1.0, "stored": 1.0} | figures
-    return answer(order, {}, accuracy=0.75, examples=9, figures=told)
+def says(order: Order, **changes: Any) -> Answer:
+    result = Installed(1.5, 0.75, tested=9, held_out=True, latency_ms=2.0, fits=True, stored=True)
+    return found(order, replace(result, **changes), examples=9)
 
 
 def offered(config: RunConfig, answering: Answering, gain: float = 0.1) -> tuple[list[dict[str, Any]], Scripted]:
@@ -69,7 +72,7 @@ def test_everybody_is_offered_the_best_that_fits(config: RunConfig) -> None:
     assert all(row["macs"] <= 0.3 * most for row in rows[::2])
     assert {row["accuracy"] for row in rows} == {0.75} and all(row["stored"] and row["held_out"] for row in rows)
     for order in fleet.orders:
-        assert (order.task, order.returns, order.run) == ("install", "figures", "run-7")
+        assert (order.task, order.run) == ("install", "run-7") and isinstance(order.params, Handover)
         assert order.budget == ("30%" if order.client in ("client-00", "client-02") else "max")
 
 
@@ -78,8 +81,16 @@ def test_everybody_is_offered_the_best_that_fits(config: RunConfig) -> None:
     [
         ({"accuracy": 7.0}, "accuracy: found 7.0"),
         ({"accuracy": math.nan}, "accuracy: found nan"),
-        ({"figures": {"fits": 1.0, "latency_ms": 2.0, "tested": math.nan}}, "tested: found nan images"),
-        ({"figures": {"fits": 1.0, "latency_ms": 2.0, "tested": -1.0}}, "tested: found -1 images"),
+        ({"accuracy": 9e18}, "accuracy: found 9e+18"),
+        ({"loss": -1.0}, "loss: found -1.0"),
+        ({"latency_ms": math.nan}, "latency_ms: found nan"),
+        ({"latency_ms": -2.0}, "latency_ms: found -2.0"),
+        ({"tested": 10**9}, "tested: found 1000000000"),
+        ({"tested": -1}, "tested: found -1"),
+        ({"result": Kept()}, "found a result of Kept, allowed Installed"),
+        ({"channels": {WEIGHTS: {}}}, "channels: found weights, allowed none"),
+        ({"seconds": math.nan}, "seconds: found nan"),
+        ({"macs": -1}, "macs: found -1"),
         ({"examples": 10**9}, "examples: found 1000000000"),
         ({"round": 77}, "answered for another architecture or round"),
     ],
@@ -88,7 +99,11 @@ def test_an_answer_that_no_client_can_have_found_is_a_reason(
     config: RunConfig, lie: dict[str, Any], reason: str
 ) -> None:
     def answering(order: Order) -> list[Reply]:
-        return [replace(says(order), **(lie if order.client == "client-01" else {}))]
+        told = says(order)
+        if order.client != "client-01":
+            return [told]
+        fields = lie.keys() & {item.name for item in dataclasses.fields(Installed)}
+        return [with_result(told, **lie) if fields else replace(told, **lie)]
 
     liar, *others = sorted(offered(config, answering)[0], key=lambda row: row["client"] != "client-01")
     assert reason in liar["reason"] and "arch" not in liar
@@ -102,7 +117,7 @@ def test_of_equally_accurate_networks_everybody_is_offered_the_cheapest(config: 
 
 
 def test_the_accuracy_of_a_client_without_test_images_is_unknown(config: RunConfig) -> None:
-    rows, _ = offered(config, lambda order: [says(order, tested=0.0)])
+    rows, _ = offered(config, lambda order: [says(order, tested=0)])
     assert {(row["accuracy"], row["tested"], row["reason"]) for row in rows} == {(None, 0, "")}
 
 
@@ -110,7 +125,7 @@ def test_a_device_on_which_it_is_too_slow_is_offered_a_smaller_one(config: RunCo
     space = space_of(config)
 
     def slow(order: Order) -> list[Reply]:
-        return [says(order, fits=float(order.arch != space.largest))]
+        return [says(order, fits=order.arch != space.largest)]
 
     rows, fleet = offered(config, slow)
     assert all(row["reason"] == "" and row["macs"] < space.cost(space.largest).macs for row in rows)
@@ -118,7 +133,7 @@ def test_a_device_on_which_it_is_too_slow_is_offered_a_smaller_one(config: RunCo
 
 
 def test_a_device_on_which_everything_is_too_slow_keeps_nothing(config: RunConfig) -> None:
-    rows, fleet = offered(config, lambda order: [says(order, fits=0.0, latency_ms=70.0, stored=0.0)])
+    rows, fleet = offered(config, lambda order: [says(order, fits=False, latency_ms=70.0, stored=False)])
     assert len(fleet.orders) == ATTEMPTS * len(rows)
     assert all("macs" not in row and row["reason"].endswith("takes 70.00 ms there") for row in rows)
     assert lacking({"clients": rows}) == "", "nothing failed"
@@ -130,7 +145,7 @@ def test_what_goes_wrong_is_that_clients_reason_and_strangers_are_passed_over(co
             return [Failure("client-00", "disk full"), says(order)]
         if order.client == "client-01":
             return [Failure("stranger", "hello"), replace(says(order), client="nobody")]
-        return [says(order), says(order, fits=0.0)]
+        return [says(order), says(order, fits=False)]
 
     rows, _ = offered(config, odd)
     assert [row["reason"] for row in rows] == ["disk full", "gave no answer", "", ""]
@@ -157,17 +172,17 @@ def test_the_tables_say_who_has_what(config: RunConfig) -> None:
 def test_what_a_client_sees_decides_how_small_its_network_may_be(config: RunConfig) -> None:
     space = space_of(config)
     small, middle, large = space.smallest, space.decode(space.encode(space.largest) // 2), space.largest
-    found = {
+    accuracies = {
         "client-00": {small: 0.9, middle: 0.9, large: 0.9},
         "client-01": {small: 0.7, middle: 0.895, large: 0.9},
         "client-02": {small: 0.7, middle: 0.88, large: 0.9},
     }
 
     def answering(order: Order) -> list[Reply]:
-        assert (order.task, order.returns) == ("trial", "figures")
-        if order.client not in found:
+        assert order.task == "trial"
+        if order.client not in accuracies:
             return [Failure(order.client, "away")]
-        return [answer(order, {}, accuracy=found[order.client][order.arch], examples=5, figures={"tested": 5.0})]
+        return [found(order, Tested(1.5, accuracies[order.client][order.arch], 5, True), examples=5)]
 
     class Asked(Scripted):
         def train(self, orders: Any, more: deque[Order] | None = None) -> Iterator[Reply]:

@@ -67,7 +67,7 @@ class TestInAPool(FleetContract):
         for name in orders:
             a, b = here[name], there[name]
             assert isinstance(a, Answer) and isinstance(b, Answer)
-            assert a.loss == b.loss and all((a.weights[n] == b.weights[n]).all() for n in a.weights)
+            assert a.result == b.result and all((a.weights[n] == b.weights[n]).all() for n in a.weights)
 
     @pytest.mark.parametrize(("name", "value"), ENVIRONMENT.items())
     def test_workers_start_in_the_environment_of_processes_that_compute(
@@ -85,7 +85,7 @@ class TestInAPool(FleetContract):
         for name, answer in reports(fleet, orders).items():
             before = wanted[name]
             assert isinstance(answer, Answer) and isinstance(before, Answer)
-            assert all(torch.equal(answer.weights[n], before.tensors[n]) for n in before.tensors)
+            assert all(torch.equal(answer.weights[n], before.weights[n]) for n in before.weights)
 
 
 def test_too_little_shared_memory_is_said_with_advice(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_too_little_shared_memory_is_said_before_it_is_taken(
 
 def test_a_deadline_that_passes_is_a_failure(config: RunConfig, orders: dict[str, Order]) -> None:
     fleet = LocalFleet(replace(config, deadline=0.1))
-    long = {name: replace(order, settings=TrainSettings(epochs=10_000)) for name, order in orders.items()}
+    long = {name: replace(order, params=TrainSettings(epochs=10_000)) for name, order in orders.items()}
     name = next(iter(long))
     (answer,) = fleet.train({name: long[name]})
     assert isinstance(answer, Failure) and "not done by its deadline" in answer.reason
@@ -149,14 +149,14 @@ def test_a_deadline_that_passes_is_a_failure(config: RunConfig, orders: dict[str
 def test_what_one_clients_work_raises_is_its_failure_alone(
     config: RunConfig, orders: dict[str, Order], monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
-    work = registry.TASKS["subnet"]
+    task = registry.TASKS["subnet"]
 
     def faulty(order: Order, *given: Any) -> Any:
         if order.client == "client-01":
             raise error
-        return work(order, *given)
+        return task.perform(order, *given)
 
-    monkeypatch.setattr(registry, "TASKS", {"subnet": faulty})
+    monkeypatch.setattr(registry, "TASKS", {"subnet": replace(task, perform=faulty)})
     answers = reports(LocalFleet(config), orders)
     assert answers["client-01"] == Failure("client-01", reason)
     assert sum(isinstance(answer, Answer) for answer in answers.values()) == 3
@@ -173,7 +173,7 @@ def test_memory_that_runs_out_here_ends_the_round_and_takes_no_client_out(
     def faulty(order: Order, *given: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(registry, "TASKS", {"subnet": faulty})
+    monkeypatch.setattr(registry, "TASKS", {"subnet": replace(registry.TASKS["subnet"], perform=faulty)})
     told = r"too little memory for client-00 in round 4: memory ran out \(.*\d .?B are free now.*'workers', then resume"
     with pytest.raises(RunError, match=told):
         list(LocalFleet(config).train(orders))

@@ -26,7 +26,7 @@ from fednas_core.engine.evaluation import (
     trained_archs,
 )
 from fednas_core.methods.registry import path_of
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import dataset_of, preprocessing_of, space_of, validation_images
 from fednas_core.training.evaluate import Evaluation, evaluate

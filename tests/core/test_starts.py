@@ -23,7 +23,7 @@ from fednas_core.methods.fedavg import SupernetAveraging
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.runs.folder import RunFolder, create
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.tasks.bench import digest_of, space_of
 
 TOML = """
@@ -61,7 +61,7 @@ def left(pairs: dict[str, Any], rounds: int = 3, **more: Any) -> tuple[RunFolder
     method, run = method_of(config), create(config)
     for number in range(rounds):
         if isinstance(method, Contest):
-            Round(method, number, crowd(10), lambda errand: 0.5)
+            Round(method, number, crowd(10), lambda asked: 0.5)
         else:
             for tensor in method.weights().values():
                 tensor.add_(0.01)
@@ -190,7 +190,7 @@ def test_who_tested_where_the_start_was_trained_tests_again(pairs: dict[str, Any
     wards = [ClientInfo(f"ward-{letter}", 50) for letter in "abcdefgh"]
     Round(method, 0, wards)
     run.save_checkpoint(1, method.state())
-    tested = {name for name, tests in method.sides.items() if tests}
+    tested = {name for name, tests in method._sides.settled.items() if tests}
     config = read({**pairs, "contest.start": run.id})
     start = starting(config, space_of(config))
     again = make(Setup(config, space_of(config), (), start.weights, sides=start.sides))
@@ -269,4 +269,4 @@ def test_what_a_run_trained_comes_back_as_it_was(pairs: dict[str, Any], method: 
     run, before = left(pairs, method=method)
     done, again = trained(run)
     assert done == 3 and isinstance(again, Contest if method in ("fednas", "ddc") else SupernetAveraging)
-    assert again.networks == before.networks and same(again.state().tensors, before.state().tensors)
+    assert again.catalogue == before.catalogue and same(again.state().tensors, before.state().tensors)

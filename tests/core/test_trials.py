@@ -3,13 +3,12 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from contracts.fleets import Around, Stopping
-from contracts.samples import answer
+from contracts.samples import found, with_result
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import RunError
@@ -21,12 +20,13 @@ from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.run import conduct, settle
 from fednas_core.engine.trials import Finding, Jury, mean, spread
 from fednas_core.exchange.orders import Answer, Failure, Fleet, Order
+from fednas_core.exchange.results import Tested
 from fednas_core.methods.fedavg import Assignment
 from fednas_core.runs.folder import RunFolder
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import subnets_of
 from fednas_core.tasks.bench import client_names, space_of
-from fednas_core.tasks.home import Home
+from fednas_core.tasks.personal import Adaptation
 from fednas_core.tasks.registry import perform
 from fednas_core.tasks.site import site_of
 from fednas_core.tasks.trial import trial
@@ -56,8 +56,7 @@ class Scripted:
         for name, order in reversed(orders.items()):
             self.orders.append(order)
             if name in self.accuracies:
-                figures = {"tested": 5.0, "held_out": 1.0}
-                yield answer(order, {}, accuracy=self.accuracies[name], figures=figures)
+                yield found(order, Tested(1.5, self.accuracies[name], 5, True))
             else:
                 yield Failure(name, "away")
 
@@ -73,19 +72,19 @@ def jury_of(config: RunConfig, fleet: Fleet, own: Mapping[str, Assignment] | Non
 def test_clients_are_heard_in_order_and_who_fails_is_left_out(pairs: dict[str, Any]) -> None:
     config, fleet = read(pairs), Scripted({"client-00": 0.2, "client-02": 0.6, "client-03": 1.0})
     space = space_of(config)
-    found = jury_of(config, fleet).hear(space.smallest, 7)
-    assert [one.client for one in found] == ["client-00", "client-02", "client-03"]
-    assert mean(found).accuracy == pytest.approx(0.6) and mean(found).images == 15
+    heard = jury_of(config, fleet).hear(space.smallest, 7)
+    assert [one.client for one in heard] == ["client-00", "client-02", "client-03"]
+    assert mean(heard).accuracy == pytest.approx(0.6) and mean(heard).images == 15
     for order in fleet.orders:
-        assert (order.task, order.round, order.returns, order.run) == ("trial", 7, "figures", "run-1")
+        assert (order.task, order.round, order.run) == ("trial", 7, "run-1")
         assert order.arch == space.smallest
 
 
 def test_a_limit_holds_in_trials_too(pairs: dict[str, Any]) -> None:
     config = read({**pairs, "client-budgets": "30%,max"})
     fleet = Scripted(dict.fromkeys((f"client-{i:02d}" for i in range(4)), 0.5))
-    found = jury_of(config, fleet).hear(space_of(config).largest, 1)
-    assert [one.client for one in found] == ["client-01", "client-03"] and {one.tier for one in found} == {"max"}
+    heard = jury_of(config, fleet).hear(space_of(config).largest, 1)
+    assert [one.client for one in heard] == ["client-01", "client-03"] and {one.tier for one in heard} == {"max"}
 
 
 @pytest.mark.parametrize(
@@ -99,8 +98,8 @@ def test_a_client_has_a_tier_unless_tiers_go_round(
     folder = run({**pairs, **more, "evaluate-every": 1})
     for event in folder.events():
         assert {row["tier"] for row in event["clients"]} == {"min", "max"}, "what each trained is told of in any case"
-        found = [one["tier"] for row in event["evaluation"] for one in row["clients"]["each"]]
-        assert set(found) == tiers
+        tiers_found = {one["tier"] for row in event["evaluation"] for one in row["clients"]["each"]}
+        assert tiers_found == tiers
 
 
 def test_of_many_clients_some_are_asked_others_in_other_rounds(pairs: dict[str, Any]) -> None:
@@ -130,12 +129,12 @@ def test_nobody_there_is_an_error_that_says_what_to_do(pairs: dict[str, Any]) ->
 
 
 def test_a_spread_by_tier() -> None:
-    found = [
+    heard = [
         Finding("a", "phone", 0.2, 2.0, 10, True),
         Finding("b", "phone", 0.4, 1.0, 10, True),
         Finding("c", "server", 0.9, 0.5, 20, True),
     ]
-    told = json.loads(json.dumps(spread(found)))
+    told = json.loads(json.dumps(spread(heard)))
     assert told["mean"] == pytest.approx(0.5) and told["worst_decile"] == told["worst"] == 0.2 and told["best"] == 0.9
     assert told["tested"] == 40 and told["held_out"] is True
     assert told["tiers"]["phone"]["mean"] == pytest.approx(0.3) and told["tiers"]["server"]["clients"] == 1
@@ -151,9 +150,10 @@ def test_a_trial_is_on_the_images_that_networks_are_followed_by(pairs: dict[str,
     (order,) = [order for order in fleet.orders if order.client == name]
     ground = site_of(config, 1)
     assert 0 < len(ground.validation.y) < len(ground.train.y) and ground.validation is not ground.test
-    work = trial(order, config, 1, Home(), float("inf"))
-    assert work.figures == {"tested": len(ground.validation.y), "held_out": 1.0} and work.tensors == {}
-    assert perform(order, config, 1).accuracy == work.accuracy
+    assert isinstance(order.params, Adaptation)
+    work = trial(order, order.params, ground, float("inf"))
+    assert (work.result.tested, work.result.held_out) == (len(ground.validation.y), True) and work.channels == {}
+    assert perform(order, config, 1).result == work.result
 
 
 # -- whole runs ----------------------------------------------------------------------------------------------------
@@ -188,8 +188,8 @@ class Lying(Around):
 
     def train(self, orders: Mapping[str, Order], more: deque[Order] | None = None) -> Iterator[Answer | Failure]:
         for told in super().train(orders, more):
-            lies = isinstance(told, Answer) and told.client == "client-01" and "tested" in told.figures
-            yield replace(told, accuracy=7.0) if lies else told
+            lies = isinstance(told, Answer) and told.client == "client-01" and isinstance(told.result, Tested)
+            yield with_result(told, accuracy=7.0) if lies else told
 
 
 def test_a_trial_that_is_refused_is_among_the_rounds_failures(pairs: dict[str, Any]) -> None:

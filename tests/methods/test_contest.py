@@ -10,20 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contracts.arena import Round, Told, contest_of, crowd, judged, played
+from contracts.arena import Round, Told, contest_of, crowd, played
 from contracts.chains import toy_chain
 from contracts.fleets import Around
+from contracts.method import by_name, plan, tell
 from contracts.samples import answer, random_tensors
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ConfigError, RunError
-from fednas_core.base.seeding import derive, stream
+from fednas_core.base.seeding import derive
 from fednas_core.base.settings import read
 from fednas_core.base.values import Arch, State
 from fednas_core.devices.info import ClientInfo
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import run_round
-from fednas_core.exchange.orders import Errand
+from fednas_core.exchange.orders import Order
 from fednas_core.methods.contest import HOST, Contest
 from fednas_core.methods.fedavg import Everyone, Schedule, SupernetAveraging
 from fednas_core.methods.host import START, Entrant, Rules
@@ -31,7 +32,7 @@ from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.merge import Merge
 from fednas_core.subnets.packing import extract
 from fednas_core.subnets.weightings import ByExamples
@@ -60,9 +61,9 @@ def contest(count: int = 3, rounds: int = 2, iterations: int = 1, **rules: Any) 
     return contest_of(SPACE, start(), [archs(count, i + 1) for i in range(iterations)], rounds, **rules)
 
 
-def best_last(errand: Errand) -> float:
+def best_last(asked: Order) -> float:
     """Fewer filters in a later group are better: the last candidate wins."""
-    return 0.1 + 0.01 * int(np.argmin(SPACE.encode(errand.arch)[: len(SPACE.groups)]))
+    return 0.1 + 0.01 * int(np.argmin(SPACE.encode(asked.arch)[: len(SPACE.groups)]))
 
 
 # -- federated averaging -------------------------------------------------------------------------------------------
@@ -142,8 +143,9 @@ def test_one_group_and_no_dropping_is_federated_averaging_bit_for_bit(
     for round in range(4):
         wanted = run_round(config, averaging, Training(fleet), round)
         found = run_round(config, competing, fleet, round)
-        reports = [judged(errand, round, 0.5) for errand in competing.ask(round, fleet.clients())]
-        competing.hear(round, reports)
+        assert found.pop("search")["stage"] == ("start" if round == 0 else "compete" if round < 3 else "finish")
+        found["bytes_down"] = sum(row["bytes_down"] for row in found["clients"])  # without those of the tests
+        found["client_macs"] = sum(row["client_macs"] for row in found["clients"])
         for event in (wanted, found):
             event.pop("seconds")
             for row in event["clients"]:
@@ -160,7 +162,7 @@ def test_one_group_and_no_dropping_is_federated_averaging_bit_for_bit(
 def test_the_start_is_trained_as_by_method_fedavg(tiny_pairs: dict[str, Any]) -> None:
     found = {}
     for method in ("fedavg", "fednas"):
-        config = digits(tiny_pairs, method=method, rounds=3, train__schedule="cosine", train__warmup=1)
+        config = digits(tiny_pairs, method=method, rounds=4, train__schedule="cosine", train__warmup=1)
         space = space_of(config)
         made = make(Setup(config, space, (), initial_weights(space, derive(config.seed, "weights"))))
         for round in range(3):
@@ -217,16 +219,16 @@ def test_each_client_trains_its_candidate_with_seed_budget_and_settings_of_its_o
     shapes = {label: {n: tuple(t.shape) for n, t in e.tensors.items()} for label, e in method._field.items()}
     for label, members in played_[1].parts.items():
         for name in members:
-            assert {n: tuple(t.shape) for n, t in played_[1].orders[name].tensors.items()} == shapes[label]
+            assert {n: tuple(t.shape) for n, t in played_[1].orders[name].weights.items()} == shapes[label]
 
 
 def test_each_candidate_becomes_the_mean_of_its_own_group() -> None:
     method, clients = contest(3), crowd(20)
     Round(method, 0, clients)
-    orders = method.plan(1, clients, stream(3, 1, "plan"))
+    orders = plan(method, 1, clients)
     before = {label: {n: t.clone() for n, t in e.tensors.items()} for label, e in method._field.items()}
     shift = {name: 0.1 * number for number, name in enumerate(sorted(orders))}
-    method.absorb(1, [answer(o, {n: t + shift[name] for n, t in o.tensors.items()}) for name, o in orders.items()])
+    tell(method, 1, [answer(o, {n: t + shift[name] for n, t in o.weights.items()}) for name, o in orders.items()])
     for label, entrant in method._field.items():
         mine = [shift[name] for name, order in orders.items() if order.arch == entrant.arch]
         for name, tensor in entrant.tensors.items():
@@ -239,14 +241,14 @@ def test_the_order_of_replies_and_late_strange_and_second_ones_change_nothing() 
     for spoil in (False, True):
         method = contest(3)
         Round(method, 0, clients)
-        orders = dict(method.plan(1, clients, stream(3, 1, "plan")))
+        orders = plan(method, 1, clients)
         replies = [answer(order) for order in orders.values()]
         if spoil:
             stranger = answer(replace(replies and next(iter(orders.values())), client="stranger"), loss=1e6)
             late = answer(replace(next(iter(orders.values())), round=0), loss=1e6)
             replies = [stranger, late, *reversed(replies), *replies]
-        summary = method.absorb(1, replies)
-        states.append((summary, {n: t.clone() for n, t in method.state().tensors.items()}))
+        rows = by_name(tell(method, 1, replies))
+        states.append((rows, {n: t.clone() for n, t in method.state().tensors.items()}))
     assert states[0][0] == states[1][0]
     for name, tensor in states[0][1].items():
         torch.testing.assert_close(tensor, states[1][1][name])
@@ -274,7 +276,7 @@ def test_nobody_gets_a_network_beyond_its_limit() -> None:
     rounds = played(contest_of(SPACE, start(), [found], 6, drop=0.5, every=2, join=True), clients)
     for round in rounds:
         for name, arch in [(o.client, o.arch) for o in round.orders.values()] + [
-            (e.client, e.arch) for e in round.errands
+            (e.client, e.arch) for e in round.requests
         ]:
             limit = by_name[name].limit
             assert limit is None or limit.allows(arch)
@@ -384,9 +386,9 @@ def test_without_a_share_nothing_is_dropped_and_only_the_end_is_tested() -> None
 def test_a_margin_spares_candidates_that_chance_may_have_put_behind() -> None:
     """Testing clients disagree: the gap is within its standard error."""
 
-    def noisy(errand: Any) -> float:
-        sign = 1 if int(errand.client[-3:]) % 10 == 4 else -1
-        first = errand.arch == archs(2)[0]
+    def noisy(asked: Any) -> float:
+        sign = 1 if int(asked.client[-3:]) % 10 == 4 else -1
+        first = asked.arch == archs(2)[0]
         return 0.5 + (0.2 * sign + 0.01 if first else 0.0)
 
     for margin, alive in ((0.0, 1), (2.0, 2)):
@@ -453,7 +455,7 @@ def test_nobody_who_trains_ends_the_run_with_the_reason() -> None:
     method, clients = contest(2), crowd(10)
     Round(method, 0, clients)
     with pytest.raises(RunError, match="no client that trains can be reached: start clients, then resume"):
-        method.plan(1, [c for c in clients if c.name in ("client-004", "client-009")], stream(3, 1, "plan"))
+        plan(method, 1, tuple(c for c in clients if c.name in ("client-004", "client-009")))
 
 
 def test_nobody_with_room_for_any_candidate_ends_the_run_with_the_reason() -> None:
@@ -461,10 +463,10 @@ def test_nobody_with_room_for_any_candidate_ends_the_run_with_the_reason() -> No
     for everyone in (False, True):
         method = contest(2, everyone=everyone)
         with pytest.raises(RunError, match="no client that trains has room for network start: raise the devices'"):
-            method.plan(0, clients, stream(3, 0, "plan"))
+            plan(method, 0, clients)
         Round(method, 0, crowd(10))
         with pytest.raises(RunError, match="no client that trains has room for network 1.1: raise the devices'"):
-            method.plan(1, clients, stream(3, 1, "plan"))
+            plan(method, 1, clients)
 
 
 def test_a_start_that_needs_no_training_is_tested_at_once() -> None:
@@ -481,10 +483,10 @@ def test_a_start_that_needs_no_training_is_tested_at_once() -> None:
 
 def test_the_networks_are_the_family_and_the_leader_is_first() -> None:
     method = contest(2, rounds=1, iterations=2)
-    assert method.networks == (SPACE.largest,)
+    assert method.catalogue.these == (SPACE.largest,)
     played(method, crowd(10), best_last)
     family = [entrant.arch for entrant in method._host.family]
-    assert method.networks == tuple(reversed(family)) and len(family) == 3
+    assert method.catalogue.these == tuple(reversed(family)) and len(family) == 3
     for entrant in method._host.family:
         assert method.network(entrant.arch) is entrant.tensors
     with pytest.raises(RunError, match=r"is none of this run's: start, .* are"):
@@ -512,7 +514,7 @@ def test_a_state_goes_on_identically_wherever_it_was_taken(everyone: bool) -> No
         again.restore(copied(state))
         for number in range(stopped, len(whole)):
             found, wanted = Round(again, number, clients, best_last), whole[number]
-            assert (found.told, found.errands, found.summary) == (wanted.told, wanted.errands, wanted.summary)
+            assert (found.told, found.requests, found.rows) == (wanted.told, wanted.requests, wanted.rows)
         assert again.done(len(whole))
         assert again.state().data == states[-1].data and same(again.state().tensors, states[-1].tensors)
 

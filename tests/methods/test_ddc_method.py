@@ -17,17 +17,19 @@ from fednas_core.base.errors import ConfigError, RunError
 from fednas_core.base.settings import read
 from fednas_core.base.values import Arch, State
 from fednas_core.devices.info import ClientInfo, Limit
-from fednas_core.exchange.orders import Errand
+from fednas_core.exchange.orders import Order
 from fednas_core.methods.contest import HOST, Contest
 from fednas_core.methods.ddc import Removal
+from fednas_core.methods.method import request
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.search.rewards import INFEASIBLE, Thresholds, ddc_reward, n2n_reward
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.registry import load
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
+from fednas_core.training.settings import DistilSettings
 
 SPACE = ChainSpace("five", (Unit("conv", 16), *[Unit("conv", 16)] * 4), image_size=4, in_channels=1, classes=3)
 CLIENTS = crowd(20)
@@ -47,7 +49,7 @@ def timed(arch: Arch) -> float:
 
 
 def method_of(
-    space: SearchSpace = SPACE, limits: Sequence[Limit] = (), policy: State | None = None, **pairs: Any
+    space: Elastic = SPACE, limits: Sequence[Limit] = (), policy: State | None = None, **pairs: Any
 ) -> Contest:
     config = read({**TINY, **{key.replace("__", "."): value for key, value in pairs.items()}})
     weights = random_tensors(space.plan(space.largest), 1)
@@ -65,9 +67,9 @@ def layers(arch: Arch) -> int:
     return sum(map(int, arch["k"]))
 
 
-def thin(errand: Errand) -> float:
+def thin(asked: Order) -> float:
     """The teacher finds 0.9; each layer that is gone costs two points."""
-    return 0.9 - 0.02 * (4 - layers(errand.arch))
+    return 0.9 - 0.02 * (4 - layers(asked.arch))
 
 
 # -- what may go ---------------------------------------------------------------------------------------------------
@@ -78,9 +80,9 @@ def test_the_first_layer_and_the_classifier_are_never_removed(space: ChainSpace)
     host = host_of(method_of(space))
     masks = itertools.islice(itertools.product((0, 1), repeat=len(space.removable)), 300)
     for mask in [*masks, (0,) * len(space.removable)]:
-        names = set(space.plan(host._arch(mask)))
+        names = set(space.plan(host._space.masked(mask)))
         assert {"head.weight", "head.bias", "units.0.conv.weight"} <= names
-        fresh = host._space.plan(host._arch(mask))["head.weight"][0]
+        fresh = host._space.plan(host._space.masked(mask))["head.weight"][0]
         assert fresh.stop == space.classes
     assert not {layer.keep for layer in (space.descriptors[0], space.descriptors[-1])} - {None}
 
@@ -123,7 +125,7 @@ def test_students_are_rewarded_as_in_the_paper(kind: str) -> None:
     assert [row["iteration"] for row in told] == [1, 2, 3, 4] and len(host._judged) > 3
     first = {SPACE.arch(t["arch"]) for t in rounds[0].told["candidates"]}
     for arch, (accuracy, reward) in host._judged.items():
-        assert accuracy == pytest.approx(thin(Errand("x", "trial", arch)))
+        assert accuracy == pytest.approx(thin(request(1, "x", "trial", arch)))
         share = SPACE.cost(arch).params / SPACE.cost(largest).params
         if kind == "ddc":
             time = timed(arch) / timed(largest)
@@ -131,7 +133,7 @@ def test_students_are_rewarded_as_in_the_paper(kind: str) -> None:
         elif arch in first:
             assert reward == n2n_reward(accuracy / 0.9, 1 - share, accuracy / 0.9 < 0.95, 0)
     best = max(reward for _, reward in host._judged.values())
-    assert rounds[-1].told["reward"] == best == host._judged[method.networks[0]][1]  # type: ignore[index]
+    assert rounds[-1].told["reward"] == best == host._judged[method.catalogue.these[0]][1]  # type: ignore[index]
 
 
 def test_the_mean_and_the_best_are_those_of_the_masks() -> None:
@@ -141,7 +143,7 @@ def test_the_mean_and_the_best_are_those_of_the_masks() -> None:
 
     def noted(new: int) -> None:
         masks.append(host._masks)
-        rewards = [host._judged.get(host._arch(mask), (0, INFEASIBLE))[1] for mask in host._masks]
+        rewards = [host._judged.get(host._space.masked(mask), (0, INFEASIBLE))[1] for mask in host._masks]
         means.append((sum(rewards) / len(rewards), max(rewards)))
         learn(new)
 
@@ -198,14 +200,14 @@ def test_the_random_sampler_learns_nothing() -> None:
     rounds = played(method, CLIENTS, thin)
     after = host_of(method)._learner.state()
     assert after.data == before.data
-    assert all(torch.equal(tensor, after.tensors[name]) for name, tensor in before.tensors.items())
+    assert all(torch.equal(tensor, after.weights[name]) for name, tensor in before.tensors.items())
     assert len([row for round in rounds for row in round.told.get("rewards", [])]) == 6
     other = method_of(ddc__sampler="random", contest__iterations=6, seed=2)
     assert host_of(other)._sampled() != host_of(method_of(ddc__sampler="random"))._sampled()
 
 
 def test_a_teacher_that_knows_nothing_makes_nobody_worth_anything() -> None:
-    rounds = played(method_of(), CLIENTS, lambda errand: 0.0)
+    rounds = played(method_of(), CLIENTS, lambda asked: 0.0)
     assert all(row["best"] < 0.01 for round in rounds for row in round.told.get("rewards", []))
 
 
@@ -235,12 +237,12 @@ def test_a_student_that_nobody_trained_or_tested_is_proposed_again(testing: bool
     row = Round(method, 1, clients, thin).told["rewards"][0]
     assert student not in host._judged and set(others) == set(host._judged) and row["new"] == len(others)
     ((masks, rewards),) = steps
-    assert student not in {host._arch(mask) for mask in masks} and len(masks) == len(rewards) < 6
+    assert student not in {host._space.masked(mask) for mask in masks} and len(masks) == len(rewards) < 6
     assert [entrant.arch for entrant in method._field.values()] == [student]
     resumed = method_of(contest__candidates=6, contest__iterations=3)
     resumed.restore(State(method.state().tensors, json.loads(json.dumps(method.state().data))))
     Round(resumed, 2, CLIENTS, thin)
-    assert host_of(resumed)._judged[student][0] == pytest.approx(thin(Errand("x", "trial", student)))
+    assert host_of(resumed)._judged[student][0] == pytest.approx(thin(request(1, "x", "trial", student)))
 
 
 @pytest.mark.parametrize("resource", ["macs", "ms"])
@@ -271,10 +273,10 @@ def test_the_family_holds_the_best_of_all_and_the_best_for_each_limit() -> None:
     host = host_of(method)
     rewards = {arch: reward for arch, (_, reward) in host._judged.items()}
     teacher, *students = host.family
-    assert teacher.label == "start" and method.networks is not None
+    assert teacher.label == "start" and method.catalogue.these is not None
     best = [max((a for a in rewards if limit.allows(a)), key=lambda a: rewards[a], default=None) for limit in limits]
     assert {rewards[entrant.arch] for entrant in students} == {rewards[arch] for arch in best if arch}
-    assert rewards[students[-1].arch] == max(rewards.values()) and method.networks[0] == students[-1].arch
+    assert rewards[students[-1].arch] == max(rewards.values()) and method.catalogue.these[0] == students[-1].arch
     finishing = [round.told["finishing"] for round in rounds if round.told["stage"] == "finish"]
     assert finishing == [entrant.label for entrant in students]
 
@@ -283,7 +285,7 @@ def test_the_family_holds_the_best_of_all_and_the_best_for_each_limit() -> None:
 
 
 def taught_in(round: Round) -> set[str]:
-    return {errand.client for errand in round.errands if errand.task == "teach"}
+    return {asked.client for asked in round.requests if asked.task == "teach"}
 
 
 def tasks(round: Round) -> dict[str, str]:
@@ -294,7 +296,7 @@ def test_clients_are_taught_after_the_start_and_distil_from_then_on() -> None:
     method = method_of(rounds=2, contest__finish=1, contest__iterations=2)
     rounds = played(method, CLIENTS, thin)
     assert [taught_in(round) for round in rounds[:2]] == [set(), TRAINING]
-    assert {e.arch for e in rounds[1].errands if e.task == "teach"} == {SPACE.largest}
+    assert {e.arch for e in rounds[1].requests if e.task == "teach"} == {SPACE.largest}
     assert not any(taught_in(round) for round in rounds[2:])
     assert set(tasks(rounds[0]).values()) == set(tasks(rounds[1]).values()) == {"subnet"}
     for round in rounds[2:]:
@@ -385,8 +387,8 @@ def test_a_search_goes_on_identically_from_any_state() -> None:
         again.restore(through_json(state))
         for number in range(stopped, len(whole)):
             found = Round(again, number, CLIENTS, thin)
-            assert (found.told, found.errands, found.summary) == (
-                whole[number].told, whole[number].errands, whole[number].summary,
+            assert (found.told, found.requests, found.rows) == (
+                whole[number].told, whole[number].requests, whole[number].rows,
             )  # fmt: skip
         last = again.state()
         assert last.data == states[-1].data and set(last.tensors) == set(states[-1].tensors)
@@ -411,7 +413,7 @@ def test_a_transferred_policy_is_where_learning_goes_on() -> None:
 
 
 @pytest.mark.parametrize("space", [toy_space(), ChainSpace("one", (Unit("conv", 8),), image_size=4)])
-def test_a_space_whose_layers_cannot_be_removed_is_refused(space: SearchSpace) -> None:
+def test_a_space_whose_layers_cannot_be_removed_is_refused(space: Elastic) -> None:
     with pytest.raises(ConfigError, match="method 'ddc' removes layers, and space .* choose one of kind 'chain', e.g."):
         make(Setup(read({"method": "ddc"}), space, (), initial_weights(space, 1)))
 
@@ -425,5 +427,7 @@ def test_settings_become_rules() -> None:
 
 def test_teacher_and_students_train_from_the_full_rate_down() -> None:
     method = method_of(rounds=2, ddc__rounds=2, contest__iterations=1, contest__finish=2, train__lr=0.1)
-    rates = [next(iter(round.orders.values())).settings.lr for round in played(method, CLIENTS, thin)]
+    params = [next(iter(round.orders.values())).params for round in played(method, CLIENTS, thin)]
+    rates = [given.train.lr if isinstance(given, DistilSettings) else given.lr for given in params]
+    assert [isinstance(given, DistilSettings) for given in params] == [False] * 2 + [True] * 4
     assert rates == pytest.approx([0.1, 0.05] * 3)

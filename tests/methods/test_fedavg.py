@@ -3,14 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from contracts.method import CLIENTS, plan, replies
+from contracts.method import CLIENTS, plan, replies, tell
 from contracts.samples import answer, supernet_of, toy_space
 
 from fednas_core.base.errors import RunError
 from fednas_core.base.seeding import derive
 from fednas_core.base.values import State
 from fednas_core.devices.info import ClientInfo
-from fednas_core.methods.fedavg import Assignment, Everyone, Schedule, SupernetAveraging
+from fednas_core.methods.fedavg import Everyone, Schedule, SupernetAveraging
+from fednas_core.methods.method import Assignment
 from fednas_core.subnets.weightings import ByExamples, MaxNet
 from fednas_core.training.settings import TrainSettings
 
@@ -31,10 +32,10 @@ def test_a_full_plan_is_federated_averaging_by_hand() -> None:
         examples = {client.name: client.examples for client in CLIENTS}
         total = sum(examples.values())
         wanted = {
-            name: sum(examples[r.client] / total * r.tensors[name].double().numpy() for r in answers)
-            for name in answers[0].tensors
+            name: sum(examples[r.client] / total * r.weights[name].double().numpy() for r in answers)
+            for name in answers[0].weights
         }
-        method.absorb(round, answers)
+        tell(method, round, answers)
         for name, tensor in method.weights().items():
             np.testing.assert_allclose(tensor.numpy(), wanted[name], rtol=1e-5, atol=1e-6)
 
@@ -42,20 +43,20 @@ def test_a_full_plan_is_federated_averaging_by_hand() -> None:
 def test_clients_that_fail_leave_their_share_to_the_others() -> None:
     method = averaging()
     answers = replies(plan(method, 0))[:2]
-    method.absorb(0, answers)
+    tell(method, 0, answers)
     a, b = (client.examples for client in CLIENTS[:2])
     for name, tensor in method.weights().items():
-        wanted = (a * answers[0].tensors[name].double() + b * answers[1].tensors[name].double()) / (a + b)
+        wanted = (a * answers[0].weights[name].double() + b * answers[1].weights[name].double()) / (a + b)
         np.testing.assert_allclose(tensor.numpy(), wanted.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_max_net_weighs_the_first_largest() -> None:
     method = averaging(MaxNet(0.7, 0.7, 1))
     answers = replies(plan(method, 0))
-    method.absorb(0, answers)
+    tell(method, 0, answers)
     shares = [0.7, 0.075, 0.075, 0.075, 0.075]
     name = "head.weight"
-    wanted = sum(share * reply.tensors[name].double() for share, reply in zip(shares, answers, strict=True))
+    wanted = sum(share * reply.weights[name].double() for share, reply in zip(shares, answers, strict=True))
     torch.testing.assert_close(method.weights()[name].double(), wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -72,8 +73,8 @@ def test_the_supernet_is_trained_in_place() -> None:
         SPACE, supernet, Everyone(SPACE.smallest), ByExamples(), Schedule(3, lambda round: TrainSettings(), 7)
     )
     orders = plan(method, 0, CLIENTS[:1])
-    ones = {name: torch.ones_like(tensor) for name, tensor in next(iter(orders.values())).tensors.items()}
-    method.absorb(0, [answer(next(iter(orders.values())), ones)])
+    ones = {name: torch.ones_like(tensor) for name, tensor in next(iter(orders.values())).weights.items()}
+    tell(method, 0, [answer(next(iter(orders.values())), ones)])
     assert method.weights()["head.weight"] is supernet["head.weight"]
     assert (supernet["head.weight"][:, :16] == 1).all() and not (supernet["head.weight"][:, 16:] == 1).any()
 
@@ -89,9 +90,9 @@ def test_everyone_trains_the_same() -> None:
 
 def test_rows_of_the_summary() -> None:
     method = averaging()
-    summary = method.absorb(0, replies(plan(method, 0)))
+    summary = tell(method, 0, replies(plan(method, 0)))
     cost = SPACE.cost(SPACE.largest)
-    row = summary.clients[1]
+    row = summary.rows[1]
     assert row == {
         "client": "client-01", "role": "largest", "tier": "", "macs": cost.macs, "params": cost.params,
         "examples": 21, "loss": 2.0, "accuracy": 0.5, "client_macs": 1000, "seconds": 0.1,
@@ -107,11 +108,10 @@ def test_restoring_keeps_the_tensors_of_the_supernet() -> None:
 
 
 @pytest.mark.parametrize("round", [0, 5])
-def test_an_empty_round_has_a_summary(round: int) -> None:
+def test_an_empty_round_has_no_rows(round: int) -> None:
     method = averaging()
     plan(method, round)
-    summary = method.absorb(round, [])
-    assert (summary.round, summary.loss, summary.accuracy) == (round, None, None)
+    assert tell(method, round, []).rows == ()
 
 
 @pytest.mark.parametrize(

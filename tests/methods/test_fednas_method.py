@@ -17,19 +17,20 @@ from fednas_core.base.errors import ConfigError, RunError
 from fednas_core.base.settings import read
 from fednas_core.base.values import Arch, State
 from fednas_core.devices.budgets import Allowance, Budget
-from fednas_core.exchange.orders import Errand
+from fednas_core.exchange.orders import Order
 from fednas_core.methods.contest import Contest
 from fednas_core.methods.fednas import NetAdapt
 from fednas_core.methods.host import Entrant
+from fednas_core.methods.method import request
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup, resource_of
 from fednas_core.search.dropping import Standing
 from fednas_core.search.mnas import score
-from fednas_core.search.netadapt import positions_of, proposals
+from fednas_core.search.netadapt import proposals
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.chainspec import Unit
-from fednas_core.spaces.modules import initial_weights
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.networks import initial_weights
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.networks import subnet
 
 UNITS = (Unit("conv", 32), Unit("conv", 40, pool=True), Unit("conv", 48), Unit("conv", 64))
@@ -38,14 +39,14 @@ CLIENTS = crowd(20)
 TINY = {"method": "fednas", "rounds": 1, "contest.finish": 0, "contest.iterations": 3, "fednas.step": 0.1}
 
 
-def setup_of(space: SearchSpace = SPACE, seed: int = 1, **pairs: Any) -> Setup:
+def setup_of(space: Elastic = SPACE, seed: int = 1, **pairs: Any) -> Setup:
     given = {key.replace("__", ".").replace("_", "-"): value for key, value in pairs.items()}
     weights = random_tensors(space.plan(space.largest), seed)
     timed = lambda arch: 3.0 + 1e-4 * space.cost(arch).macs  # noqa: E731
     return Setup(read({**TINY, **given}), space, (), weights, latency_ms=timed)
 
 
-def method_of(space: SearchSpace = SPACE, seed: int = 1, **pairs: Any) -> Contest:
+def method_of(space: Elastic = SPACE, seed: int = 1, **pairs: Any) -> Contest:
     method = make(setup_of(space, seed, **pairs))
     assert isinstance(method, Contest)
     return method
@@ -59,8 +60,8 @@ def macs(arch: Arch) -> float:
     return float(SPACE.cost(arch).macs)
 
 
-def dearest(errand: Errand) -> float:
-    return macs(errand.arch) / macs(SPACE.largest)
+def dearest(asked: Order) -> float:
+    return macs(asked.arch) / macs(SPACE.largest)
 
 
 # -- proposals -----------------------------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ def test_a_candidate_keeps_the_filters_of_largest_norm(norm: Any, together: int)
             assert set(wanted) == set(entrant.tensors)
             assert all(torch.equal(tensor, entrant.tensors[name]) for name, tensor in wanted.items())
         winner = candidates[iteration]
-        for tensor in winner.tensors.values():
+        for tensor in winner.weights.values():
             tensor.add_(0.5 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(iteration)))
         host.conclude({entrant.label: entrant for entrant in candidates}, [Standing(winner.label, 0.9, 0.0, 0.0, 10)])
 
@@ -156,7 +157,7 @@ def test_every_space_has_proposals() -> None:
     assert rounds[0].told["candidates"] and len(host_of(method).family) > 1
     costs = [space.cost(entrant.arch).macs for entrant in host_of(method).family]
     assert costs == sorted(costs, reverse=True)
-    assert positions_of(space) == tuple(range(len(space.gene_choices)))
+    assert space.shrinkable == tuple(range(len(space.gene_choices)))
 
 
 # -- the family ----------------------------------------------------------------------------------------------------
@@ -239,7 +240,7 @@ def test_what_finishes_is_the_dearest_within_each_limit_and_the_leader() -> None
 
 def test_rates_are_low_for_candidates_and_fall_in_the_end() -> None:
     method = method_of(contest__finish=2, contest__iterations=1, rounds=2, train__lr=0.1, fednas__lr=0.5)
-    rates = [next(iter(round.orders.values())).settings.lr for round in played(method, CLIENTS)]
+    rates = [next(iter(round.orders.values())).params.lr for round in played(method, CLIENTS)]
     assert rates[:2] == pytest.approx([0.1, 0.05]) and set(rates[2:-2]) == {0.05}
     assert rates[-2:] == pytest.approx([0.1, 0.05])
 
@@ -259,8 +260,8 @@ def test_settings_become_rules() -> None:
 
 
 def test_a_margin_keeps_candidates_that_are_within_chance() -> None:
-    def noisy(errand: Errand) -> float:
-        return 0.5 + (0.1 if errand.client.endswith(("04", "14")) else -0.1) * (0.2 + dearest(errand))
+    def noisy(asked: Order) -> float:
+        return 0.5 + (0.1 if asked.client.endswith(("04", "14")) else -0.1) * (0.2 + dearest(asked))
 
     alive = {}
     for margin in (0.0, 3.0):
@@ -289,7 +290,7 @@ def test_the_search_is_over_once_every_budget_is_met() -> None:
 
 def test_where_no_single_group_can_save_the_step_half_of_it_will_do() -> None:
     full = macs(SPACE.largest)
-    assert not proposals(SPACE, SPACE.largest, macs, 0.1 * full, positions_of(SPACE))
+    assert not proposals(SPACE, SPACE.largest, macs, 0.1 * full, SPACE.shrinkable)
     costs = searched(setup_of(contest__iterations=2, fednas__step=0.9))
     assert len(costs) == 3 and costs[1] < 0.8 * full and costs[2] < costs[1]
 
@@ -297,9 +298,9 @@ def test_where_no_single_group_can_save_the_step_half_of_it_will_do() -> None:
 # -- evolution -----------------------------------------------------------------------------------------------------
 
 
-def scored(errand: Errand) -> float:
+def scored(asked: Order) -> float:
     """Small networks are nearly as good as large ones."""
-    return 0.5 + 0.3 * dearest(errand) ** 0.05
+    return 0.5 + 0.3 * dearest(asked) ** 0.05
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.5])
@@ -318,7 +319,7 @@ def test_evolution_never_falls_in_score(drop: float) -> None:
     assert len(proposed) == len(set(proposed)) == 36 and SPACE.largest not in proposed
     assert set(host._judged) == {SPACE.largest, *proposed}, "dropped ones are known as well"
     for arch, value in host._judged.items():
-        wanted = score(scored(Errand("x", "trial", arch)), macs(arch), 0.3 * macs(SPACE.largest), -0.07)
+        wanted = score(scored(request(1, "x", "trial", arch)), macs(arch), 0.3 * macs(SPACE.largest), -0.07)
         assert value == pytest.approx(wanted)
 
 
@@ -352,7 +353,7 @@ def test_a_search_goes_on_identically_from_any_state(search: str) -> None:
         again.restore(through_json(state))
         for number in range(stopped, len(whole)):
             found = Round(again, number, CLIENTS, scored)
-            assert (found.told, found.summary) == (whole[number].told, whole[number].summary)
+            assert (found.told, found.rows) == (whole[number].told, whole[number].rows)
         last = again.state()
         assert last.data == states[-1].data and set(last.tensors) == set(states[-1].tensors)
         assert all(torch.equal(tensor, last.tensors[name]) for name, tensor in states[-1].tensors.items())
@@ -402,8 +403,8 @@ def test_of_a_candidate_that_nobody_trained_or_tested_nothing_is_known(search: s
     clients = [
         replace(c, limit=Not(unknown.arch) if s == testing else None) for c, s in zip(CLIENTS, sides, strict=True)
     ]
-    told = Round(method, 1, clients, lambda errand: 0.9 if errand.arch == unknown.arch else 0.6).told
-    assert told["winner"] not in (None, unknown.label) and unknown.arch not in (method.networks or ())
+    told = Round(method, 1, clients, lambda asked: 0.9 if asked.arch == unknown.arch else 0.6).told
+    assert told["winner"] not in (None, unknown.label) and unknown.arch not in (method.catalogue.these or ())
     assert unknown.label not in {test["network"] for test in told["tests"]}
     if search == "evolution":
         assert unknown.arch not in host_of(method)._judged and unknown.label not in told["scores"]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contracts.method import CLIENTS, MethodContract, plan, replies
+from contracts.method import CLIENTS, MethodContract, plan, replies, tell
 from contracts.mobile import toy_mobile
 from contracts.samples import supernet_of, toy_space
 
@@ -14,8 +14,9 @@ from fednas_core.base.errors import ConfigError
 from fednas_core.base.settings import read
 from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.devices.info import ClientInfo
-from fednas_core.methods.fedavg import Assignment, Schedule, SupernetAveraging
+from fednas_core.methods.fedavg import Schedule, SupernetAveraging
 from fednas_core.methods.fedsup import Broadcast, fedsup, role_of
+from fednas_core.methods.method import Assignment
 from fednas_core.search.within import within
 from fednas_core.subnets.merge import DampedMerge, Merging
 from fednas_core.subnets.weightings import ByExamples
@@ -85,13 +86,13 @@ def test_without_limits_both_merges_are_federated_averaging_to_the_bit(rule: str
     method, plain = method_of(rule=rule), method_of()
     answers = replies(plan(method, 0))
     plan(plain, 0)
-    method.absorb(0, answers)
-    plain.absorb(0, answers)
+    tell(method, 0, answers)
+    tell(plain, 0, answers)
     total = sum(client.examples for client in CLIENTS)
     examples = {client.name: client.examples / total for client in CLIENTS}
     for name, tensor in method.weights().items():
         assert torch.equal(tensor, plain.weights()[name])
-        wanted = sum(examples[reply.client] * reply.tensors[name].double() for reply in answers)
+        wanted = sum(examples[reply.client] * reply.weights[name].double() for reply in answers)
         torch.testing.assert_close(tensor.double(), wanted, rtol=1e-5, atol=1e-6)
 
 

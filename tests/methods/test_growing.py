@@ -11,7 +11,7 @@ from fednas_core.base.settings import read
 from fednas_core.methods.setup import closed_rounds, growing, scheduled
 from fednas_core.search.shrinking import Curriculum, parse_order, places
 from fednas_core.spaces.registry import load, names
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 
 LEAST = 0.4
 """Share of the summed learning rate in rounds in which everything is open."""
@@ -22,7 +22,7 @@ def rates(config: RunConfig) -> list[float]:
     return [settings(round).lr for round in range(config.rounds)]
 
 
-def orders(space: SearchSpace) -> list[str]:
+def orders(space: Elastic) -> list[str]:
     """Return every gene of a space forwards, backwards and alone."""
     genes = list(places(space))
     return [",".join(genes), ",".join(reversed(genes)), *genes]

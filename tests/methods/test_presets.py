@@ -17,6 +17,7 @@ from fednas_core.cli.settings import PRESETS, deviations, flat, gather, presets
 from fednas_core.methods.registry import path_of, searched_by
 from fednas_core.search.path import budgets
 from fednas_core.spaces.registry import load
+from fednas_core.spaces.space import Signature
 
 NAMES = [name for name, _ in presets()]
 SAID = {
@@ -135,7 +136,7 @@ def test_presets_search_as_published(name: str, by: str) -> None:
 def test_the_bins_of_the_budgets_begin_at_the_published_lower_end() -> None:
     for name, classes in (("superfednas-cifar10", 10), ("deepfednas-cifar10", 10), ("deepfednas-cifar100", 100)):
         config = read(gather(name, None))
-        low = budgets(load(config.space.name).for_data(32, 3, classes), 2)[0]
+        low = budgets(load(config.space.name).for_data(Signature((3, 32, 32), classes)), 2)[0]
         assert config.budgets.startswith(f"smallest={low / 1e6:.6f}M,")
 
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 from contracts.arena import crowd, judged
 from contracts.chains import toy_chain
+from contracts.samples import with_result
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fednas_core.base.values import Arch
 from fednas_core.devices.info import ClientInfo
-from fednas_core.exchange.orders import Errand
+from fednas_core.methods.method import request
 from fednas_core.methods.sides import Sides, able
 
 SPACE = toy_chain()
@@ -72,8 +73,8 @@ def test_names_without_a_number_count_in_order_of_appearance() -> None:
 def test_the_taught_are_those_who_said_so_until_they_fail_to_answer() -> None:
     found = sides("client-00", "client-01", "client-02")
     assert not found.somebody_taught
-    reports = [judged(Errand(f"client-0{i}", "teach", SPACE.largest), 1, 0.0) for i in (0, 1)]
-    found.learn([*reports, judged(Errand("client-02", "trial", SPACE.largest), 1, 0.5)])
+    reports = [judged(request(1, f"client-0{i}", "teach", SPACE.largest), 0.0) for i in (0, 1)]
+    found.learn([*reports, judged(request(1, "client-02", "trial", SPACE.largest), 0.5)])
     assert [found.taught(f"client-0{i}") for i in range(3)] == [True, True, False]
     found.missed(["client-01", "client-02"])
     assert [found.taught(f"client-0{i}") for i in range(3)] == [True, False, False] and found.somebody_taught
@@ -83,10 +84,10 @@ def test_results_are_by_network_and_weighed_by_what_the_server_knows() -> None:
     archs, found = (SPACE.largest, SPACE.smallest), Sides(5)
     found.meet([ClientInfo("client-00", 10), ClientInfo("client-01", 20), ClientInfo("client-04", 5000)])
     labels = {archs[0]: "1.1", archs[1]: "1.2"}
-    first = judged(Errand("client-04", "trial", archs[0]), 1, 0.25)
-    boast = replace(first, figures={"tested": 1e12, "held_out": 0.0})
-    other = judged(Errand("client-00", "trial", archs[1]), 1, 0.5)
-    kept = judged(Errand("client-00", "teach", archs[1]), 1, 0.9)
+    first = judged(request(1, "client-04", "trial", archs[0]), 0.25)
+    boast = with_result(first, tested=10**12)
+    other = judged(request(1, "client-00", "trial", archs[1]), 0.5)
+    kept = judged(request(1, "client-00", "teach", archs[1]), 0.9)
     results = found.results([boast, other, kept], labels)
     assert results == {"1.1": {"client-04": (200, 0.25)}, "1.2": {"client-00": (10, 0.5)}}  # ten times the median
     assert found.results([first], {archs[1]: "1.2"}) == {"1.2": {}}
@@ -94,7 +95,7 @@ def test_results_are_by_network_and_weighed_by_what_the_server_knows() -> None:
 
 def test_the_state_is_json_and_goes_on() -> None:
     one, two = sides("client-00", "client-04", "client-05"), Sides(5)
-    one.learn([judged(Errand("client-00", "teach", SPACE.largest), 1, 0.0)])
+    one.learn([judged(request(1, "client-00", "teach", SPACE.largest), 0.0)])
     state = json.loads(json.dumps(one.state()))
     two.restore(state)
     assert two.state() == state and told(one) == told(two) and two.taught("client-00")
@@ -137,5 +138,5 @@ def test_sides_that_were_settled_before_hold() -> None:
 def test_who_never_trains_counts_with_all_its_images() -> None:
     found = Sides(5)
     found.meet([ClientInfo(f"client-{i:02d}", 8, held_out=2) for i in (0, 1, 4)])
-    reports = [judged(Errand(f"client-{i:02d}", "trial", SPACE.largest), 1, 0.5) for i in (0, 4)]
+    reports = [judged(request(1, f"client-{i:02d}", "trial", SPACE.largest), 0.5) for i in (0, 4)]
     assert found.results(reports, {SPACE.largest: "1.1"}) == {"1.1": {"client-00": (2, 0.5), "client-04": (10, 0.5)}}

@@ -5,13 +5,14 @@ from functools import partial
 
 import numpy as np
 import pytest
-from contracts.method import CLIENTS, plan, replies
+from contracts.method import CLIENTS, plan, replies, tell
 from contracts.samples import supernet_of, toy_space
 
 from fednas_core.base.values import Arch
 from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.devices.info import ClientInfo
-from fednas_core.methods.fedavg import Assignment, Schedule, SupernetAveraging
+from fednas_core.methods.fedavg import Schedule, SupernetAveraging
+from fednas_core.methods.method import Assignment
 from fednas_core.methods.superfednas import TrackingSandwich
 from fednas_core.search.within import within
 from fednas_core.subnets.weightings import MaxNet
@@ -79,7 +80,7 @@ def test_whoever_fails_with_the_largest_gets_it_again() -> None:
     )
     orders = plan(method, 0)
     failed = next(name for name, order in orders.items() if order.arch == SPACE.largest)
-    method.absorb(0, [reply for reply in replies(orders) if reply.client != failed])
+    tell(method, 0, [reply for reply in replies(orders) if reply.client != failed])
     assert counts(method.sampler, "largest_rounds") == [0] * 5  # type: ignore[arg-type]
     assert sum(counts(method.sampler, "smallest_rounds")) == 1  # type: ignore[arg-type]
     again = plan(method, 1)
@@ -105,12 +106,12 @@ def test_only_the_tracked_largest_has_the_weight_of_max_net() -> None:
     )
     orders = plan(method, 0)
     answers = replies(orders)
-    method.absorb(0, answers)
+    tell(method, 0, answers)
     region = (0, slice(16, 24))  # the smallest network does not cover it
     shares = {name: 0.05 for name in orders} | {"client-00": 0.8}
     owners = [reply for reply in answers if reply.arch == SPACE.largest]
     total = sum(shares[reply.client] for reply in owners)
-    wanted = sum(shares[r.client] * r.tensors["head.weight"][region].double() for r in owners) / total
+    wanted = sum(shares[r.client] * r.weights["head.weight"][region].double() for r in owners) / total
     np.testing.assert_allclose(method.weights()["head.weight"][region].numpy(), wanted.numpy(), rtol=1e-5)
 
 

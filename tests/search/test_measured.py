@@ -14,7 +14,7 @@ from fednas_core.devices.budgets import Allowance, Budget
 from fednas_core.search.measured import MUTANTS, PARENTS, Worth, most_accurate
 from fednas_core.search.within import within
 from fednas_core.spaces.registry import load
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.space import Elastic
 
 TOY = toy_space(widths=(0.5, 1.0, 1.5), expansions=(0.25, 0.5, 1.0))
 FREE = Allowance(Budget("any"), TOY)
@@ -24,7 +24,7 @@ EVERY = tuple({TOY.decode(np.array(row)) for row in product(*(range(count) for c
 class Exam:
     """Accuracies that are known, seemingly without order, and what was asked."""
 
-    def __init__(self, space: SearchSpace = TOY, seed: int = 0) -> None:
+    def __init__(self, space: Elastic = TOY, seed: int = 0) -> None:
         self.space, self.seed, self.asked = space, seed, list[Arch]()
 
     def __call__(self, arch: Arch) -> Worth:
@@ -36,7 +36,7 @@ class Exam:
         return (float(np.random.default_rng([self.seed, *row.tolist()]).random()),)
 
 
-def allowance(kind: str, share: float, space: SearchSpace = TOY) -> Allowance:
+def allowance(kind: str, share: float, space: Elastic = TOY) -> Allowance:
     """A limit of one kind, from the smallest network (share 0) to the largest."""
 
     def milliseconds(arch: Arch) -> float:
@@ -91,7 +91,7 @@ def test_nothing_fits_and_nothing_is_measured() -> None:
     assert most_accurate(TOY, tiny, exam, 8, 5, np.random.default_rng(0)) == () and not exam.asked
 
 
-def smooth(space: SearchSpace, best: Arch) -> Callable[[Arch], Worth]:
+def smooth(space: Elastic, best: Arch) -> Callable[[Arch], Worth]:
     """An accuracy that falls with the genes that differ from those of the best network."""
     target = space.encode(best)
     return lambda arch: (-float(np.abs(space.encode(arch) - target).sum()),)

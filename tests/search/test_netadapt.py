@@ -9,7 +9,7 @@ from contracts.samples import toy_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fednas_core.search.netadapt import positions_of, proposals, step_size
+from fednas_core.search.netadapt import proposals, step_size
 from fednas_core.spaces.chain import ChainSpace
 from fednas_core.spaces.registry import load
 
@@ -82,16 +82,16 @@ def test_a_resource_that_is_not_monotone_still_gives_the_largest_choice_that_mee
 
 def test_spaces_without_width_groups_have_a_proposal_at_every_position() -> None:
     space = toy_space()
-    assert positions_of(space) == tuple(range(len(space.gene_choices)))
+    assert space.shrinkable == tuple(range(len(space.gene_choices)))
 
 
 def test_of_a_chain_each_width_group_is_shrunk_and_no_layer_removed() -> None:
     assert isinstance(CNN, ChainSpace)
-    assert positions_of(CNN) == tuple(range(len(CNN.groups)))
+    assert CNN.shrinkable == tuple(range(len(CNN.groups)))
     resource, base = macs_of(CNN), CNN.largest
     initial = resource(base)
     target = initial - step_size(initial, 0.03, 0.96, 0)
-    found = proposals(CNN, base, resource, target, positions_of(CNN))
+    found = proposals(CNN, base, resource, target, CNN.shrinkable)
     assert len(found) >= 5
     shrunk = []
     for arch in found:
@@ -112,7 +112,7 @@ def test_tied_groups_of_a_chain_are_one_proposal() -> None:
     target = 0.95 * resource(base)
     ninth, tenth = (proposals(CNN, base, resource, target, [position]) for position in (8, 9))
     assert ninth == tenth and len(ninth) == 1 and ninth[0]["w"][8] == ninth[0]["w"][9]
-    assert len(proposals(CNN, base, resource, target, positions_of(CNN))) == len(CNN.groups) - 1
+    assert len(proposals(CNN, base, resource, target, CNN.shrinkable)) == len(CNN.groups) - 1
 
 
 def test_netadapt_reaches_a_budget_step_by_step() -> None:
@@ -122,7 +122,7 @@ def test_netadapt_reaches_a_budget_step_by_step() -> None:
         if resource(base) <= budget:
             break
         target = max(budget, resource(base) - step_size(initial, 0.05, 0.96, iteration))
-        found = proposals(CNN, base, resource, target, positions_of(CNN))
+        found = proposals(CNN, base, resource, target, CNN.shrinkable)
         assert found and all(resource(arch) <= target for arch in found)
         base = max(found, key=lambda arch: sum(arch["w"]))
     assert resource(base) <= budget and iteration < 30

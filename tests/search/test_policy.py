@@ -22,7 +22,7 @@ from fednas_core.search.policy import (
     most_likely,
     sample,
 )
-from fednas_core.spaces.chainspec import Descriptor
+from fednas_core.spaces.capabilities import Descriptor
 from fednas_core.spaces.registry import load
 
 Layers = tuple[Descriptor, ...]

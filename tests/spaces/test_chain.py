@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fednas_core.base.errors import ArchError, ConfigError
+from fednas_core.spaces.capabilities import Descriptor
 from fednas_core.spaces.chain import ChainSpace
-from fednas_core.spaces.chainspec import Descriptor, Unit
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.chainspec import Unit
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.registry import from_table, load
+from fednas_core.spaces.space import Signature
 from fednas_core.subnets.networks import network, subnet
 from fednas_core.subnets.packing import extract, nested, shapes, views
 
@@ -97,7 +99,7 @@ def test_the_presets_for_fednas_and_ddc() -> None:
     cnn, cnn8 = load("cnn"), load("cnn8")
     assert len(cnn.groups) == 10 and len(cnn8.removable) == 7
     assert cnn.cost(cnn.largest).macs == 10_716_096
-    small = cnn.for_data(16, 3, 10)
+    small = cnn.for_data(Signature((3, 16, 16), 10))
     assert small.cost(small.largest).macs == 2_679_744
     assert (cnn8.cost(cnn8.largest).macs, cnn8.cost(cnn8.largest).params) == (1_115_776, 101_610)
 

@@ -15,10 +15,12 @@ from torch import nn
 from torch.nn import functional
 
 from fednas_core.base.errors import ArchError, ConfigError
+from fednas_core.spaces.layers.depthwise import depthwise_conv
 from fednas_core.spaces.mobilenet import MobileNetSpace
 from fednas_core.spaces.mobilespec import MobileBlockSpec, Stage
-from fednas_core.spaces.modules import DepthwiseConv, initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.registry import from_table, load
+from fednas_core.spaces.space import Signature
 from fednas_core.subnets.networks import subnet
 from fednas_core.subnets.packing import shapes
 
@@ -83,7 +85,7 @@ class TestTransforms(SearchSpaceContract):
         return toy_mobile(transforms=True, norm=request.param)
 
     def macs_beside(self, network: nn.Module) -> int:
-        layers = [layer for layer in network.modules() if isinstance(layer, DepthwiseConv)]
+        layers = [layer for layer in network.modules() if isinstance(layer, depthwise_conv())]
         return sum(layer.in_channels * size**4 for layer in layers for size in layer.steps)
 
 
@@ -299,14 +301,11 @@ def test_wrong_genes_are_refused_with_gene_and_choices(genes: dict[str, Any], wo
 
 
 def test_resolutions_follow_the_data_in_proportion() -> None:
-    space = load("once-for-all").for_data(32, 3, 10)
-    assert space.resolutions == tuple(range(18, 33)) and load("mobilenet").for_data(32, 3, 10).resolutions == (
-        24,
-        28,
-        32,
-    )
-    assert load("mobilenet").for_data(2, 1, 10).resolutions == (2,)
-    assert load("fedsup").for_data(9, 1, 10).resolutions == (9,)
+    images = Signature((3, 32, 32), 10)
+    assert load("once-for-all").for_data(images).resolutions == tuple(range(18, 33))
+    assert load("mobilenet").for_data(images).resolutions == (24, 28, 32)
+    assert load("mobilenet").for_data(Signature((1, 2, 2), 10)).resolutions == (2,)
+    assert load("fedsup").for_data(Signature((1, 9, 9), 10)).resolutions == (9,)
     assert load("fedsup").resolutions == (32,)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,21 +12,21 @@ from torch import Tensor
 
 from fednas_core.base.errors import ConfigError
 from fednas_core.spaces.layers import Norm
-from fednas_core.spaces.modules import ParametricNorm
+from fednas_core.spaces.layers.norm import parametric_norm
 
 BOTH = pytest.mark.parametrize("per_sample", [False, True], ids=["batch", "sample"])
 
 
-def made(channels: int, per_sample: bool) -> ParametricNorm:
+def made(channels: int, per_sample: bool) -> Any:
     """A norm with random vectors."""
-    norm, generator = ParametricNorm(channels, per_sample), torch.Generator().manual_seed(1)
+    norm, generator = parametric_norm()(channels, per_sample), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in norm.parameters():
             parameter.copy_(torch.randn(channels, generator=generator))
     return norm
 
 
-def formula(x: np.ndarray, norm: ParametricNorm, per_sample: bool) -> np.ndarray:
+def formula(x: np.ndarray, norm: Any, per_sample: bool) -> np.ndarray:
     """``γ·(x − α)/(RMS(x − α) + 1e-8) + β`` in float64."""
     gamma, beta, alpha = (v.detach().double().numpy()[:, None, None] for v in (norm.weight, norm.bias, norm.alpha))
     centred = x.astype(np.float64) - alpha
@@ -85,21 +87,21 @@ def test_outputs_depend_on_the_batch_or_not() -> None:
 
 @BOTH
 def test_a_narrower_one_is_a_part_of_the_wider_one(per_sample: bool) -> None:
-    wide, narrow, x = made(6, per_sample), ParametricNorm(4, per_sample), torch.randn(3, 6, 5, 5)
+    wide, narrow, x = made(6, per_sample), parametric_norm()(4, per_sample), torch.randn(3, 6, 5, 5)
     narrow.load_state_dict({name: tensor[:4] for name, tensor in wide.state_dict().items()})
     torch.testing.assert_close(wide(x)[:, :4], narrow(x[:, :4]))
 
 
 @BOTH
 def test_a_single_pixel_is_only_a_sign(per_sample: bool) -> None:
-    norm, x = ParametricNorm(2, per_sample), torch.tensor([[[[3.0]], [[-0.2]]]])
+    norm, x = parametric_norm()(2, per_sample), torch.tensor([[[[3.0]], [[-0.2]]]])
     torch.testing.assert_close(norm(x), x.sign())
 
 
 @BOTH
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
 def test_it_computes_in_float32_whatever_comes(per_sample: bool, weights: torch.dtype) -> None:
-    norm = ParametricNorm(16, per_sample).to(weights)
+    norm = parametric_norm()(16, per_sample).to(weights)
     x = (100 + torch.randn(2, 16, 4, 4)).bfloat16().requires_grad_()
     found = norm(x)
     found.sum().backward()
@@ -110,7 +112,7 @@ def test_it_computes_in_float32_whatever_comes(per_sample: bool, weights: torch.
 
 def test_second_derivatives_are_refused_rather_than_wrong() -> None:
     x = torch.randn(2, 3, 4, 4, requires_grad=True)
-    (grad,) = torch.autograd.grad(ParametricNorm(3, False)(x).square().sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(parametric_norm()(3, False)(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
 

@@ -12,7 +12,7 @@ from contracts.samples import toy_space
 from contracts.space import SearchSpaceContract, real_cost
 
 from fednas_core.base.errors import ArchError, ConfigError
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.spaces.registry import load, names
 from fednas_core.spaces.resnet import ResNetSpace, make_divisible
 from fednas_core.subnets.packing import shapes

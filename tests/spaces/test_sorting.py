@@ -14,6 +14,7 @@ from torch import Tensor
 from fednas_core.spaces.mobilespec import Stage
 from fednas_core.spaces.registry import load
 from fednas_core.spaces.sorting import sort_channels
+from fednas_core.spaces.space import Signature
 from fednas_core.subnets.networks import calibrate, subnet
 
 NORMS = ["none", "group", "batch", "parametric", "parametric-sample"]
@@ -23,7 +24,7 @@ SPACES = {
     "mobile-transforms": toy_mobile(transforms=True, granularity="stage"),
     "mobile-projection": toy_mobile(shortcuts="projection"),
     "mobile-tail": toy_mobile(tail=(24, 32), stem=8, stages=(Stage((8,), (1,)), Stage((16,), (1, 3), 1, (3,), (4.0,)))),
-    "fedsup": load("fedsup").for_data(17, 2, 3),
+    "fedsup": load("fedsup").for_data(Signature((2, 17, 17), 3)),
 }
 
 

@@ -5,7 +5,7 @@ import torch
 
 from fednas_core.base.values import Cost, region_shape
 from fednas_core.spaces.layers import CHANNELS_PER_GROUP, Conv, Linear, Norm, cost_of, first, plan_of
-from fednas_core.spaces.modules import GroupNorm
+from fednas_core.spaces.layers.norm import group_norm
 
 LAYERS = (Conv("a", 3, 8, 3, 2, 5), Norm("n", 8, "group"), Linear("h", 8, 4))
 
@@ -28,14 +28,14 @@ def test_norms_are_free_and_none_has_no_tensors(kind: str, tensors: int) -> None
 
 def test_a_narrower_group_norm_is_a_part_of_the_wider_one() -> None:
     torch.manual_seed(1)
-    wide, narrow = GroupNorm(4, 4 * CHANNELS_PER_GROUP), GroupNorm(2, 2 * CHANNELS_PER_GROUP)
+    wide, narrow = group_norm()(4, 4 * CHANNELS_PER_GROUP), group_norm()(2, 2 * CHANNELS_PER_GROUP)
     x = torch.randn(3, 32, 5, 5)
     torch.testing.assert_close(wide(x)[:, :16], narrow(x[:, :16]))
 
 
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
 def test_group_norm_computes_in_float32_whatever_comes(weights: torch.dtype) -> None:
-    norm = GroupNorm(2, 16).to(weights)
+    norm = group_norm()(2, 16).to(weights)
     x = (100 + torch.randn(2, 16, 4, 4)).bfloat16()
     exact = torch.nn.functional.group_norm(x.float(), 2)
     found = norm(x)

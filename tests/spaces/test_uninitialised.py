@@ -11,6 +11,7 @@ import pytest
 
 from fednas_core.spaces.layers import Conv, Depthwise, stride_at
 from fednas_core.spaces.registry import load, names
+from fednas_core.spaces.space import Signature
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "geometry.py"
 NO_GLIBC = 2
@@ -35,7 +36,7 @@ def test_results_in_bf16_depend_on_nothing_but_what_was_written(name: str, affec
 
 @pytest.mark.parametrize("name", names())
 def test_no_preset_strides_over_a_single_pixel(name: str) -> None:
-    space = load(name).for_data(1, 1, 10)
+    space = load(name).for_data(Signature((1, 1, 1), 10))
     for arch in (space.smallest, space.largest):
         assert {layer.stride for layer in space.layers(arch) if isinstance(layer, Conv | Depthwise)} == {1}
 

@@ -6,7 +6,7 @@ from contracts.samples import toy_space
 from torch import Tensor, nn
 
 from fednas_core.base.errors import ReplyError
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.moments import (
     MEAN,
     SQUARES,

@@ -6,7 +6,7 @@ from contracts.samples import supernet_of, toy_space
 from torch import nn
 
 from fednas_core.base.errors import DataError
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import calibrate, network, shapes_of, subnet
 from fednas_core.subnets.packing import extract, pack
 

@@ -13,7 +13,7 @@ from fednas_core.base.settings import read
 from fednas_core.base.values import TRAINING_FACTOR
 from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.exchange.results import Trained
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import network, shapes_of, subnet
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import examples_of, space_of

@@ -24,7 +24,7 @@ from fednas_core.exchange.results import Kept, Tested
 from fednas_core.exchange.schema import credible
 from fednas_core.exchange.wire import Packet, pack_answer, pack_order, read_answer, read_order
 from fednas_core.methods.method import request
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.home import Home

@@ -16,7 +16,7 @@ from fednas_core.data.augment import Preprocessing
 from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.exchange.results import Installed
 from fednas_core.export.bundle import load_bundle
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.subnets.packing import views
 from fednas_core.tasks import personal, registry

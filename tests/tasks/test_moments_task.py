@@ -12,7 +12,7 @@ from fednas_core.base.errors import DeadlineError
 from fednas_core.base.settings import read
 from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.exchange.results import Summed
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.moments import moment_shapes, whole
 from fednas_core.subnets.networks import shapes_of, subnet
 from fednas_core.tasks.bench import examples_of, facts_of, space_of

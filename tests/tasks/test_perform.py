@@ -11,7 +11,7 @@ from fednas_core.base.errors import ConfigError, DeadlineError
 from fednas_core.base.settings import read
 from fednas_core.base.values import TRAINING_FACTOR
 from fednas_core.exchange.orders import WEIGHTS, Answer, Order
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import client_images, client_names, space_of
 from fednas_core.tasks.registry import TASKS, clients_of, index_of, perform

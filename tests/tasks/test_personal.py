@@ -20,7 +20,7 @@ from fednas_core.exchange.results import Installed, Tested, Trained
 from fednas_core.export.bundle import load_bundle
 from fednas_core.methods.catalogue import METHODS
 from fednas_core.methods.fedper import fedper
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import views
 from fednas_core.tasks.bench import client_images, examples_of, space_of
 from fednas_core.tasks.home import Home

@@ -15,8 +15,8 @@ from fednas_core.base.values import TRAINING_FACTOR, Arch
 from fednas_core.exchange.orders import WEIGHTS, Answer, Order
 from fednas_core.exchange.results import Trained
 from fednas_core.methods.fedsup import sandwiches
-from fednas_core.spaces.modules import initial_weights
-from fednas_core.spaces.space import SearchSpace
+from fednas_core.spaces.networks import initial_weights
+from fednas_core.spaces.space import Elastic
 from fednas_core.subnets.packing import nested, views
 from fednas_core.tasks.bench import client_images, space_of
 from fednas_core.tasks.home import Home
@@ -42,7 +42,7 @@ def order_of(config: RunConfig, arch: Arch | None = None, **changes: Any) -> Ord
     return replace(order, **changes)
 
 
-def draw_of(order: Order, space: SearchSpace) -> Draw:
+def draw_of(order: Order, space: Elastic) -> Draw:
     assert isinstance(order.params, SandwichSettings)
     return draws(order, order.params, space)
 

@@ -14,7 +14,7 @@ from fednas_core.base.settings import read
 from fednas_core.exchange.orders import WEIGHTS, Order
 from fednas_core.exchange.results import Kept
 from fednas_core.exchange.wire import pack_order, read_order
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import shapes_of, subnet
 from fednas_core.subnets.packing import pack, unpack
 from fednas_core.tasks.bench import space_of

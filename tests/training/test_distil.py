@@ -8,7 +8,7 @@ from contracts.samples import toy_space
 from torch import Tensor, nn
 
 from fednas_core.base.errors import DeadlineError
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.training.distil import Teacher, train_student
 from fednas_core.training.evaluate import evaluate

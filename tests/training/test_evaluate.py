@@ -6,7 +6,7 @@ from contracts.samples import toy_space
 from torch import nn
 
 from fednas_core.base.errors import DataError
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import calibrate, subnet
 from fednas_core.training.evaluate import EVAL_BATCH, evaluate, folded
 

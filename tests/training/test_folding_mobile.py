@@ -7,8 +7,9 @@ import torch
 from contracts.mobile import toy_mobile
 from torch import nn
 
+from fednas_core.spaces.layers.depthwise import depthwise_conv
 from fednas_core.spaces.mobilenet import MobileNetSpace
-from fednas_core.spaces.modules import DepthwiseConv, initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import calibrate, subnet
 from fednas_core.training.evaluate import evaluate, folded
 
@@ -40,7 +41,7 @@ def test_folding_changes_nothing_but_speed(name: str, smallest: bool) -> None:
     module = calibrated(SPACES[name], smallest)
     network = folded(module)
     assert not any(isinstance(child, nn.BatchNorm2d) for child in network.modules())
-    depthwise = [child for child in network.modules() if isinstance(child, DepthwiseConv)]
+    depthwise = [child for child in network.modules() if isinstance(child, depthwise_conv())]
     assert depthwise and all(layer.bias is not None for layer in depthwise)
     wanted = module(images())
     assert wanted.std() > 0.01

@@ -11,7 +11,7 @@ from contracts.samples import toy_space
 from torch import nn
 
 from fednas_core.base.errors import DataError, DeadlineError
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.training import loop
 from fednas_core.training.loop import Batch, Sgd, autocast, clip, to_images, train

@@ -16,7 +16,7 @@ from fednas_core.base.errors import DeadlineError
 from fednas_core.base.values import Arch
 from fednas_core.spaces.mobilenet import MobileNetSpace
 from fednas_core.spaces.mobilespec import Stage
-from fednas_core.spaces.modules import initial_weights
+from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.networks import subnet
 from fednas_core.subnets.packing import nested, views
 from fednas_core.training.loop import Batch, train
