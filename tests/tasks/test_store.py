@@ -200,7 +200,7 @@ def test_a_state_survives_its_process(store: Store) -> None:
     program = """
 import sys, torch, os
 from pathlib import Path
-from fednas_core.exchange.orders import State
+from fednas_core.base.values import State
 from fednas_core.tasks.store import Store
 Store(Path(sys.argv[1])).save("run", "client-01", "residual", 6, State({"b": torch.tensor([6.5])}, {"a": 1}))
 os._exit(9)
