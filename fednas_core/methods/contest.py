@@ -187,7 +187,7 @@ class Contest:
             over=False,
         )
         if self._due():
-            self._judge(answers, final, told)
+            told = self._judge(answers, final, told)
         if self._stage == "compete" and not self._waiting:
             self._waiting = list(self._field)
         if self._stage == "finish":

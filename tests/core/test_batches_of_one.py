@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from contracts.records import recorded
 
 from fednas_core.base.config import RunConfig
 from fednas_core.base.errors import ConfigError
@@ -98,7 +99,7 @@ def test_a_round_goes_on_without_the_client_that_has_one_image(tmp_path: Path) -
     space = space_of(config)
     method = make(Setup(config, space, (), initial_weights(space, 1)))
     with closing(LocalFleet(config)) as fleet:
-        event = run_round(config, method, fleet, 0)
+        event = recorded(run_round(config, method, fleet, 0))
     assert [row["client"] for row in event["clients"]] == [MANY]
     ((failure),) = event["failures"]
     assert failure["client"] == ALONE and "two images or more" in failure["reason"]

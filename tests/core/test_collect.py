@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from contracts.arena import contest_of
+from contracts.records import recorded
 from contracts.samples import answer, found, with_result
 
 from fednas_core.base.config import RunConfig
@@ -26,7 +27,9 @@ from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.rounds import run_round
 from fednas_core.exchange import results
 from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
-from fednas_core.methods.method import Ask, Told, request
+from fednas_core.methods.fedavg import row_of
+from fednas_core.methods.method import Ask, Assignment, Told, request
+from fednas_core.methods.story import Story
 from fednas_core.spaces.networks import initial_weights
 from fednas_core.subnets.packing import subnets_of, views
 from fednas_core.tasks.bench import examples_of, space_of
@@ -325,15 +328,17 @@ def test_bytes_macs_and_failures_are_added_to_the_rounds_event(config: RunConfig
         reports = list(answers)
         if ask.requests:
             heard.extend(report.client for report in reports)
-            return Told(story={"search": ask.round})
-        row = {"client": "client-00", "examples": 50, "loss": 1.0, "accuracy": 0.5, "bytes_up": 1, "bytes_down": 10}
-        return Told(({**row, "client_macs": 100},))
+            story = Story(stage="start", iteration=0, round=ask.round, of=9, alive=(), over=False)
+            return Told(story=story)
+        (report,) = reports
+        row = row_of(report, Assignment(report.arch, "candidate"), space)
+        return Told((replace(row, bytes_down=10, client_macs=100),))
 
     method.ask = lambda round, turn, clients, rng: asks[turn]  # type: ignore[method-assign]
     method.tell = tell  # type: ignore[method-assign]
     crew = Crew(fleet, config, [space.smallest], lambda text: None)
-    event = run_round(config, method, crew, 4, run="run-9", model=judge_of(config).model)
-    assert (event["bytes_down"], event["client_macs"], event["search"]) == (10 + 2 * 400, 100 + 2 * 1000, 4)
+    event = recorded(run_round(config, method, crew, 4, run="run-9", model=judge_of(config).model))
+    assert (event["bytes_down"], event["client_macs"], event["search"]["round"]) == (10 + 2 * 400, 100 + 2 * 1000, 4)
     assert [failure["client"] for failure in event["failures"]] == ["client-02"] * 3
     assert heard == ["client-00"] * 2 and {order.round for order in fleet.orders} == {4}
     assert {order.run for order in fleet.orders} == {"run-9"} and fleet.calls == 2

@@ -20,13 +20,14 @@ from contracts.records import recorded
 
 from fednas_core.base.config import DataConfig, RunConfig
 from fednas_core.base.errors import FednasError, InfeasibleError, RunError
+from fednas_core.base.metrics import ACCURACY
 from fednas_core.base.settings import read
 from fednas_core.data.sources import load
 from fednas_core.devices.info import ClientInfo
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.run import conduct, settle
 from fednas_core.exchange.orders import Fleet
-from fednas_core.runs import folder as folder_module
+from fednas_core.runs import creation
 from fednas_core.runs.folder import RunFolder, find
 from fednas_core.show.ending import table
 from fednas_core.spaces.registry import from_table
@@ -547,7 +548,7 @@ def test_the_space_of_a_run_is_in_its_models(finished: tuple[RunFolder, list[str
 
 
 def test_an_empty_table_has_a_head() -> None:
-    assert table([]).split()[:2] == ["device", "budget"]
+    assert table([], ACCURACY).split()[:2] == ["device", "budget"]
 
 
 # -- one run and nobody else ---------------------------------------------------------------------------------------
@@ -570,7 +571,7 @@ def test_runs_of_one_second_keep_their_clients_private_layers_apart(
         if text.startswith("round   1"):
             run({**mine, "seed": 9, "output": str(tmp_path / "other")})
 
-    monkeypatch.setattr(folder_module, "datetime", Stopped)
+    monkeypatch.setattr(creation, "datetime", Stopped)
     config = read({**mine, "output": str(tmp_path / "one")})
     assert history(conduct(config, LocalFleet(config), between)) == history(alone)
 

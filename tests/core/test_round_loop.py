@@ -400,3 +400,28 @@ def test_memory_does_not_grow_with_the_number_of_replies(tiny_pairs: dict[str, A
     run_round(config, method, fleet, 0)
     assert max(*fleet.held, *during) - before < 3 * size  # the sums of the mean are there before
     assert fleet.held[1] - fleet.held[0] < 0.1 * size
+
+
+class Twice(SupernetAveraging):
+    """Has its cohort train, and then train once more before the round is over."""
+
+    def ask(self, round: int, turn: int, clients: Sequence[ClientInfo], rng: Any) -> Ask | None:
+        if turn > 1:
+            return None
+        ask = super().ask(round, 0, clients, rng)
+        assert ask is not None
+        orders = [replace(order, seed=derive(order.seed, "turn", turn)) for order in ask.orders]
+        return replace(ask, turn=turn, orders=tuple(orders))
+
+
+def test_a_round_may_train_more_than_once(tiny_pairs: dict[str, Any]) -> None:
+    """It is over when the method says so; its event tells of all that clients did."""
+    config = read({**tiny_pairs, "method": "fedavg"})
+    method, plain = method_of(config), method_of(config)
+    method.__class__ = Twice
+    event = run_round(config, method, LocalFleet(config), 0)
+    once = run_round(config, plain, LocalFleet(config), 0)
+    assert [row["client"] for row in event["clients"]] == sorted(2 * [row["client"] for row in once["clients"]])
+    assert event["client_macs"] == 2 * once["client_macs"] and event["bytes_up"] == 2 * once["bytes_up"]
+    assert event["loss"] < once["loss"] and event["failures"] == [] and event["round"] == 1
+    assert not same(method.weights(), plain.weights())

@@ -23,7 +23,7 @@ from fednas_core.runs.folder import RunFolder, find
 ROUNDS = 8
 PROGRAM = """
 import json, sys
-from fednas_core import experiment
+from fednas_core.engine import run as experiment
 from fednas_core.base.settings import read
 from fednas_core.engine.local import LocalFleet
 

@@ -10,7 +10,7 @@ from fednas_core.base.seeding import derive, stream
 from fednas_core.base.values import Arch, Cost, State, region_shape
 from fednas_core.devices.info import ClientInfo, Profile
 from fednas_core.exchange.orders import Failure
-from fednas_core.methods.method import RoundSummary
+from fednas_core.methods.method import Told
 from fednas_core.training.settings import TrainSettings
 
 parts = st.lists(st.one_of(st.integers(), st.text()), max_size=4)
@@ -70,7 +70,7 @@ def test_cost_and_region() -> None:
 def test_the_values_of_the_protocol_are_frozen() -> None:
     for value in (
         Profile(2, 1000, "fp32", 1e9, 1.0), ClientInfo("c", 3), TrainSettings(), Failure("c", "why"),
-        RoundSummary(0, 1.0, {"accuracy": 0.5}, 1, 1, 1, ()), State({}),
+        Told(), State({}),
     ):  # fmt: skip
         name = next(iter(type(value).__dataclass_fields__))
         with pytest.raises(AttributeError):

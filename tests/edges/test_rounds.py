@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from contracts.records import recorded
 from edges.grid import error_reply
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
@@ -231,7 +232,7 @@ def test_a_lie_about_a_model_is_that_clients_failure_and_the_others_get_theirs(
     judge = Judge(config, subnets_of(space, initial_weights(space, 1)))
     cost = space.cost(space.smallest)
     judged = Judged(space.smallest, cost.macs, cost.params, cost.bytes, 0.0, 0.5, 1.0)
-    rows = {row["client"]: row for row in hand_over(config, crew, judge, [judged], "run-1")}
+    rows = {row["client"]: row for row in recorded(hand_over(config, crew, judge, [judged], "run-1"))}
     liar = rows.pop("client-02")
     assert told in liar["reason"] and liar["failed"] and "arch" not in liar
     assert len(rows) == 3

@@ -144,7 +144,7 @@ def test_clients_that_really_train_do_that_work(config: RunConfig) -> None:
     assert isinstance(method, Contest)
     while not method.done(index):
         costs = {label: space.cost(entrant.arch) for label, entrant in method._entrants().items()}
-        event = run_round(config, method, LocalFleet(config), index)
+        event = recorded(run_round(config, method, LocalFleet(config), index))
         index += 1
         jobs = [
             Job(1, examples[r["client"]], costs[r["network"]].macs, costs[r["network"]].bytes) for r in event["clients"]

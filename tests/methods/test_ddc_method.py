@@ -200,7 +200,7 @@ def test_the_random_sampler_learns_nothing() -> None:
     rounds = played(method, CLIENTS, thin)
     after = host_of(method)._learner.state()
     assert after.data == before.data
-    assert all(torch.equal(tensor, after.weights[name]) for name, tensor in before.tensors.items())
+    assert all(torch.equal(tensor, after.tensors[name]) for name, tensor in before.tensors.items())
     assert len([row for round in rounds for row in round.told.get("rewards", [])]) == 6
     other = method_of(ddc__sampler="random", contest__iterations=6, seed=2)
     assert host_of(other)._sampled() != host_of(method_of(ddc__sampler="random"))._sampled()

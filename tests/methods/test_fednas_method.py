@@ -121,7 +121,7 @@ def test_a_candidate_keeps_the_filters_of_largest_norm(norm: Any, together: int)
             assert set(wanted) == set(entrant.tensors)
             assert all(torch.equal(tensor, entrant.tensors[name]) for name, tensor in wanted.items())
         winner = candidates[iteration]
-        for tensor in winner.weights.values():
+        for tensor in winner.tensors.values():
             tensor.add_(0.5 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(iteration)))
         host.conclude({entrant.label: entrant for entrant in candidates}, [Standing(winner.label, 0.9, 0.0, 0.0, 10)])
 

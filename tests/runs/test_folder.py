@@ -19,6 +19,7 @@ from fednas_core.base.errors import RunError
 from fednas_core.base.settings import read
 from fednas_core.base.values import State
 from fednas_core.cli.runs import run_folder
+from fednas_core.runs import creation
 from fednas_core.runs import folder as module
 from fednas_core.runs.creation import create
 from fednas_core.runs.folder import RunFolder, all_runs, find, output_folder
@@ -61,7 +62,7 @@ def test_names_differ_even_at_one_moment(tmp_path: Path, monkeypatch: pytest.Mon
         def now(cls, tz: Any = None) -> Stopped:
             return cls(2026, 3, 4, 5, 6, 7, 250_000)
 
-    monkeypatch.setattr(module, "datetime", Stopped)
+    monkeypatch.setattr(creation, "datetime", Stopped)
     ids = {create(config(tmp_path / str(number), method="fedper")).id for number in range(5)}
     assert len(ids) == 5 and all(re.fullmatch(r"20260304-050607-400[0-9a-f]{5}-fedper", name) for name in ids)
 
@@ -89,7 +90,7 @@ def test_a_disk_that_takes_no_link_is_no_obstacle(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
-    module.point_latest(tmp_path / "run")
+    creation.point_latest(tmp_path / "run")
 
 
 def test_folders_that_are_no_runs_are_passed_over(tmp_path: Path) -> None:
