@@ -1,4 +1,4 @@
-"""The device's side of a message: order packets in, report packets out."""
+"""The device's side of a message: order packets in, answer packets out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_request(content: RecordDict) -> Request:
     """Return what the server sent: the records `fednas` and `tensors`."""
     record = content.config_records["fednas"]
     arrays = content.array_records.get("tensors") or ArrayRecord()
-    buffers = {dtype: array.data for dtype, array in arrays.items()}
+    buffers = {name: array.data for name, array in arrays.items()}
     return Request(
         packet=Packet(str(record["head"]), buffers),
         settings=str(record["settings"]),
@@ -39,5 +39,5 @@ def read_request(content: RecordDict) -> Request:
 
 def reply_content(packet: Packet) -> RecordDict:
     """Return the records of a reply."""
-    arrays = {dtype: Array(dtype, (len(buffer),), "fednas.flat", buffer) for dtype, buffer in packet.buffers.items()}
+    arrays = {name: Array(name, (len(buffer),), "fednas.flat", buffer) for name, buffer in packet.buffers.items()}
     return RecordDict({"fednas": ConfigRecord({"head": packet.head}), "tensors": ArrayRecord(arrays)})

@@ -48,7 +48,7 @@ def request(ask: Request, node: int, kind: str, ttl_s: float | None = None) -> M
         }
     )
     buffers = ask.packet.buffers.items()
-    arrays = ArrayRecord({dtype: Array(dtype, (len(buffer),), "fednas.flat", buffer) for dtype, buffer in buffers})
+    arrays = ArrayRecord({name: Array(name, (len(buffer),), "fednas.flat", buffer) for name, buffer in buffers})
     return Message(RecordDict({"fednas": record, "tensors": arrays}), dst_node_id=node, message_type=kind, ttl=ttl_s)
 
 
@@ -69,7 +69,7 @@ def read_reply(reply: Message) -> Packet:
     head = record.get("head")
     if not isinstance(head, str):
         raise ReplyError("the reply holds no fednas record: found other records, allowed 'fednas' with a text 'head'")
-    return Packet(head, {dtype: array.data for dtype, array in arrays.items()})
+    return Packet(head, {name: array.data for name, array in arrays.items()})
 
 
 def reason(reply: Message) -> str:

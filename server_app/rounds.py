@@ -13,7 +13,7 @@ from fednas_core.base.errors import ReplyError
 from fednas_core.base.values import ClientId
 from fednas_core.devices.info import ClientInfo
 from fednas_core.exchange.orders import Answer, Failure, Order
-from fednas_core.exchange.wire import pack_order, read_answer
+from fednas_core.exchange.wire import form_of, pack_order, read_answer
 from fednas_core.tasks.registry import FORMS
 from server_app.exchange import exchange
 from server_app.records import Request, read_reply, request
@@ -44,14 +44,14 @@ class GridFleet:
         """Carry out the orders, started in the mapping's order, and yield one answer for each as they arrive.
 
         A node has one order at a time; those for its other clients wait here, so that Flower's queue holds no more of
-        them than there are nodes. Whatever a client does wrong becomes a `Failure` with its reason. Raises `RunError`
-        if no more work can be done at all.
+        them than there are nodes. Whatever a client does wrong becomes a `Failure` with its reason, and so does an
+        order that cannot be sent. Raises `RunError` if no more work can be done at all.
         """
         waiting = deque() if more is None else more
         waiting.extendleft(reversed(list(orders.values())))
         ttl_s = min(LONGEST_TTL_S, self._silence_s * max(1, len(orders)))
-
         busy: set[int] = set()
+        unsent = deque[Failure]()
 
         def messages() -> Iterator[tuple[Order, Message]]:
             """Yield what waits now; asked again, what has come up since."""
@@ -60,21 +60,32 @@ class GridFleet:
                 node = self._members[order.client].node
                 if node in busy:
                     waiting.append(order)
-                else:
-                    busy.add(node)
-                    yield order, self._message(order, ttl_s)
+                    continue
+                try:
+                    message = self._message(order, ttl_s)
+                except ReplyError as error:
+                    unsent.append(Failure(order.client, str(error)))
+                    continue
+                busy.add(node)
+                yield order, message
+
+        def failures() -> Iterator[Failure]:
+            while unsent:
+                yield unsent.popleft()
 
         while waiting:  # again if a node that was given up had kept others waiting
             for order, reply in exchange(self._grid, messages, self._silence_s):
                 busy.discard(self._members[order.client].node)
                 yield self._answer(order, reply)
+                yield from failures()
+            yield from failures()
 
     def close(self) -> None:
         """Nothing to release: Flower ends the processes."""
 
     def _message(self, order: Order, ttl_s: float) -> Message:
         member = self._members[order.client]
-        ask = Request(pack_order(order, FORMS[order.task], self._config.wire), self._config, member.index)
+        ask = Request(pack_order(order, form_of(FORMS, order.task), self._config.wire), self._config, member.index)
         return request(ask, member.node, "train", ttl_s)
 
     def _answer(self, order: Order, reply: Message | None) -> Answer | Failure:

@@ -28,8 +28,8 @@ def read(kind: type[S], found: object, where: str) -> S:
     hints = _hints(kind)
     if not isinstance(found, Mapping):
         raise ReplyError(f"{where}: found {shown(found)}, allowed are {', '.join(hints) or 'no fields'}")
-    for name in found.keys() ^ hints.keys():
-        there = "no such field" if name in hints else f"the field {shown(name)}"
+    for name in sorted(found.keys() ^ hints.keys()):
+        there = f"{'no' if name in hints else 'the'} field {shown(name)}"
         raise ReplyError(f"{where}: found {there}, allowed are {', '.join(hints) or 'none'}")
     return kind(**{name: _value(hint, found[name], f"{where}.{name}") for name, hint in hints.items()})
 

@@ -58,6 +58,13 @@ def lossless(wire: WireConfig) -> bool:
     return wire.down == wire.up == "fp32"
 
 
+def form_of(forms: Mapping[str, Form], task: object) -> Form:
+    """Return the form of a task; raise `ReplyError` if it is none of `forms`."""
+    if not isinstance(task, str) or task not in forms:
+        raise ReplyError(f"task {shown(task)} is not known here: allowed are {', '.join(forms)}")
+    return forms[task]
+
+
 def pack_order(order: Order, form: Form, wire: WireConfig) -> Packet:
     """Return the packet of an order, its updates' channels encoded as `wire.down` says; `read_order` is the inverse.
 
@@ -79,9 +86,7 @@ def read_order(packet: Packet, forms: Mapping[str, Form], space: SearchSpace, wi
     Raises `ReplyError` if the task is none of `forms`, or the server's space or buffer is another than this one.
     """
     head = json.loads(packet.head)
-    if head.get("task") not in forms:
-        raise ReplyError(f"task {shown(head.get('task'))} is not known here: allowed are {', '.join(forms)}")
-    form, arch = forms[head["task"]], space.arch(head["arch"])
+    form, arch = form_of(forms, head.get("task")), space.arch(head["arch"])
     wanted, channels = form.sends(space, arch), {}
     _same("arrays", sorted(packet.buffers), sorted(_buffer(name, _down(wire, form, name)) for name in wanted))
     for name, there in wanted.items():
@@ -103,12 +108,13 @@ def pack_answer(
 
     Unless `wire.up` is fp32, channels of updates hold the change of the order's. What `residuals` holds for a channel
     (flat, float32) is added to that change; afterwards it holds what of the sum was not sent. Raises `ReplyError` if
-    the answer's tensors are not those that the schema names, or too large to travel.
+    the answer's channels or tensors are not those that the schema names, or too large to travel.
     """
     head = {key: getattr(answer, key) for key in ANSWER} | {"arch": answer.arch.to_json()}
-    layouts, buffers = {}, {}
-    for name, there in form.returns(order).items():
-        up, found = _up(wire, form, name), _shapes(answer.channels.get(name, {}))
+    layouts, buffers, wanted = {}, {}, form.returns(order)
+    _same("channels", sorted(answer.channels), sorted(wanted))
+    for name, there in wanted.items():
+        up, found = _up(wire, form, name), _shapes(answer.channels[name])
         for tensor in [*there, *found]:
             _same(f"tensor '{tensor}'", found.get(tensor), there.get(tensor))
         flat = pack({tensor: answer.channels[name][tensor] for tensor in there})

@@ -238,7 +238,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 
 def content(head, arrays):
-    record = ArrayRecord({name: Array("float32", (len(data),), "fednas.flat", data) for name, data in arrays.items()})
+    record = ArrayRecord({name: Array(name, (len(data),), "fednas.flat", data) for name, data in arrays.items()})
     return RecordDict({"fednas": ConfigRecord({"head": head}), "tensors": record})
 
 

@@ -14,9 +14,13 @@ from client_app.app import app as client
 from fednas_core.base.config import RunConfig
 from fednas_core.base.settings import read
 from fednas_core.devices.info import ClientInfo
-from fednas_core.exchange.orders import WEIGHTS, Order
+from fednas_core.exchange.orders import WEIGHTS, Order, Scalars
 from fednas_core.tasks.bench import client_names, space_of
-from fednas_core.training.settings import train_settings
+from fednas_core.tasks.install import Handover
+from fednas_core.tasks.personal import Adaptation
+from fednas_core.tasks.registry import FORMS
+from fednas_core.tasks.task import NoParams
+from fednas_core.training.settings import DistilSettings, SandwichSettings, TrainSettings, train_settings
 from server_app.roster import Roster
 from server_app.rounds import GridFleet
 
@@ -36,15 +40,36 @@ def orders(config: RunConfig) -> dict[str, Order]:
     return {name: make_order(config, name) for name in client_names(config)}
 
 
+TRAIN = TrainSettings(epochs=2, lr=0.05, augment="shift")
+ADAPT = Adaptation(TRAIN, calibrate=True)
+PARAMS: dict[str, Scalars] = {
+    "subnet": TRAIN,
+    "sandwich": SandwichSettings(TRAIN, inner=2, ends=True, distill=False, floor=(0, 1, 2)),
+    "moments": NoParams(),
+    "trial": ADAPT,
+    "teach": NoParams(),
+    "distil": DistilSettings(TRAIN, soft=0.5, temperature=2.0),
+    "install": Handover(ADAPT, forget=True, trained="fedavg, 2 rounds"),
+}
+"""Parameters of every task, with values of every kind."""
+
+
 def make_order(config: RunConfig, client: str) -> Order:
     """An order of the largest network, its tensors drawn anew."""
+    return replace(make_order_of("subnet", config, client), params=train_settings(config.train))
+
+
+def make_order_of(task: str, config: RunConfig, client: str) -> Order:
+    """An order of any task about the largest network, its tensors drawn anew."""
     space = space_of(config)
     generator = torch.Generator().manual_seed(1)
-    tensors = {
-        name: torch.randn(tensor.shape, generator=generator) * 0.1
-        for name, tensor in space.build(space.largest).state_dict().items()
-    }
-    return Order(client, 0, "subnet", space.largest, {WEIGHTS: tensors}, train_settings(config.train), 5)
+    channels: dict[str, dict[str, torch.Tensor]] = {}
+    for channel, wanted in FORMS[task].sends(space, space.largest).items():
+        channels[channel] = {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in wanted.items()}
+    for name, tensor in channels[WEIGHTS].items():
+        if name.endswith("running_var"):
+            tensor.abs_().add_(0.5)
+    return Order(client, 0, task, space.largest, channels, PARAMS[task], 5)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,11 +13,17 @@ from edges.grid import error_reply
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 import client_app.app as client_module
-from fednas_core.base.config import RunConfig
-from fednas_core.base.errors import RunError
+from fednas_core.base.config import RunConfig, WireConfig
+from fednas_core.base.errors import RunError, TaskError
+from fednas_core.engine.cohort import Crew
+from fednas_core.engine.evaluation import Judge, Judged
+from fednas_core.engine.handover import hand_over
 from fednas_core.exchange.orders import Answer, Failure, Order
+from fednas_core.spaces.modules import initial_weights
+from fednas_core.subnets.packing import subnets_of
+from fednas_core.tasks.bench import space_of
 from fednas_core.tasks.home import Home
-from fednas_core.tasks.registry import perform
+from fednas_core.tasks.registry import FORMS, perform
 from server_app.rounds import GridFleet, open_fleet
 
 Orders = dict[str, Order]
@@ -42,7 +50,7 @@ def test_a_report_through_flower_equals_that_of_the_task(fleet_of: Fleets, order
     reports, _ = outcome(fleet_of(), orders)
     for index, (name, order) in enumerate(orders.items()):
         direct = perform(order, config, index)
-        assert replace(reports[name], tensors={}, seconds=0.0) == replace(direct, channels={}, seconds=0.0)
+        assert replace(reports[name], channels={}, seconds=0.0) == replace(direct, channels={}, seconds=0.0)
         for key, tensor in direct.weights.items():
             assert torch.equal(reports[name].weights[key], tensor)
 
@@ -73,7 +81,7 @@ def only(
 def with_array(array: Array) -> Callable[[Message, Message], list[Message]]:
     def change(message: Message, reply: Message) -> list[Message]:
         head = reply.content.config_records["fednas"]
-        content = RecordDict({"fednas": head, "tensors": ArrayRecord({"float32": array})})
+        content = RecordDict({"fednas": head, "tensors": ArrayRecord({"weights.float32": array})})
         return [Message(content, reply_to=message)]
 
     return change
@@ -162,20 +170,73 @@ def test_a_clients_own_error_reaches_the_server_in_its_words(
     fleet_of: Fleets, orders: Orders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet = fleet_of()
-    orders["client-01"] = replace(orders["client-01"], task="juggle")
 
     def clumsy(order: Order, config: RunConfig, index: int, home: Home) -> Answer:
         if order.client == "client-02":
             raise ZeroDivisionError("a bug")
+        if order.client == "client-03":
+            raise TaskError("OSError: the camera is gone")
         return perform(order, config, index, home)
 
     monkeypatch.setattr(client_module, "perform", clumsy)
-    _, failures = outcome(fleet, orders)
-    assert (
-        failures["client-01"]
-        == "task 'juggle' is not known here: allowed are subnet, sandwich, moments, trial, teach, distil, install"
-    )
-    assert "a bug" in failures["client-02"]
+    monkeypatch.setattr(client_module, "FORMS", {"trial": FORMS["trial"]})
+    reports, failures = outcome(fleet, {"client-01": orders["client-01"]})
+    assert not reports and failures["client-01"] == "task 'subnet' is not known here: allowed are trial"
+    monkeypatch.setattr(client_module, "FORMS", FORMS)
+    reports, failures = outcome(fleet, orders)
+    assert sorted(reports) == ["client-00", "client-01"]
+    assert "a bug" in failures["client-02"] and failures["client-03"] == "OSError: the camera is gone"
+
+
+def test_what_cannot_be_sent_is_that_clients_failure_and_the_round_goes_on(fleet_of: Fleets, orders: Orders) -> None:
+    fleet = fleet_of(wire=WireConfig(down="fp16"))
+    orders["client-00"].weights["head.bias"][0] = 1e9
+    orders["client-01"] = replace(orders["client-01"], task="juggle")
+    more = deque([replace(orders["client-02"], task="whistle")])
+    answers = list(fleet.train({name: orders[name] for name in ("client-00", "client-01", "client-03")}, more))
+    told = {answer.client: answer.reason for answer in answers if isinstance(answer, Failure)}
+    assert len(answers) == 4 and sorted(told) == ["client-00", "client-01", "client-02"]
+    known = "is not known here: allowed are subnet, sandwich, moments, trial, teach, distil, install"
+    assert (told["client-01"], told["client-02"]) == (f"task 'juggle' {known}", f"task 'whistle' {known}")
+    assert told["client-00"].startswith("float16: found values too large or not finite")
+
+
+LIES: dict[str, tuple[dict[str, object], str]] = {
+    "no latency": ({"latency_ms": None}, "result: found no field 'latency_ms', allowed are loss, accuracy, tested,"),
+    "a latency of nan": ({"latency_ms": math.nan}, "result.latency_ms: found nan, allowed a finite number"),
+    "a latency below zero": ({"latency_ms": -1.0}, "latency_ms: found -1.0, allowed a finite number from 0"),
+    "an accuracy beyond one": ({"accuracy": 9e18}, "accuracy: found 9e+18, allowed a number from 0 to 1"),
+    "more images than it has": ({"tested": 10**9}, "tested: found 1000000000, allowed 0 to the"),
+    "fits as a number": ({"fits": 1.0}, "result.fits: found 1.0, allowed true or false"),
+    "a field of its own": ({"bonus": 1.0}, "result: found the field 'bonus', allowed are loss, accuracy, tested,"),
+}
+"""What a client may say of the model that it was handed, and why it is not believed."""
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_about_a_model_is_that_clients_failure_and_the_others_get_theirs(
+    fleet_of: Fleets, config: RunConfig, lie: str
+) -> None:
+    changes, told = LIES[lie]
+
+    def lies(message: Message, reply: Message) -> list[Message]:
+        content = reply.content
+        head = json.loads(str(content["fednas"]["head"]))
+        result = {**head["result"], **changes}
+        head["result"] = {key: value for key, value in result.items() if value is not None}
+        return [Message(RecordDict({"fednas": ConfigRecord({"head": json.dumps(head)})}), reply_to=message)]
+
+    fleet, space = fleet_of(only("client-02", lies)), space_of(config)
+    crew = Crew(fleet, config, [space.smallest], lambda text: None)
+    judge = Judge(config, subnets_of(space, initial_weights(space, 1)))
+    cost = space.cost(space.smallest)
+    judged = Judged(space.smallest, cost.macs, cost.params, cost.bytes, 0.0, 0.5, 1.0)
+    rows = {row["client"]: row for row in hand_over(config, crew, judge, [judged], "run-1")}
+    liar = rows.pop("client-02")
+    assert told in liar["reason"] and liar["failed"] and "arch" not in liar
+    assert len(rows) == 3
+    for row in rows.values():
+        assert row["reason"] == "" and row["latency_ms"] > 0 and 0 <= row["accuracy"] <= 1
 
 
 def test_the_deadline_is_kept_in_the_client_even_by_a_step_that_hangs(

@@ -14,10 +14,12 @@ from fednas_core.base.config import RunConfig
 from fednas_core.base.seeding import stream
 from fednas_core.base.settings import read
 from fednas_core.engine.cohort import Crew
-from fednas_core.engine.errands import run_errands
+from fednas_core.engine.collect import answered
 from fednas_core.engine.evaluation import Judge
 from fednas_core.engine.local import LocalFleet
-from fednas_core.exchange.orders import Errand, Fleet
+from fednas_core.exchange import results
+from fednas_core.exchange.orders import Fleet
+from fednas_core.methods.method import request
 from fednas_core.methods.registry import make
 from fednas_core.methods.setup import Setup
 from fednas_core.spaces.modules import initial_weights
@@ -50,13 +52,14 @@ def test_who_never_trains_tests_on_all_its_images(fleet: tuple[RunConfig, Fleet]
     method = make(Setup(config, space, (), initial_weights(space, 1)))
     crew = Crew(inner, config, [space.smallest], lambda text: None)
     crew.settle(method.trains)
-    method.plan(0, crew.clients(), stream(1, "plan"))
+    method.ask(0, 0, crew.clients(), stream(1, "plan"))
     names = client_names(config)
-    errands = [Errand(name, "trial", space.largest) for name in names]
-    reports, failures = run_errands(config, crew, Judge(config, method.network), errands, 0, "run-1")
+    requests = [request(0, name, "trial", space.largest) for name in names]
+    reports, failures = answered(config, crew, requests, Judge(config, method.network).model, "run-1")
     assert not failures
     for index, (name, report) in enumerate(zip(names, reports, strict=True)):
         images = len(client_images(config, index).y)
         wanted = round(0.3 * images) if method.trains(name) else images
-        assert (report.client, report.figures["tested"], report.figures["held_out"]) == (name, wanted, 1.0)
+        assert report.client == name and isinstance(report.result, results.Tested)
+        assert (report.result.tested, report.result.held_out) == (wanted, True)
     assert [method.trains(name) for name in names] == [True] * 4 + [False]

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from contracts.samples import answer
+from contracts.samples import found
+from edges.conftest import make_order_of
 from edges.grid import InProcessGrid, simulated
 
 from client_app.app import app as client
@@ -21,11 +22,13 @@ from fednas_core.base.settings import read
 from fednas_core.engine import local
 from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.run import settle
-from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Order
+from fednas_core.exchange import results
+from fednas_core.exchange.orders import WEIGHTS, Answer, Failure, Fleet, Order
 from fednas_core.exchange.wire import pack_order
 from fednas_core.spaces.modules import initial_weights
 from fednas_core.subnets.packing import shapes, views
 from fednas_core.tasks.bench import client_names, space_of
+from fednas_core.tasks.registry import FORMS, perform
 from fednas_core.training.settings import train_settings
 from server_app.records import Request, request
 from server_app.rounds import GridFleet
@@ -77,7 +80,7 @@ def test_both_backends_give_the_same_reports(
     for name, order in orders.items():
         report, again = through[0][name], through[1][name]
         assert isinstance(report, Answer) and isinstance(again, Answer)
-        assert report.bytes_down == pack_order(order, wire).size
+        assert report.bytes_down == pack_order(order, FORMS[order.task], wire).size
         if wire.up == "topk":  # the second round sent what the first had left out
             assert any(not torch.equal(report.weights[key], again.weights[key]) for key in report.weights)
 
@@ -103,10 +106,36 @@ def test_workers_give_the_same_reports(
     wire = WireConfig(down="int8", up="topk")
     fleet = LocalFleet(replace(config, wire=wire, workers=2))
     same(two_rounds(fleet, orders, "pool"), two_rounds(fleet_of(wire=wire), orders, "through"))
-    for order in orders.values():  # figures alone come back without tensors
-        monkeypatch.setattr(local, "perform", lambda order, *_: answer(order, {}, figures={"a": 1.0}, bytes_up=0))
-        (found,) = fleet.train({order.client: replace(order, returns="figures")})
-        assert isinstance(found, Answer) and (dict(found.weights), found.figures) == ({}, {"a": 1.0})
+    result = results.Tested(1.5, 0.25, 3, True)
+    monkeypatch.setattr(local, "perform", lambda order, *_: found(order, result))
+    for name in orders:  # what was found alone comes back without tensors
+        (answer,) = fleet.train({name: make_order_of("trial", config, name)})
+        assert isinstance(answer, Answer) and (dict(answer.channels), answer.result) == ({}, result)
+        assert answer.bytes_up == 0 < answer.bytes_down
+
+
+@pytest.mark.parametrize("where", ["through Flower", "in process", "by workers"])
+@pytest.mark.parametrize("task", ["trial", "moments", "teach"])
+def test_every_way_gives_the_same_answers_of_networks_that_are_used(
+    fleet_of: Fleets, config: RunConfig, monkeypatch: pytest.MonkeyPatch, where: str, task: str
+) -> None:
+    """They are not of updates: whatever the wire does to these, they come as the task made them."""
+    monkeypatch.setattr(local, "ProcessPoolExecutor", Inline)
+    space, wire = replace(config.space, norm="batch"), WireConfig(down="int8", up="topk")
+    fleets: dict[str, Callable[[], Fleet]] = {
+        "through Flower": lambda: fleet_of(space=space, wire=wire),
+        "in process": lambda: LocalFleet(replace(config, space=space, wire=wire)),
+        "by workers": lambda: LocalFleet(replace(config, space=space, wire=wire, workers=2)),
+    }
+    plain = replace(config, space=space)
+    order = replace(make_order_of(task, plain, client_names(config)[1]), run="run-1")
+    direct = perform(order, plain, 1)
+    (answer,) = fleets[where]().train({order.client: order})
+    assert isinstance(answer, Answer), answer
+    assert replace(answer, channels={}, seconds=0.0) == replace(direct, channels={}, seconds=0.0)
+    assert list(answer.channels) == list(direct.channels) == list(FORMS[task].returns(order))
+    for channel, tensors in direct.channels.items():
+        assert tensors and all(torch.equal(answer.channels[channel][key], tensor) for key, tensor in tensors.items())
 
 
 def test_bytes_are_those_of_the_messages(fleet_of: Fleets, orders: dict[str, Order]) -> None:
@@ -141,7 +170,7 @@ def test_an_order_of_the_default_job_is_little_more_than_its_plan(tiny_pairs: di
             train_settings(config.train),
             2**62,
         )
-        message = request(Request(pack_order(order, config.wire), config, 3), 7, "train", 9.0)
+        message = request(Request(pack_order(order, FORMS[order.task], config.wire), config, 3), 7, "train", 9.0)
         records = message.content
         size = sum(len(array.data) for array in records.array_records["tensors"].values())
         size += len(json.dumps(dict(records.config_records["fednas"])))
