@@ -259,13 +259,13 @@ def create(config: RunConfig, held: ExitStack | None = None, server: Mapping[str
     """Make the folder of a new run, with its settings in ``config.toml``, and point ``latest`` at it.
 
     `server` is what settings that each machine decides for itself came to on this one. This process owns the run until
-    `held` is closed (None: nobody does). Its id begins with the time to the second and eight
-    hexadecimal digits, of which three go on with the time, so that ids sort by it, and five are random: no two runs
-    have one id, on whichever machine, and clients may keep private state under it.
+    `held` is closed (None: nobody does). Its id begins with the time to the second and three hexadecimal digits that
+    go on with the time, so that ids sort by it; then come 64 random bits. No two runs have one id, on whichever
+    machine, and clients may keep private state under it.
     """
     root, now = output_folder(config), datetime.now()
     fraction = now.microsecond * 4096 // 1_000_000
-    path = root / f"{now:%Y%m%d-%H%M%S}-{fraction:03x}{secrets.token_hex(3)[:5]}-{config.method}"
+    path = root / f"{now:%Y%m%d-%H%M%S}-{fraction:03x}{secrets.token_hex(8)}-{config.method}"
     table = {"id": path.name, "settings": flatten(config), "server": dict(server or {}), "versions": versions()}
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -279,7 +279,9 @@ def create(config: RunConfig, held: ExitStack | None = None, server: Mapping[str
             undone.pop_all()
     except (OSError, RunError) as error:
         why = error.__cause__ if isinstance(error, RunError) else error  # `owned` tells how to resume what is no run
-        raise RunError(f"setting 'output': runs cannot be written to {root} ({why})") from error
+        raise RunError(
+            f"setting 'output': runs cannot be written to {root} ({why}): make room or mend the folder, or name another"
+        ) from error
     point_latest(path)
     return RunFolder(path)
 

@@ -61,7 +61,7 @@ def test_names_differ_even_at_one_moment(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(module, "datetime", Stopped)
     ids = {create(config(tmp_path / str(number), method="fedper")).id for number in range(5)}
-    assert len(ids) == 5 and all(re.fullmatch(r"20260304-050607-400[0-9a-f]{5}-fedper", name) for name in ids)
+    assert len(ids) == 5 and all(re.fullmatch(r"20260304-050607-400[0-9a-f]{16}-fedper", name) for name in ids)
 
 
 def test_latest_is_the_last_run_and_no_run_of_its_own(tmp_path: Path) -> None:
