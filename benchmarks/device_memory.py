@@ -240,13 +240,18 @@ def measure(most_mb: int, limit_mb: int) -> dict[str, Any]:
             "ended": taken.ended,
             "model_kept": taken.kept,
         }
-        wrong = [] if taken.ended == "well" else [f"it ended with: {taken.ended}"]
-        wrong += [] if taken.kept else ["the model was not kept"]
-        if taken.mapped < CHARGED * taken.resident:
-            wrong.append("void: files that it has mapped are charged to others")
-        if taken.peak > most_mb * 1e6:
-            wrong.append(f"its peak is above {most_mb} MB")
-        return row | {"wrong": wrong}
+        return row | {"wrong": wrong(taken, most_mb)}
+
+
+def wrong(taken: Taken, most_mb: int) -> list[str]:
+    """Return what is wrong with a measurement, or with what was measured."""
+    found = [] if taken.ended == "well" else [f"it ended with: {taken.ended}"]
+    found += [] if taken.kept else ["the model was not kept"]
+    if taken.mapped < CHARGED * taken.resident:
+        found.append("void: files that it has mapped are charged to others")
+    if taken.peak > most_mb * 1e6:
+        found.append(f"its peak is above {most_mb} MB")
+    return found
 
 
 def main() -> int:

@@ -15,8 +15,8 @@ resumed; if it had no checkpoint yet, it is started anew beside what is left of 
 
 Exit status 1 unless each run ends with a message, not a traceback, that names the path at which a call really failed,
 or a folder above it on that disk, and says what to do; and in the end leaves what the undisturbed one left (see
-`left.py`). It may go on only without caches of libraries and temporary files. No place, or a trace that cannot be read,
-is a failure too. Needs root, strace and mount namespaces; exit status 77 without.
+`left.py`). It may go on only without caches of libraries, temporary files and the link `latest`. No place, or a trace
+that cannot be read, is a failure too. Needs root, strace and mount namespaces; exit status 77 without.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ INJECTED = ("ENOSPC", "EROFS", "EIO")
 ERRORS = {*INJECTED, "EDQUOT"}
 ADVICE = re.compile(r"make room|mend|another folder|writable|free some")
 """What a message says is to be done."""
-DISPENSABLE = re.compile(r"^(tmp/|home/\.(cache|config)/(?!fednas))")
-"""Temporary files, and what libraries keep in a home folder: without these a run may go on."""
+DISPENSABLE = re.compile(r"^(tmp/|home/\.(cache|config)/(?!fednas)|runs/job/(latest|\.latest-[^/]*)$)")
+"""Temporary files, what libraries keep in a home folder, and the link to the latest run, which then is missing: without
+these a run may go on."""
 
 
 @dataclass(frozen=True, slots=True)

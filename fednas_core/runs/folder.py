@@ -317,12 +317,13 @@ def _digest(path: Path) -> str:
 
 
 def point_latest(path: Path) -> None:
-    """Have link ``latest`` beside a run's folder point at it, where there can be links."""
+    """Have link ``latest`` beside a run's folder point at it, or at nothing where it cannot: never at another run."""
     link = path.parent / "latest"
     aside = path.parent / f".latest-{path.name}"
     try:
         aside.symlink_to(path.name)
         aside.replace(link)
     except OSError:  # a file system without links, or nothing more can be written: the run itself is not affected
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+        for rest in (aside, link):
+            with contextlib.suppress(OSError):
+                rest.unlink(missing_ok=True)
