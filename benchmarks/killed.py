@@ -172,8 +172,8 @@ def killed(output: Path, job: Job, seed: str) -> Found:
     """Kill a run at moments drawn from `seed`, resume it until it ends, and return what became of it."""
     root, chance = output.parent, random.Random(seed)
     kills, places, anew = 2 if chance.random() < AGAIN else 1, list[str](), False
-    for _ in range(TRIES):
-        moment = drawn(job, chance)
+    for number in range(TRIES):
+        moment, output = drawn(job, chance), output.with_name(f"{output.name}-{number}")
         end = live(started(output, job.pairs), root, "signal=KILL", moment.call)
         if end.code:
             break
