@@ -145,7 +145,8 @@ def undisturbed(root: Path, name: str) -> Job:
 def moments_of(calls: Sequence[Call], root: Path) -> dict[str, list[Moment]]:
     """Return the moments of a run by their phase.
 
-    Of calls that several threads do as the n-th of their name, only the first: there the command is cut off.
+    Of calls that several threads do as the n-th of their name, that of the first thread, and else only the earliest:
+    there the command is cut off.
     """
     moments: dict[str, list[Moment]] = {phase: [] for phase in PHASES}
     seen, phase = set[tuple[str, int]](), PHASES[0]
@@ -155,7 +156,7 @@ def moments_of(calls: Sequence[Call], root: Path) -> dict[str, list[Moment]]:
             phase = next((named for words, named in TOLD.items() if call.text.startswith(words)), phase)
         written = before.get(call.thread)
         before[call.thread] = call
-        if (call.name, call.number) in seen or call.error:
+        if (call.thread and (call.name, call.number) in seen) or call.error:
             continue
         seen.add((call.name, call.number))
         private = f"{root}/home/.cache/fednas/state/"

@@ -58,8 +58,8 @@ ON_PATHS = (
 )  # fmt: skip
 TO_THE_SECOND = ("rename", "renameat", "renameat2", "symlink", "symlinkat", "link", "linkat")
 MAKING = re.compile(r"\bO_(CREAT|TRUNC|TMPFILE)\b")
-LINE = re.compile(r"^(\d+) +(\w+)\((.*)$")
-RESUMED = re.compile(r"^(\d+) +<\.\.\. (\w+) resumed>(.*)$")
+LINE = re.compile(r"^(?:(\d+) +)?(\w+)\((.*)$")
+RESUMED = re.compile(r"^(?:(\d+) +)?<\.\.\. (\w+) resumed>(.*)$")
 RESULT = re.compile(r"\) += (-?\d+|\?)(?:<[^>]*>)?(?: (E[A-Z]+))?")
 NAMED = re.compile(r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
 OPEN = re.compile(r"^(\d+)<([^>]*)>(?:\(deleted\))?(?:, \"((?:[^\"\\]|\\.)*)\")?")
@@ -173,11 +173,16 @@ def live(
 
 
 def strace(trace: Path, inject: str, at: Call | None) -> list[str]:
-    """Return the command that traces what follows it."""
-    command = ["strace", "-f", "-y", "-s", "40", "-e", f"trace={','.join(ON_FILES + ON_PATHS)}", "-o", str(trace)]
+    """Return the command that traces what follows it: for a call of the first thread only that one.
+
+    Others may do a call of its name and number before it.
+    """
+    command = ["strace", "-y", "-s", "40", "-e", f"trace={','.join(ON_FILES + ON_PATHS)}", "-o", str(trace)]
     if at is not None:
         command += ["-e", f"inject={at.name}:{inject}:when={at.number}"]
-    if "signal" not in inject:  # strace forgets to send signals with it
+    if at is None or at.thread:
+        command.insert(1, "-f")
+    if at is None:  # with it strace forgets to send signals
         command.insert(2, "--seccomp-bpf")
     return command
 

@@ -4,11 +4,12 @@
     python benchmarks/writes.py --part 1/4             # the first quarter of the places
 
 The places are the system calls with which an undisturbed run changes a disk, and those with which a resumed one begins,
-each once and where a run comes back to it, once more. At each the disk fails in these ways:
+each once and where a run comes back to it (for another round or client), once more. There the disk fails:
 
 - full, read-only: by mounts in a namespace of their own, since root ignores permissions, made while the run is stopped
-  just before the call. Of calls on files that are open already, a read-only mount tells nothing: they are left out.
-- `ENOSPC`, `EROFS`, `EIO`: the call itself fails, and no other.
+  just before the call;
+- `EROFS`, `ENOSPC`, `EIO`: the call itself fails, and no other, where a mount does not reach it: on files that are open
+  already, and when they are synced.
 
 A run whose disk is read-only is also resumed while it is, and must refuse. Then there is room again, and the run is
 resumed; if it had no checkpoint yet, it is started anew beside what is left of it.
@@ -45,11 +46,12 @@ MOUNTED = {
 }
 """How a disk is made to fail, and how it is cured. One with files open for writing cannot be made read-only: another
 view of it hides it instead."""
-INJECTED = ("ENOSPC", "EROFS", "EIO")
-ERRORS = {*INJECTED, "EDQUOT"}
+REMOVALS = ("unlink", "unlinkat", "rmdir")
+"""Calls that a full disk does not hinder."""
+ERRORS = {"ENOSPC", "EROFS", "EIO"}
 ADVICE = re.compile(r"make room|mend|another folder|writable|free some")
 """What a message says is to be done."""
-DISPENSABLE = re.compile(r"^(tmp/|home/\.(cache|config)/(?!fednas)|runs/job/(latest|\.latest-[^/]*)$)")
+DISPENSABLE = re.compile(r"^(tmp(/|$)|home/\.(cache|config)/(?!fednas)|runs/job/(latest|\.latest-[^/]*)$)")
 """Temporary files, what libraries keep in a home folder, and the link to the latest run, which then is missing: without
 these a run may go on."""
 
@@ -66,8 +68,11 @@ class Place:
 
     def ways(self) -> tuple[str, ...]:
         """Return how the disk can fail here."""
-        mounted = (FULL, READ_ONLY) if self.call.name not in ON_FILES else (FULL,) if self.call.name in WRITES else ()
-        return (*mounted, *(("EIO",) if "sync" in self.call.name else INJECTED[:2]))
+        if self.call.name in WRITES:
+            return (FULL, "EROFS")
+        if self.call.name in ON_FILES:
+            return ("EIO",) if "sync" in self.call.name else ("ENOSPC", "EROFS")
+        return (READ_ONLY,) if self.call.name in REMOVALS else (FULL, READ_ONLY)
 
 
 def main() -> int:
@@ -128,7 +133,7 @@ def disturb(root: Path, only: str, part: int, parts: int) -> int:
 def places_of(end: Ended, root: Path, resuming: bool) -> list[Place]:
     """Return the places where a run writes, in order; of one that is resumed, those before its next round ends.
 
-    Calls that several threads do as the n-th of their name are places only the first time.
+    Calls that several threads do as the n-th of their name are places in the first thread, or else only the first time.
     """
     names, done, found = Counter[str](), set[tuple[str, int]](), list[Place]()
     before: dict[int, Call] = {}
@@ -137,11 +142,11 @@ def places_of(end: Ended, root: Path, resuming: bool) -> list[Place]:
         before[call.thread] = call
         if resuming and call.name == "write" and call.path.endswith("events.jsonl"):
             break
-        new = (call.name, call.number) not in done
+        new = not call.thread or (call.name, call.number) not in done
         done.add((call.name, call.number))
         if not call.below(root) or call.error or last is None or not new:
             continue
-        disk, name = Path(call.path).relative_to(root).parts[0], call.place(root)
+        disk, name = Path(call.path).relative_to(root).parts[0], re.sub(r"\d+", "N", call.place(root))
         names[name] += 1
         if disk in DISKS and names[name] <= 2:
             found.append(Place(name, call, last, disk, resuming))
