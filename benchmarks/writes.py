@@ -161,9 +161,8 @@ def after(end: Ended, call: Call) -> Call:
 
 def clear(root: Path, kept: Path, resuming: bool) -> None:
     """Have the disks as they are before a new run, or before the one that is resumed; `kept` has a copy."""
-    for path in ((root / "runs").iterdir(), (root / "home/.cache/fednas").glob("*")):
-        for one in path:
-            shutil.rmtree(one)
+    for path in (root / "runs" / "job", root / "home" / ".cache" / "fednas" / "state"):
+        shutil.rmtree(path, ignore_errors=True)
     if resuming:
         for name in ("runs", "home"):
             shutil.copytree(kept / name, root / name, symlinks=True, dirs_exist_ok=True)
