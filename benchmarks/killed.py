@@ -187,14 +187,20 @@ def killed(output: Path, job: Job, seed: str) -> Found:
         kills -= 1
         anew |= not resumed(output)
         given = resumed(output) or started(output, job.pairs)
-        moment = drawn(job, chance)
+        moment = drawn(job, chance, again=True)
         end = live(given, root, "signal=KILL", moment.call) if kills else live(given, root, traced=False)
     return Found(outcome(output, root, end), tuple(places), anew)
 
 
-def drawn(job: Job, chance: random.Random) -> Moment:
-    """Draw a phase in which something happens, then a moment."""
-    return chance.choice(job.moments[chance.choice([phase for phase in PHASES if job.moments[phase]])])
+def drawn(job: Job, chance: random.Random, again: bool = False) -> Moment:
+    """Draw a phase in which something happens, then a moment.
+
+    `again`: of a run that goes on, which opens other files to read, so that the numbers of those calls mean nothing.
+    """
+    moments = {
+        phase: [one for one in found if not again or one.call.name != "openat"] for phase, found in job.moments.items()
+    }
+    return chance.choice(moments[chance.choice([phase for phase in PHASES if moments[phase]])])
 
 
 def tear(end: Ended, moment: Moment, root: Path, share: float) -> str:
