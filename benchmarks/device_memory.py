@@ -107,10 +107,10 @@ def copied(mapped: set[Path], target: Path) -> None:
         return [path.name for path in paths if not path.is_dir() and path not in mapped and large(path)]
 
     shutil.copytree(PACKAGES, target, ignore=unneeded, dirs_exist_ok=True)
+    os.sync()  # a page that is not on the disk cannot be dropped
     for path in target.rglob("*"):
         if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:
-                os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
