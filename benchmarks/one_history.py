@@ -6,8 +6,8 @@
 Ten runs of two rounds; three of one round of 64 images where the largest network has more than three million
 parameters. Images are digits of one pixel unless `--size` says otherwise. The runs of a combination are in two fresh
 processes, whose memory malloc (glibc) fills with different values before it hands it out: whoever reads what nobody
-wrote tells another story. The digest of a run covers its events, candidates, choices, weights and accuracies:
-everything but clocks, what is measured by them, and the run's name.
+wrote tells another story. The digest of a run covers its settings, events, candidates, choices, weights and accuracies:
+everything but clocks, what is measured by them, and names (see `left.py`).
 
 Exit status 1 if a combination has more than one digest or was not run in both processes, or if a process failed.
 """
@@ -15,10 +15,8 @@ Exit status 1 if a combination has more than one digest or was not run in both p
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -31,7 +29,8 @@ from typing import Any
 
 import torch
 from common import read, stored
-from safetensors.torch import load_file, save_file
+from left import digest
+from safetensors.torch import save_file
 
 from fednas_core.base.errors import FednasError
 from fednas_core.base.settings import Scalar
@@ -41,8 +40,6 @@ from fednas_core.engine.local import LocalFleet
 from fednas_core.engine.run import conduct
 from fednas_core.export.bundle import Exported, ExportInput
 from fednas_core.methods.catalogue import METHODS
-from fednas_core.runs import clock
-from fednas_core.runs.folder import RunFolder
 from fednas_core.spaces.registry import load, names
 from fednas_core.spaces.space import Signature
 
@@ -50,8 +47,6 @@ FILLS = (0, 128)
 """What malloc fills memory with (0: it does not): one process each. 128 means the byte 0x7f, 3·10³⁸ as a float."""
 LARGE = 3_000_000
 """Parameters above which a preset has fewer and shorter runs."""
-CLOCKS = re.compile(r"seconds|latency|(^|_)ms$|^(run|versions|fits|stored|date|time|path|events)$")
-"""Keys of what is measured by a clock, names the run, or is a digest of such."""
 BASE: dict[str, Scalar] = {
     "train.precision": "bf16", "train.epochs": 1, "train.batch": 8, "data.clients": 6, "data.partition": "iid",
     "budgets": "half=50%,all=max", "sample.budgets": 6, "workers": 1, "evaluate-every": 1,
@@ -121,33 +116,11 @@ def digests(method: str, space: str, size: int, fill: int) -> dict[str, Any]:
     return {"digests": found}
 
 
-def digest(run: RunFolder) -> str:
-    """Return the first 12 hexadecimal digits of a SHA-256 digest of all that is in a run's folder but clocks."""
-    found = hashlib.sha256()
-    for path in sorted(run.path.rglob("*")):
-        if path.name == clock.FILE:
-            continue
-        if path.suffix in (".json", ".jsonl"):
-            for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
-                found.update(json.dumps(timeless(json.loads(line)), sort_keys=True).encode())
-        elif path.suffix == ".safetensors":
-            for name, tensor in sorted(load_file(path).items()):
-                found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
-    return found.hexdigest()[:12]
-
-
 def only_weights(item: ExportInput, folder: Path) -> Exported:
     """Write the weights of a delivered model, and nothing else of it."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(item.module.state_dict(), folder / f"{item.device}.safetensors")
     return Exported(folder, 0.0, 0, {})
-
-
-def timeless(value: Any) -> Any:
-    """Return a JSON value without what clocks have measured."""
-    if isinstance(value, dict):
-        return {key: timeless(part) for key, part in value.items() if not CLOCKS.search(key)}
-    return [timeless(part) for part in value] if isinstance(value, list) else value
 
 
 def show(rows: Sequence[dict[str, Any]]) -> int:

@@ -1,25 +1,27 @@
-"""Do runs disturb each other? Twenty of different methods at once, in one home folder and one output.
+"""Do runs disturb each other? Twenty at once, in one home folder.
 
     python benchmarks/side_by_side.py
 
-Each is first run alone, in a home folder and an output of its own, and then all start at one moment. Compared is a
-digest of all that a run leaves but clocks and names (see `one_history.py`).
+First twenty of different methods in one output; each is first run alone, in a home folder and an output of its own, and
+then all start at one moment. Then twenty of one method, with private layers and the same settings, at one moment in one
+home folder but each in an output of its own: all are what the first of them is alone. Compared is what a run leaves but
+clocks and names; nothing may be missing or unfinished (see `left.py`).
 
-Exit status 1 if a run fails, or has another digest than alone.
+Exit status 1 if a run fails, or leaves something else than alone.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from common import options
-from one_history import digest
-from watched import Ended, arguments, live
+from left import digest, faults
+from watched import arguments, live
 
 from fednas_core.base.config import COMPETING
 from fednas_core.methods.catalogue import METHODS
@@ -27,18 +29,40 @@ from fednas_core.runs.folder import RunFolder
 
 
 def main() -> int:
-    given = options(__doc__, count={"type": int, "default": 20, "help": "number of runs"})
-    jobs = jobs_of(4 if given.quick else given.count)
+    given = options(
+        __doc__,
+        count={"type": int, "default": 20, "help": "number of runs"},
+        only={"choices": ["different", "same"], "help": "runs of different methods, or of the same one"},
+    )
+    count = 4 if given.quick else given.count
+    wrong = 0
     with tempfile.TemporaryDirectory(prefix="fednas-side-by-side-") as folder:
-        alone = [found(Path(folder) / f"alone-{i}", job) for i, job in enumerate(jobs)]
-        with ThreadPoolExecutor(len(jobs)) as pool:
-            beside = list(pool.map(lambda job: found(Path(folder) / "beside", job), jobs))
+        if given.only != "same":
+            jobs = jobs_of(count)
+            alone = [found(Path(folder) / f"alone-{i}", job) for i, job in enumerate(jobs)]
+            wrong += compare("in one output", jobs, alone, together(Path(folder) / "beside", jobs, ["runs"] * count))
+        if given.only != "different":
+            jobs = [{"method": "fedper", "seed": 1}] * count
+            alone = [found(Path(folder) / "one", jobs[0])] * count
+            beside = together(Path(folder) / "same", jobs, [f"runs-{i}" for i in range(count)])
+            wrong += compare("each in its own output", jobs, alone, beside)
+    return int(wrong > 0)
+
+
+def together(root: Path, jobs: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> list[str]:
+    """Start all jobs at one moment in the home folder `root`, and return what they left."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return list(pool.map(lambda job, output: found(root, job, output), jobs, outputs))
+
+
+def compare(how: str, jobs: Sequence[Mapping[str, Any]], alone: Sequence[str], beside: Sequence[str]) -> int:
+    """Print a line for each run and return how many are not what they are alone."""
     same = 0
     for job, one, two in zip(jobs, alone, beside, strict=True):
-        same += one == two and not one.startswith("failed")
+        same += one == two and " " not in one
         print(f"{job['method']:12} seed {job['seed']}  {one}  {'same' if one == two else f'OTHER: {two}'}")
-    print(f"{same} of {len(jobs)} have the digest that they have alone")
-    return int(same < len(jobs))
+    print(f"{how}: {same} of {len(jobs)} leave what they leave alone", flush=True)
+    return len(jobs) - same
 
 
 def jobs_of(count: int) -> list[Mapping[str, Any]]:
@@ -54,18 +78,14 @@ def jobs_of(count: int) -> list[Mapping[str, Any]]:
     return jobs
 
 
-def found(root: Path, job: Mapping[str, Any]) -> str:
-    """Return the digest of a run in the home folder and output `root`, or how it failed."""
-    (root / "home").mkdir(parents=True, exist_ok=True)
-    space = root.parent / "tiny.toml"
-    end = live([*arguments(space, root / "runs", job), "--json"], root)
-    return digest(RunFolder(root / "runs" / name_of(end))) if end.code == 0 else f"failed: {end.said[-500:]}"
-
-
-def name_of(end: Ended) -> str:
-    """Return the name of a run that ended well, from its result."""
-    line = next(line for line in end.said.splitlines() if line.startswith('  "run": '))
-    return line.split('"')[3]
+def found(root: Path, job: Mapping[str, Any], output: str = "runs") -> str:
+    """Return the digest of what a run in the home folder `root` leaves, or what is wrong with it."""
+    root.mkdir(parents=True, exist_ok=True)
+    end = live(arguments(root.parent / "tiny.toml", root / output, job), root, traced=False)
+    if end.code:
+        return f"failed: {end.said[-500:]}"
+    run = RunFolder(root / output / end.run())
+    return "; ".join(faults(run, root / "home" / ".cache" / "fednas" / "state")) or digest(run)
 
 
 if __name__ == "__main__":

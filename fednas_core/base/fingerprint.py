@@ -6,7 +6,6 @@ refused instead of silently taking part.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -41,6 +40,8 @@ def package_folder(name: str) -> Path | None:
 
 def digest_of(folders: dict[str, Path | None]) -> str:
     """Return one digest of the names and contents of all source files in these package folders."""
+    import hashlib  # with OpenSSL, 4 MB: most commands do without
+
     digest = hashlib.sha256()
     for name, folder in sorted(folders.items()):
         paths = sorted(folder.rglob("*")) if folder else []

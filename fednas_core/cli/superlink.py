@@ -16,12 +16,9 @@ import sys
 import sysconfig
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +106,8 @@ def superlink(keep: bool) -> Iterator[SuperLink]:
 
 
 def _start(home: Path, port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    from urllib.request import urlopen
+
     log = home / "superlink.log"
     command = [script("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--disable-runtime-dependency-installation"]
@@ -119,9 +118,9 @@ def _start(home: Path, port: int, environment: dict[str, str]) -> subprocess.Pop
     patience = Patience(STARTUP_S, lambda: cpu_seconds(process.pid))
     while process.poll() is None and not patience.over():
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+            with urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
                 return process
-        except (urllib.error.URLError, OSError):
+        except OSError:
             time.sleep(0.1)
     end_tree(process)
     told = log.read_text(encoding="utf-8", errors="replace")[-1000:]
@@ -197,6 +196,8 @@ def app_folder(link: Connection) -> Path:
     It is made of the packages themselves, so that it is the same from a checkout and from an installed wheel. The app
     has no dependencies that Flower would install: they are those of this environment.
     """
+    from importlib.metadata import metadata
+
     import tomli_w
 
     from fednas_core.base.config import RunConfig

@@ -95,7 +95,10 @@ def export(item: ExportInput, folder: Path) -> Exported:
             error = _write(item, made)
             _replace(made, folder / item.device, Path(scratch) / "old")
     except (OSError, SafetensorError) as problem:
-        raise ExportError(f"{folder / item.device}: the model cannot be written there: {problem}") from problem
+        raise ExportError(
+            f"{folder / item.device}: the model cannot be written there ({problem}): make room or mend the disk, then "
+            "resume the run or export again"
+        ) from problem
     target = folder / item.device
     return Exported(target, error, len(item.samples), {path.name: path.stat().st_size for path in _files(target)})
 

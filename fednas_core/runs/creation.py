@@ -25,13 +25,14 @@ def create(config: RunConfig, held: ExitStack | None = None, server: Mapping[str
     """Make the folder of a new run, with its settings in ``config.toml``, and point ``latest`` at it.
 
     `server` is what settings that each machine decides for itself came to on this one. This process owns the run until
-    `held` is closed (None: nobody does). Its id begins with the time to the second and eight
-    hexadecimal digits, of which three go on with the time, so that ids sort by it, and five are random: no two runs
-    have one id, on whichever machine, and clients may keep private state under it.
+    `held` is closed (None: nobody does). Its id begins with the time to the second and three hexadecimal digits that
+    go on with the time, so that ids sort by it; then come 32 random bits, for clients keep private state under it: two
+    runs that began within a quarter of a millisecond, on whichever machines, share an id once in four thousand million
+    times.
     """
     root, now = output_folder(config), datetime.now()
     fraction = now.microsecond * 4096 // 1_000_000
-    path = root / f"{now:%Y%m%d-%H%M%S}-{fraction:03x}{secrets.token_hex(3)[:5]}-{config.method}"
+    path = root / f"{now:%Y%m%d-%H%M%S}-{fraction:03x}{secrets.token_hex(4)}-{config.method}"
     table = {"id": path.name, **head_of(config).to_json()}
     table |= {"settings": flatten(config), "server": dict(server or {}), "versions": versions()}
     try:
@@ -46,18 +47,21 @@ def create(config: RunConfig, held: ExitStack | None = None, server: Mapping[str
             undone.pop_all()
     except (OSError, RunError) as error:
         why = error.__cause__ if isinstance(error, RunError) else error  # `owned` tells how to resume what is no run
-        raise RunError(f"setting 'output': runs cannot be written to {root} ({why})") from error
+        raise RunError(
+            f"setting 'output': runs cannot be written to {root} ({why}): make room or mend the folder, or name another"
+        ) from error
     point_latest(path)
     return RunFolder(path)
 
 
 def point_latest(path: Path) -> None:
-    """Have link ``latest`` beside a run's folder point at it, where there can be links."""
+    """Have link ``latest`` beside a run's folder point at it, or at nothing where it cannot: never at another run."""
     link = path.parent / "latest"
     aside = path.parent / f".latest-{path.name}"
     try:
         aside.symlink_to(path.name)
         aside.replace(link)
     except OSError:  # a file system without links, or nothing more can be written: the run itself is not affected
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+        for rest in (aside, link):
+            with contextlib.suppress(OSError):
+                rest.unlink(missing_ok=True)

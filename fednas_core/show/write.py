@@ -30,7 +30,7 @@ def write(run: Path) -> Path:
         _replace(run / "report.md", markdown(view, jinja2))
         return _replace(run / "report.html", html(view, jinja2))
     except OSError as error:
-        raise RunError(f"{run}: the report cannot be written there: {error}") from error
+        raise RunError(f"{run}: the report cannot be written there ({error}): make room or mend the disk") from error
 
 
 def html(view: View, jinja2: Any) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -64,7 +65,19 @@ def test_names_differ_even_at_one_moment(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(creation, "datetime", Stopped)
     ids = {create(config(tmp_path / str(number), method="fedper")).id for number in range(5)}
-    assert len(ids) == 5 and all(re.fullmatch(r"20260304-050607-400[0-9a-f]{5}-fedper", name) for name in ids)
+    assert len(ids) == 5 and all(re.fullmatch(r"20260304-050607-400[0-9a-f]{8}-fedper", name) for name in ids)
+
+
+def test_latest_is_no_other_run_where_it_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(config(tmp_path))
+
+    def full(self: Path, target: object, target_is_directory: bool = False) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "symlink_to", full)
+    create(config(tmp_path))
+    with pytest.raises(RunError, match="no run 'latest'"):
+        find(tmp_path, "latest")
 
 
 def test_latest_is_the_last_run_and_no_run_of_its_own(tmp_path: Path) -> None:
