@@ -3,7 +3,7 @@ PYTHON ?= python
 WORKERS ?= 2
 export OMP_NUM_THREADS := 1
 
-.PHONY: help test slow deployment check types lint format layers coverage run bench demo demo-tls demo-down clean
+.PHONY: help test slow deployment check types lint format layers coverage run bench gpu demo demo-tls demo-down clean
 
 help:  ## show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ run:  ## the default job, with a live table and a truthful exit code
 
 bench:  ## every benchmark that takes less than a minute or two
 	@for name in augmentation slicing merging evaluation training search_path; do $(PYTHON) benchmarks/$$name.py; done
+
+gpu:  ## what a card does today, in at most eight minutes; without one a small part on the processor
+	$(PYTHON) benchmarks/gpu.py
 
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 DEMO = $(COMPOSE) -f docker/compose.yaml

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -59,13 +59,15 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.x[index])), int(self.y[index])
 
 
-def published(module: nn.Module, loader: Any) -> None:
-    """One epoch of the published loop."""
+def published(module: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], lr: float = 0.1) -> None:
+    """One epoch of the published loop, on the device where the module lies."""
     module.train()
-    optimiser = torch.optim.SGD(module.parameters(), lr=0.1, weight_decay=5e-4)
+    device = next(module.parameters()).device
+    optimiser = torch.optim.SGD(module.parameters(), lr=lr, weight_decay=5e-4)
     criterion = nn.CrossEntropyLoss()
     losses = []
     for x, y in loader:
+        x, y = x.to(device), y.to(device)
         module.zero_grad()
         loss = criterion(module(x), y)
         loss.backward()
