@@ -472,17 +472,17 @@ def live(job: Job, count: int) -> Row:
     method = make(Setup(config, chosen, path_of(config, chosen, int(poorest)), weights))
     with closing(LocalFleet(config)) as fleet:
         events = [run_round(config, method, fleet, index) for index in range(count + 1)][1:]
-    seconds = [event["seconds"] for event in events]
-    training = [sum(client["seconds"] for client in event["clients"]) / job.workers for event in events]
-    images = [config.train.epochs * sum(client["examples"] for client in event["clients"]) for event in events]
+    seconds = [event.seconds for event in events]
+    training = [sum(client.seconds for client in event.clients) / job.workers for event in events]
+    images = [config.train.epochs * sum(client.examples for client in event.clients) for event in events]
     rates = [count / second for count, second in zip(images, seconds, strict=True)]
     return {
         "round_s": statistics.median(seconds),
         "rounds_s": seconds,
         "training_s": statistics.median(training),
         "images_per_second": statistics.median(rates),
-        "mb_down": statistics.median(event["bytes_down"] for event in events) / 1e6,
-        "failures": [failure for event in events for failure in event["failures"]],
+        "mb_down": statistics.median(event.bytes_down for event in events) / 1e6,
+        "failures": [failure.reason for event in events for failure in event.failures],
     }
 
 
