@@ -7,10 +7,9 @@ dataclass that is a `Space`. Presets are the TOML files in a folder ``presets`` 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
@@ -31,13 +30,19 @@ KINDS: Mapping[str, str] = {
 @cache
 def kinds() -> Mapping[str, str]:
     """Return where each installed kind of space is defined: fednas' own, which no other replaces, and further ones."""
+    from importlib.metadata import entry_points  # with a parser of e-mail: who uses a kind of fednas' own needs none
+
     return {**KINDS, **{entry.name: entry.value for entry in entry_points(group=GROUP)}, **KINDS}
 
 
 def presets() -> Mapping[str, Path]:
     """Return the files of the installed presets by name; fednas' own are not replaced by others."""
+    return _presets((*KINDS.values(), *kinds().values()))
+
+
+def _presets(places: Iterable[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for place in (*KINDS.values(), *kinds().values()):
+    for place in places:
         for path in sorted(_folder(place.partition(":")[0]).glob("presets/*.toml")):
             found.setdefault(path.stem, path)
     return found
@@ -59,7 +64,8 @@ def names() -> list[str]:
 
 def load(name_or_path: str) -> Space:
     """Return the space of that name, or the one described in a TOML file; raise `ConfigError` if there is none."""
-    path = Path(name_or_path) if name_or_path.endswith(".toml") else presets().get(name_or_path)
+    named = Path(name_or_path) if name_or_path.endswith(".toml") else None
+    path = named or _presets(KINDS.values()).get(name_or_path) or presets().get(name_or_path)
     if path is None or not path.is_file():
         raise ConfigError(
             f"space = {name_or_path!r}: no such search space; use one of {', '.join(names())}, "
@@ -76,12 +82,13 @@ def from_table(table: dict[str, Any], name: str) -> Space:
     """Return the space that a TOML table or JSON object describes; raise `ConfigError` naming a wrong field."""
     table = {"name": name, **table}
     kind = table.pop("kind", "resnet")
-    if not isinstance(kind, str) or kind not in kinds():
+    place = KINDS.get(kind) or kinds().get(kind) if isinstance(kind, str) else None
+    if place is None:
         raise ConfigError(f"search space '{name}': kind = {kind!r}, allowed: {', '.join(kinds())}")
     try:
-        cls = resolve_name(kinds()[kind])
+        cls = resolve_name(place)
     except (ImportError, AttributeError, ValueError) as error:
-        where = f"{kinds()[kind]!r} of entry point {kind!r} in group {GROUP!r}"
+        where = f"{place!r} of entry point {kind!r} in group {GROUP!r}"
         raise ConfigError(f"search space '{name}': {where} cannot be imported: {error}") from error
     space: Space = _made(cls, table, name, "")
     return space

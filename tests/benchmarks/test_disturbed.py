@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def killed() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
+    sys.path.append(str(BENCHMARKS))
     return importlib.import_module("killed")
 
 
@@ -27,7 +27,7 @@ def writes(killed: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def memory() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
+    sys.path.append(str(BENCHMARKS))
     return importlib.import_module("device_memory")
 
 

@@ -19,7 +19,7 @@ ROUNDS = 20
 
 @pytest.fixture(scope="module")
 def fedsup() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
+    sys.path.append(str(BENCHMARKS))
     return importlib.import_module("fedsup")
 
 

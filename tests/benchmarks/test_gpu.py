@@ -21,7 +21,7 @@ CLIENTS = 2
 
 @pytest.fixture(scope="module")
 def gpu() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
+    sys.path.append(str(BENCHMARKS))
     return importlib.import_module("gpu")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from contracts.records import event
 from safetensors.torch import save_file
 
 from fednas_core.base.settings import read
@@ -26,14 +27,14 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def left() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
+    sys.path.append(str(BENCHMARKS))
     return importlib.import_module("left")
 
 
 def ended(root: Path, seconds: float = 2.0, loss: float = 1.0) -> RunFolder:
     """Return a run as it is left: what is told of it depends on clocks and on its name."""
     run = create(read({"output": str(root), "method": "deepfednas"}))
-    run.append_event({"round": 1, "loss": loss, "seconds": seconds})
+    run.append_event(event({"loss": loss, "seconds": seconds}))
     (run.path / "checkpoint").mkdir()
     save_file({"x": torch.ones(3)}, run.path / "checkpoint" / "supernet-000001.safetensors", {"a": "b"})
     state = {"round": 1, "tensors": "supernet-000001.safetensors", "events": asdict(mark(run.path))}
@@ -106,5 +107,5 @@ def test_what_is_unfinished_or_does_not_fit_is_a_fault(left: Any, tmp_path: Path
     (run.path / "models" / ".export-abc").mkdir()
     assert left.faults(run, state) == [f"has an unfinished {run.id}/models/.export-abc"]
     (run.path / "models" / ".export-abc").rmdir()
-    run.append_event({"round": 2})
+    run.append_event(event({"round": 2}))
     assert left.faults(run, state) == ["has a checkpoint that does not belong to its events"]

@@ -15,7 +15,7 @@ ROW = {"method": "fedavg", "space": "small", "size": 1}
 
 @pytest.fixture(scope="module")
 def history() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
+    sys.path.append(str(BENCHMARKS))
     return importlib.import_module("one_history")
 
 

@@ -26,7 +26,7 @@ ROUNDS = 40
 
 @pytest.fixture(scope="module")
 def claim() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
+    sys.path.append(str(BENCHMARKS))
     return importlib.import_module("paper_claim")
 
 

@@ -43,7 +43,7 @@ TRACE = """
 
 @pytest.fixture(scope="module")
 def watched() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
+    sys.path.append(str(BENCHMARKS))
     return importlib.import_module("watched")
 
 

@@ -104,7 +104,7 @@ def made(root: Path, run_id: str, method: str, finished: bool) -> None:
     (folder / "config.toml").write_text(f'[settings]\nmethod = "{method}"\nrounds = 1000\n')
     (folder / "events.jsonl").write_text("")
     if finished:
-        (folder / "result.json").write_text(json.dumps(recorded(result(run=run_id, method=method))))
+        (folder / "result.json").write_text(json.dumps(recorded(result(run=run_id, method=method, rounds=0))))
 
 
 IDS = ("20261126-191500-superfednas-0a1b2c", "20261127-091500-deepfednas-3fa9c1", "20261127-191500-fedavg-77d0e4")
