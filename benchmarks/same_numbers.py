@@ -31,8 +31,7 @@ import sys
 import tempfile
 import time
 import tomllib
-import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, version
@@ -150,19 +149,7 @@ REFUSED: Sequence[Mapping[str, tuple[str, ...]]] = (
 )
 """Values that the app refuses together."""
 
-ROW = (
-    "client",
-    "role",
-    "tier",
-    "macs",
-    "params",
-    "examples",
-    "client_macs",
-    "bytes_down",
-    "bytes_up",
-    "anew",
-    "network",
-)
+ROW = ("role", "tier", "network", "macs", "params", "examples", "client_macs", "bytes_down", "bytes_up", "anew")
 """What an event says of a client's order: who trained what, and what that cost."""
 TOTALS = ("round", "client_macs", "bytes_down", "bytes_up")
 FIGURES = ("loss", "accuracy", "update_norm")
@@ -364,7 +351,6 @@ def live(case: Case) -> Lived:
 
 def fednas(arguments: Sequence[str]) -> tuple[int, str]:
     """Run the command with these arguments in this process; return its exit status and all that it said."""
-    sys.path.insert(0, str(HERE.parent))
     script = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["scripts"]["fednas"]
     sys.argv = ["fednas", *arguments]
     said = io.StringIO()
@@ -374,9 +360,6 @@ def fednas(arguments: Sequence[str]) -> tuple[int, str]:
             EntryPoint("fednas", script, "console_scripts").load()()
         except SystemExit as end:
             code = end.code or 0
-        except Exception:  # a case that breaks is told, and the others go on
-            traceback.print_exc()
-            code = 1
     return code, said.getvalue()
 
 
@@ -400,13 +383,18 @@ def write(file: Path, lines: Mapping[str, Mapping[str, Any]]) -> None:
     file.write_text(f'{{"machine": {json.dumps(machine())},\n"cases": {{\n' + ",\n".join(rows) + "\n}}\n")
 
 
-def difference(recorded: Mapping[str, Any] | None, line: Mapping[str, Any]) -> str:
-    """Return what is not as recorded, '' if all is; of what is refused the words may be others."""
-    if "failed" in line or recorded is None:
-        return f"failed: {line['failed']}" if "failed" in line else "is not recorded"
-    if "refused" in line or "refused" in recorded:
-        return "" if "refused" in line and "refused" in recorded else f"{kind(recorded)}, now {kind(line)}"
-    return ", ".join(filter(None, (part_difference(part, recorded, line) for part in PARTS)))
+def difference(case: Case, recorded: Mapping[str, Any] | None, line: Mapping[str, Any]) -> str:
+    """Return what is not as it should be, '' if all is; of what is refused the words may be others."""
+    if "failed" in line:
+        return f"FAILED: {line['failed']}"
+    if ("refused" in line) != refused(case):
+        return f"REFUSED: {line['refused']}" if "refused" in line else "CARRIED OUT, but should be refused"
+    if recorded is None:
+        return "NOT RECORDED"
+    if "refused" in line:
+        return ""
+    parts = [part_difference(part, recorded, line) for part in PARTS]
+    return f"OTHER {', '.join(filter(None, parts))}" if any(parts) else ""
 
 
 def part_difference(part: str, recorded: Mapping[str, Any], line: Mapping[str, Any]) -> str:
@@ -417,16 +405,41 @@ def part_difference(part: str, recorded: Mapping[str, Any], line: Mapping[str, A
     if part not in ("orders", "figures"):
         return part
     same = [one == other for one, other in zip(before, now, strict=False)]
-    first = same.index(False) if False in same else len(same)
-    return f"{part} from round {first + 1}"
-
-
-def kind(line: Mapping[str, Any]) -> str:
-    """Return how a case ended."""
-    return f"refused ({line['refused']})" if "refused" in line else "carried out"
+    return f"{part} from round {1 + (same.index(False) if False in same else len(same))}"
 
 
 def main() -> int:
+    options = given()
+    everything = {name_of(case): case for case in [*covering(), *refusals()]}
+    part, of = map(int, options.part.split("/"))
+    chosen = {name: everything[name] for name in [name for name in everything if options.only in name][part - 1 :: of]}
+    if options.list:
+        print("\n".join(chosen))
+        return 0
+    stored = json.loads(options.file.read_text()) if options.file.exists() else {"machine": machine(), "cases": {}}
+    if stored["machine"] != machine():
+        print(f"{options.file} holds for {stored['machine']}; this is {machine()}: numbers may differ by rounding")
+        if not options.record:
+            return 2
+        stored["cases"] = {}
+    wrong = 0
+    for number, one in enumerate(lived(list(chosen.values()), options.processes), start=1):
+        if options.projections and one.projection:
+            options.projections.mkdir(parents=True, exist_ok=True)
+            (options.projections / f"{one.name}.json").write_text(json.dumps(one.projection, indent=1))
+        if options.record:
+            stored["cases"][one.name] = one.line
+            write(options.file, {name: stored["cases"][name] for name in everything if name in stored["cases"]})
+        told = difference(chosen[one.name], stored["cases"].get(one.name), one.line)
+        wrong += bool(told)
+        words = told or ("refused: " + one.line["refused"] if "refused" in one.line else "same")
+        print(f"{number:4} of {len(chosen)}  {one.seconds:5.1f} s  {one.name}: {words}", flush=True)
+    print(f"{len(chosen) - wrong} of {len(chosen)} cases are {'' if options.record else 'as '}recorded")
+    return int(wrong > 0)
+
+
+def given() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help="write the file instead of comparing with it")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
@@ -435,41 +448,21 @@ def main() -> int:
     parser.add_argument("--file", type=Path, default=FILE, help="the digests (same_numbers.json)")
     parser.add_argument("--projections", type=Path, metavar="FOLDER", help="write there what is digested, as JSON")
     parser.add_argument("--list", action="store_true", help="print the names of the cases, and leave")
-    options = parser.parse_args()
-    everything = [*covering(), *refusals()]
-    part, of = map(int, options.part.split("/"))
-    chosen = [case for case in everything if options.only in name_of(case)][part - 1 :: of]
-    if options.list:
-        print("\n".join(map(name_of, chosen)))
-        return 0
-    stored = json.loads(options.file.read_text()) if options.file.exists() else {"machine": machine(), "cases": {}}
-    if stored["machine"] != machine():
-        print(f"{options.file} holds for {stored['machine']}; this is {machine()}: numbers may differ by rounding")
-        if not options.record:
-            return 2
-        stored["cases"] = {}
-    lines, wrong = dict(stored["cases"]), 0
-    for number, one in enumerate(lived(chosen, options.processes), start=1):
-        if options.projections and one.projection:
-            options.projections.mkdir(parents=True, exist_ok=True)
-            (options.projections / f"{one.name}.json").write_text(json.dumps(one.projection, indent=1))
-        told = difference(one.line if options.record else stored["cases"].get(one.name), one.line)
-        lines[one.name] = one.line
-        wrong += bool(told)
-        print(f"{number:4} of {len(chosen)}  {one.seconds:5.1f} s  {one.name}: {told or kind(one.line)}", flush=True)
-    if options.record:
-        write(options.file, {name: lines[name] for name in map(name_of, everything) if name in lines})
-    print(
-        f"{wrong} of {len(chosen)} cases are not as recorded" if wrong else f"all {len(chosen)} cases are as recorded"
-    )
-    return int(wrong > 0)
+    return parser.parse_args()
 
 
-def lived(cases: Sequence[Case], processes: int) -> Iterable[Lived]:
+def lived(cases: Sequence[Case], processes: int) -> Iterator[Lived]:
     """Yield the cases as they have been lived, in order, by so many processes of one thread each."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        yield from pool.map(live, cases)
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=beside) as pool:
+        for case, future in [(case, pool.submit(live, case)) for case in cases]:
+            error = future.exception()  # a case that breaks is told, and the others go on
+            yield Lived(name_of(case), {"failed": repr(error)}, None, 0.0) if error else future.result()
+
+
+def beside() -> None:
+    """Have this process import the app that lies beside this script, wherever another one may be installed."""
+    sys.path.insert(0, str(HERE.parent))
 
 
 if __name__ == "__main__":
