@@ -88,7 +88,7 @@ FACTORS: Mapping[str, Mapping[str, Settings]] = {
     },
     "loop": {"sync": {}, "async": {"loop": "async"}},
     "precision": {"fp32": {"train.precision": "fp32"}, "bf16": {"train.precision": "bf16"}},
-    "shrink": {"none": {}, "shrink": GROWING, "sorted": {**GROWING, "sample.sort": True}},  # see case_settings
+    "shrink": {"none": {}, "shrink": GROWING, "sorted": {**GROWING, "sample.sort": True}},  # see settings_of
     "search": {
         "own": {}, "fitness": {"search.by": "fitness"},
         "accuracy": {"search.by": "accuracy", "search.population": 4, "search.generations": 1, "search.images": 8},
@@ -240,7 +240,7 @@ def name_of(case: Case) -> str:
 
 def settings_of(case: Case) -> Settings:
     """Return the settings of a case."""
-    settings = dict(BASE)
+    settings = {**BASE, "method": case["method"]}
     for factor, value in case.items():
         settings |= FACTORS[factor][value]
     if case["variant"] != "usual":
