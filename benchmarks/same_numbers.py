@@ -338,14 +338,14 @@ def live(case: Case) -> Lived:
         given = {**settings_of(case), "output": f"{folder}/runs"}
         pairs = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in given.items()]
         code, said = fednas(["run", *(f"--set={pair}" for pair in pairs)])
-        runs = [path for path in Path(folder, "runs").glob("2*") if not path.is_symlink()]
-        if code == 2 and not runs:
-            line, found = {"refused": said.rpartition("error: ")[2].strip()}, None
-        elif code or not runs:
-            line, found = {"failed": said[-1500:]}, None
-        else:
-            found = projection(runs[0])
+        events = [*Path(folder, "runs").glob("2*/events.jsonl")]
+        found = projection(events[0].parent) if code == 0 else None
+        if found:
             line = line_of(found)
+        elif code == 2 and not events:  # before its first round was done
+            line = {"refused": said.rpartition("error: ")[2].strip()}
+        else:
+            line = {"failed": said[-1500:]}
     return Lived(name_of(case), line, found, time.process_time() - began)
 
 
