@@ -338,11 +338,11 @@ def live(case: Case) -> Lived:
         given = {**settings_of(case), "output": f"{folder}/runs"}
         pairs = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in given.items()]
         code, said = fednas(["run", *(f"--set={pair}" for pair in pairs)])
-        events = [*Path(folder, "runs").glob("2*/events.jsonl")]
-        found = projection(events[0].parent) if code == 0 else None
-        if found:
+        found, done = None, {file.name: file.parent for file in Path(folder, "runs").glob("2*/*.json*")}
+        if code != 2 and "result.json" in done:  # 1: a client was left without its model
+            found = projection(done["result.json"])
             line = line_of(found)
-        elif code == 2 and not events:  # before its first round was done
+        elif code == 2 and "events.jsonl" not in done:  # before its first round was done
             line = {"refused": said.rpartition("error: ")[2].strip()}
         else:
             line = {"failed": said[-1500:]}
