@@ -35,7 +35,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, version
-from itertools import combinations
+from itertools import combinations, product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,7 @@ VARIANTS: Mapping[str, tuple[Settings, Settings]] = {
 ONE_NETWORK, COMPETING = ("fedavg", "fedper"), ("fednas", "ddc")
 REFUSED: Sequence[Mapping[str, tuple[str, ...]]] = (
     {"loop": ("async",), "merge": ("damped", "trimmed", "opposed")},
+    {"method": ("ddc",), "space": ("small", "mobilenet", "cifar-light")},
     {"method": COMPETING, "loop": ("async",)},
     {"method": COMPETING, "wire": ("topk",)},
     {"method": COMPETING, "personal": ("head", "blocks", "arch")},
@@ -219,15 +220,25 @@ def pair(one: tuple[str, str], other: tuple[str, str]) -> Pair:
 
 def refused(case: Case) -> bool:
     """Whether the app refuses the values of a case, or of a part of one."""
-    return any(all(case.get(factor) in values for factor, values in rule.items()) for rule in REFUSED)
+    return bool(broken(case))
+
+
+def broken(case: Case) -> list[Mapping[str, tuple[str, ...]]]:
+    """Return the entries of `REFUSED` that hold for a case, or for a part of one."""
+    return [rule for rule in REFUSED if all(case.get(factor) in values for factor, values in rule.items())]
 
 
 def refusals() -> list[Case]:
-    """Return the usual case with each pair of values that the app refuses."""
-    usual = {factor: next(iter(values)) for factor, values in FACTORS.items()}
+    """Return a case for each pair of values that the app refuses, refused for no other reason."""
     found = []
-    for one, other in (tuple(rule.items()) for rule in REFUSED):
-        found += [{**usual, one[0]: a, other[0]: b} for a in one[1] for b in other[1]]
+    for rule in REFUSED:
+        one, other = rule
+        for a, b in product(rule[one], rule[other]):
+            case = {one: a, other: b}
+            for factor, values in FACTORS.items():
+                fitting = (value for value in values if broken({factor: value, **case}) == [rule])
+                case = {factor: next(fitting), **case}
+            found.append({factor: case[factor] for factor in FACTORS})
     return found
 
 
