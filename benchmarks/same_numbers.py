@@ -51,7 +51,9 @@ BASE: Settings = {
     "workers": 1, "device": "cpu", "rounds": 2, "data.source": "digits", "data.examples": 120, "data.clients": 6,
     "train.epochs": 1, "train.batch": 8, "sample.budgets": 6, "budgets": "half=50%,all=max", "evaluate-every": 1,
 }  # fmt: skip
-CONTEST: Settings = {"contest.iterations": 2, "contest.candidates": 2, "contest.finish": 1}
+CONTEST: Settings = {
+    "contest.iterations": 2, "contest.candidates": 2, "contest.finish": 1, "contest.testers": 0.34
+}  # fmt: skip
 GROWING: Settings = {"rounds": 4, "train.schedule": "constant", "sample.shrink-until": 0.6}
 
 FACTORS: Mapping[str, Mapping[str, Settings]] = {
@@ -84,7 +86,7 @@ FACTORS: Mapping[str, Mapping[str, Settings]] = {
     },
     "merge": {
         "overlap": {}, "damped": {"merge.rule": "damped"}, "trimmed": {"merge.rule": "trimmed"},
-        "clip": {"merge.clip": 0.8}, "opposed": {"merge.opposed": 0.05},
+        "clip": {"merge.clip": 0.8}, "opposed": {"merge.opposed": 0.25},
     },
     "loop": {"sync": {}, "async": {"loop": "async"}},
     "precision": {"fp32": {"train.precision": "fp32"}, "bf16": {"train.precision": "bf16"}},
@@ -97,7 +99,7 @@ FACTORS: Mapping[str, Mapping[str, Settings]] = {
         "dirichlet": {}, "iid": {"data.partition": "iid"},
         "classes": {"data.partition": "classes", "data.classes-per-client": 3},
     },
-    "limits": {"none": {}, "dealt": {"client-budgets": "half,all"}},
+    "limits": {"none": {}, "dealt": {"client-budgets": "half,all,all"}},
     "testers": {"none": {}, "three": {"evaluate-clients": 3}},
     "cohort": {"all": {}, "four": {"cohort": 4}},
     "training": {
@@ -139,6 +141,7 @@ ONE_NETWORK, COMPETING = ("fedavg", "fedper"), ("fednas", "ddc")
 REFUSED: Sequence[Mapping[str, tuple[str, ...]]] = (
     {"loop": ("async",), "merge": ("damped", "trimmed", "opposed")},
     {"method": ("ddc",), "space": ("small", "mobilenet", "cifar-light")},
+    {"space": ("cifar-light",), "norm": ("per-sample",)},  # its last maps are single pixels
     {"method": COMPETING, "loop": ("async",)},
     {"method": COMPETING, "wire": ("topk",)},
     {"method": COMPETING, "personal": ("head", "blocks", "arch")},
