@@ -378,14 +378,15 @@ def fednas(arguments: Sequence[str]) -> tuple[int, str]:
 
 
 def machine() -> dict[str, str]:
-    """Return what arithmetic depends on: the kind of processor, what it does with vectors, and torch."""
+    """Return what arithmetic depends on: the kind of processor, what it does with vectors, torch and numpy."""
     told = dict[str, str]()
     for row in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = row.partition(":")
         told.setdefault(key.strip(), value.strip())
     vectors = [flag for flag in told.get("flags", "").split() if re.match(r"avx|amx|fma|f16c", flag)]
     kind = " ".join(told.get(key, "?") for key in ("vendor_id", "cpu family", "model"))
-    return {"processor": kind, "vectors": " ".join(sorted(vectors)), "torch": version("torch")}
+    packages = {name: version(name) for name in ("torch", "numpy")}
+    return {"processor": kind, "vectors": " ".join(sorted(vectors)), **packages}
 
 
 # -- the file ------------------------------------------------------------------------------------------------------
@@ -427,6 +428,8 @@ def main() -> int:
     everything = {name_of(case): case for case in [*covering(), *refusals()]}
     part, of = map(int, options.part.split("/"))
     chosen = {name: everything[name] for name in [name for name in everything if options.only in name][part - 1 :: of]}
+    if not chosen:
+        sys.exit(f"no case's name contains {options.only!r}; --list shows all")
     if options.list:
         print("\n".join(chosen))
         return 0
