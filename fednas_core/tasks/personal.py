@@ -63,12 +63,12 @@ def keep(own: Mapping[str, Tensor], trained: Mapping[str, Tensor], order: Order,
 def ready(order: Order, how: Adaptation, site: Site, until: float) -> nn.Module:
     """Return the order's network as this client uses it, in evaluation mode on the site's device.
 
-    A newcomer fits the private layers to its images, the shared layers as they are. `until` is the deadline of that on
+    A newcomer fits the private layers that the network has to its images, the shared layers as they are. `until` is the deadline of that on
     the clock of `time.monotonic`.
     """
     tensors, own = completed(order, site)
     module = network(site.space, order.arch, tensors, site.device)
-    if own and not _kept(order, site):
+    if site.space.private(order.arch) and not _kept(order, site):
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in order.weights)
         epochs = epochs_of(how.fit, derive(site.seed, order.client, PURPOSE, "fit"), site)

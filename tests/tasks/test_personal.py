@@ -202,6 +202,16 @@ def test_a_newcomer_fits_its_head_and_nothing_else(config: RunConfig, home: Home
     assert head(config, home, 9) == {}, "what a trial does is not kept"
 
 
+def test_a_newcomer_takes_a_network_without_private_layers_as_it_is(config: RunConfig, home: Home) -> None:
+    """The last block may be one that a smaller network does not have."""
+    config = replace(config, personal=replace(config.personal, layers="", blocks=1))
+    space = space_of(config)
+    assert space.private(space.largest) and not space.private(space.smallest)
+    order = order_of(config, 4, task="trial", arch=space.smallest)
+    report = perform(order, config, 1, home)
+    assert isinstance(report.result, Tested) and report.result.tested
+
+
 def test_a_client_that_trained_uses_its_head_as_it_is(config: RunConfig, home: Home) -> None:
     perform(order_of(config, 0), config, 1, home)
     module = ready(order_of(config, 1), adaptation(config), site_of(config, 1, home), FOREVER)
