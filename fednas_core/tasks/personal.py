@@ -63,8 +63,8 @@ def keep(own: Mapping[str, Tensor], trained: Mapping[str, Tensor], order: Order,
 def ready(order: Order, how: Adaptation, site: Site, until: float) -> nn.Module:
     """Return the order's network as this client uses it, in evaluation mode on the site's device.
 
-    A newcomer fits the private layers that the network has to its images, the shared layers as they are. `until` is the deadline of that on
-    the clock of `time.monotonic`.
+    A newcomer fits the private layers that the network has to its images, the shared layers as they are. `until` is the
+    deadline of that on the clock of `time.monotonic`.
     """
     tensors, own = completed(order, site)
     module = network(site.space, order.arch, tensors, site.device)
