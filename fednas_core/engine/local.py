@@ -44,6 +44,8 @@ from fednas_core.tasks.registry import FORMS, TASKS, clients_of, index_of, perfo
 from fednas_core.tasks.site import site_of
 from fednas_core.tasks.store import VARIABLE
 
+HEARD_S = 1.0
+"""Seconds after which a process has heard what its workers heard with it."""
 T = TypeVar("T")
 Outcome = Answer | Failure
 
@@ -155,9 +157,19 @@ def _start_worker(config: RunConfig, slots: list[Tensor]) -> None:
     global _given
     _given = config, slots
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))  # Ctrl-C: end without a traceback
+    signal.signal(signal.SIGINT, _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end(number: int, frame: object) -> None:
+    """End this worker on Ctrl-C without a traceback, after the process that started it has had the time to hear it.
+
+    That one would else take it for a worker that was killed.
+    """
+    parent = multiprocessing.parent_process()
+    wait_for([parent.sentinel] if parent else [], HEARD_S)
+    os._exit(128 + number)
 
 
 def _end_with_parent() -> None:
