@@ -53,7 +53,7 @@ class GridFleet:
         busy: set[int] = set()
         unsent = deque[Failure]()
 
-        def messages() -> Iterator[tuple[Order, Message]]:
+        def messages() -> Iterator[tuple[tuple[Order, int], Message]]:
             """Yield what waits now; asked again, what has come up since."""
             for _ in range(len(waiting)):
                 order = waiting.popleft()
@@ -67,15 +67,15 @@ class GridFleet:
                     unsent.append(Failure(order.client, str(error)))
                     continue
                 busy.add(node)
-                yield order, message
+                yield (order, node), message
 
         def failures() -> Iterator[Failure]:
             while unsent:
                 yield unsent.popleft()
 
         while waiting:  # again if a node that was given up had kept others waiting
-            for order, reply in exchange(self._grid, messages, self._silence_s):
-                busy.discard(self._members[order.client].node)
+            for (order, node), reply in exchange(self._grid, messages, self._silence_s):
+                busy.discard(node)
                 yield self._answer(order, reply)
                 yield from failures()
             yield from failures()

@@ -83,7 +83,12 @@ class Crew:
     def train(self, orders: Mapping[ClientId, Order], more: deque[Order] | None = None) -> Iterator[Answer | Failure]:
         """See `Fleet.train`; who has lost its private state is said."""
         for answer in self._fleet.train(orders, more):
-            if isinstance(answer, Answer) and answer.fresh and answer.client not in self._anew:
+            if (
+                isinstance(answer, Answer)
+                and answer.fresh
+                and answer.client in self._trained
+                and answer.client not in self._anew
+            ):
                 self._anew.add(answer.client)
                 self._announce(f"{answer.client} has none of its private state of before and begins anew")
             yield answer

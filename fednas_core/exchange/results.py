@@ -61,6 +61,8 @@ class Installed:
         """See `Result.check`."""
         Tested(self.loss, self.accuracy, self.tested, self.held_out).check(client)
         _from_zero("latency_ms", self.latency_ms)
+        if self.stored and not self.fits:
+            raise ReplyError("stored: found true, allowed false of a model that does not fit")
 
 
 @dataclass(frozen=True, slots=True)

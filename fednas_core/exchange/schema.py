@@ -77,7 +77,10 @@ def credible(answer: Answer, order: Order, client: ClientInfo, schema: Schema[P,
         value = getattr(answer, name)
         if not 0 <= value < float("inf"):
             raise ReplyError(f"{name}: found {value}, allowed a finite number from 0")
-    at_most("examples", answer.examples, client.examples + (0 if client.trains else client.held_out))
+    most = client.examples + (0 if client.trains else client.held_out)
+    at_most("examples", answer.examples, most, least=1 if schema.updates else 0)
+    if answer.fresh and not order.trained:
+        raise ReplyError("fresh: found true, allowed false: it had no private state of this run to lose")
     answer.result.check(client)
     wanted = schema.returns(order)
     if answer.channels.keys() != wanted.keys():

@@ -51,8 +51,8 @@ class Catalogue:
 class Ask:
     """Orders for some clients in a round, the ask number `turn` of it; a client with several does one after the other.
 
-    They train, and weights return; or they are `requests` (see `request`), which the engine completes. `left_out` says
-    of other clients of the cohort why they have no order.
+    They train, and weights return, one order a client; or they are `requests` (see `request`), which the engine
+    completes. `left_out` says of other clients of the cohort why they have no order.
     """
 
     round: int

@@ -30,6 +30,7 @@ EPSILON = 1e-5
 
 ROUNDING = 1e-9
 """By what share S² may exceed n·Q, which no images make it do: of what is sent, 48 bits are right."""
+LARGEST = torch.finfo(torch.float32).max
 TINY = torch.finfo(torch.float32).tiny
 """What a float32 may be rounded to nothing from."""
 Shapes = Mapping[str, tuple[int, ...]]
@@ -75,6 +76,8 @@ def check_moments(found: Mapping[str, Tensor], images: int) -> None:
     """Raise `ReplyError`, naming the norm, unless a number of images can have made these moments."""
     for norm in [name.removesuffix(SUM) for name in found if name.endswith(SUM)]:
         sums, squares = whole(found[f"{norm}{SUM}"]), whole(found[f"{norm}{SQUARES}"])
+        if bool((squares > LARGEST).any()):
+            _refuse(norm, f"a sum of squares of {float(squares.max()):.3g}", f"up to {LARGEST:.3g}")
         if bool((squares < 0).any()):
             _refuse(norm, f"a sum of squares of {float(squares.min()):.3g}", "0 and more")
         if bool((sums**2 > images * (squares * (1 + ROUNDING) + TINY)).any()):

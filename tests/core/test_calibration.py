@@ -286,6 +286,7 @@ def filled(value: float) -> Callable[[Tensor], Tensor]:
         (lie("stem_norm.sum", filled(float("nan"))), "tensor 'stem_norm.sum': found values that are not finite"),
         (lie("stem_norm.squares", filled(float("inf"))), "'stem_norm.squares': found values that are not finite"),
         (lie("stages.1.0.norm2.squares", filled(-1.0)), "found a sum of squares of -2, allowed 0 and more"),
+        (lie("stem_norm.squares", filled(3.4e38)), r"found a sum of squares of 6.8e\+38, allowed up to 3.4e\+38"),
         (lie("stem_norm.sum", filled(1e6)), "found sums larger than their sums of squares permit"),
         (lie("stem_norm.squares", filled(1e30)), r"times the cohort's median, allowed is up to 100 times"),
         (lie("stem_norm.sum", lambda tensor: tensor[:, :3]), r"'stem_norm.sum': found shape \(2, 3\), allowed shape"),

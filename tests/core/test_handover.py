@@ -134,7 +134,8 @@ def test_a_device_on_which_it_is_too_slow_is_offered_a_smaller_one(config: RunCo
     space = space_of(config)
 
     def slow(order: Order) -> list[Reply]:
-        return [says(order, fits=order.arch != space.largest)]
+        fits = order.arch != space.largest
+        return [says(order, fits=fits, stored=fits)]
 
     rows, fleet = offered(config, slow)
     assert all(row["reason"] == "" and row["macs"] < space.cost(space.largest).macs for row in rows)
@@ -154,7 +155,7 @@ def test_what_goes_wrong_is_that_clients_reason_and_strangers_are_passed_over(co
             return [Failure("client-00", "disk full"), says(order)]
         if order.client == "client-01":
             return [Failure("stranger", "hello"), replace(says(order), client="nobody")]
-        return [says(order), says(order, fits=False)]
+        return [says(order), says(order, fits=False, stored=False)]
 
     rows, _ = offered(config, odd)
     assert [row["reason"] for row in rows] == ["disk full", "gave no answer", "", ""]

@@ -133,8 +133,10 @@ HOSTILE: dict[str, tuple[Spoil, str]] = {
     "norm": (times(1000.0), "times the cohort's median, allowed is up to 100 times (merge.outlier)"),
     "norm, flipped": (times(-1000.0), "times the cohort's median, allowed is up to 100 times (merge.outlier)"),
     "replayed": (of_another_round, "answered for another architecture or round"),
-    "examples": (lambda r, o: [replace(r, examples=10**12)], "examples: found 1000000000000, allowed 0 to the "),
-    "examples below zero": (lambda r, o: [replace(r, examples=-5)], "examples: found -5, allowed 0 to the "),
+    "examples": (lambda r, o: [replace(r, examples=10**12)], "examples: found 1000000000000, allowed 1 to the "),
+    "no examples": (lambda r, o: [replace(r, examples=0)], "examples: found 0, allowed 1 to the "),
+    "a loss of private state": (lambda r, o: [replace(r, fresh=True)], "fresh: found true, allowed false"),
+    "examples below zero": (lambda r, o: [replace(r, examples=-5)], "examples: found -5, allowed 1 to the "),
     "loss": (lambda r, o: [with_result(r, loss=math.nan)], "loss: found nan, allowed a finite number from 0"),
     "accuracy": (
         lambda r, o: [with_result(r, accuracy=1e9)],

@@ -209,6 +209,7 @@ LIES: dict[str, tuple[dict[str, object], str]] = {
     "an accuracy beyond one": ({"accuracy": 9e18}, "accuracy: found 9e+18, allowed a number from 0 to 1"),
     "more images than it has": ({"tested": 10**9}, "tested: found 1000000000, allowed 0 to the"),
     "fits as a number": ({"fits": 1.0}, "result.fits: found 1.0, allowed true or false"),
+    "kept though too slow": ({"fits": False, "stored": True}, "stored: found true, allowed false of a model"),
     "a field of its own": ({"bonus": 1.0}, "result: found the field 'bonus', allowed are loss, accuracy, tested,"),
 }
 """What a client may say of the model that it was handed, and why it is not believed."""
