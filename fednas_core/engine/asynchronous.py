@@ -211,7 +211,7 @@ class _Work:
         check_norm(answer.client, usable.norm, usual, self._config.merge.outlier)
         share = stale.rate * (1 + age) ** -stale.power * clip_share(self._config.merge.clip, usable.norm, usual)
         moved = replace(answer, channels={WEIGHTS: self._moved(answer, job, share)})
-        told = self._method.tell(Ask(job.order.round, 0, (job.order,)), [moved])
+        told = self._method.tell(Ask(job.order.round, (job.order,)), [moved])
         if told.rows:
             self._merges += 1
             self._norms = [*self._norms, usable.norm][-max(ENOUGH, self._size) :]

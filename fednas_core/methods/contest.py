@@ -87,7 +87,7 @@ class Contest:
                 orders[name] = Order(name, round, task, entrant.arch, channels, params, seed, trainers[name].budget)
         archs = [entrant.arch for entrant, members in heat if members]
         out = [client for client in clients if archs and not any(able(client, arch) for arch in archs)]
-        return Ask(round, 0, tuple(orders.values()), {client.name: NO_ROOM for client in out})
+        return Ask(round, tuple(orders.values()), {client.name: NO_ROOM for client in out})
 
     def _heat(
         self, trainers: Mapping[ClientId, ClientInfo], rng: np.random.Generator
@@ -161,12 +161,12 @@ class Contest:
                 if new and able(client, self._start.arch):
                     orders.append(request(round, client.name, "teach", self._start.arch))
         self._teaching = any(order.task == "teach" for order in orders)
-        return Ask(round, 1, tuple(orders), requests=True)
+        return Ask(round, tuple(orders), requests=True)
 
     def remind(self, round: int, clients: Sequence[ClientInfo]) -> Ask | None:
         """See `Method.remind`: whoever was taught is taught again, for devices may have lost what they kept."""
         taught = sorted(client.name for client in clients if self._sides.taught(client.name))
-        return Ask(round, 1, tuple(request(round, name, "teach", self._start.arch) for name in taught), requests=True)
+        return Ask(round, tuple(request(round, name, "teach", self._start.arch) for name in taught), requests=True)
 
     def _hear(self, answers: Sequence[Answer]) -> Story:
         """Drop losers, begin the next iteration; raise `RunError` if nobody tested or was taught."""

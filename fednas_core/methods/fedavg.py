@@ -147,9 +147,7 @@ class SupernetAveraging:
                 seed = derive(schedule.seed, round, client.name, "train")
                 order = Order(client.name, round, schedule.task, arch, {WEIGHTS: tensors}, params, seed, client.budget)
                 orders.append(order)
-        return Ask(
-            round, 0, tuple(orders), {client.name: NO_ROOM for client in cohort if client.name not in assignments}
-        )
+        return Ask(round, tuple(orders), {client.name: NO_ROOM for client in cohort if client.name not in assignments})
 
     def _kept(self, clients: Sequence[ClientInfo], drawn: Mapping[ClientId, Assignment]) -> dict[ClientId, Assignment]:
         """Return assignments in which every client that has an architecture of its own gets that."""

@@ -49,14 +49,13 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Orders for some clients in a round, the ask number `turn` of it; a client with several does one after the other.
+    """Orders for some clients in a round; a client with several does one after the other.
 
     They train, and weights return, one order a client; or they are `requests` (see `request`), which the engine
     completes. `left_out` says of other clients of the cohort why they have no order.
     """
 
     round: int
-    turn: int
     orders: tuple[Order, ...]
     left_out: Mapping[ClientId, str] = field(default_factory=dict)
     requests: bool = False

@@ -43,7 +43,7 @@ def plan(method: Method, round: int, clients: tuple[ClientInfo, ...] = CLIENTS) 
 
 def tell(method: Method, round: int, answers: Iterable[Answer]) -> Told:
     """Tell a method what came of the training of a round."""
-    return method.tell(Ask(round, 0, ()), answers)
+    return method.tell(Ask(round, ()), answers)
 
 
 def replies(orders: Mapping[str, Order], seed: int = 0) -> list[Answer]:

@@ -319,8 +319,8 @@ def test_bytes_macs_and_failures_are_added_to_the_rounds_event(config: RunConfig
     weights = initial_weights(space, 1)
     method, heard = contest_of(space, weights, [[space.smallest]]), list[str]()
     asks = [
-        Ask(4, 0, (training(config, "client-00", 4), training(config, "client-02", 4))),
-        Ask(4, 1, tuple(requests_of(config, "client-00", "client-02")), requests=True),
+        Ask(4, (training(config, "client-00", 4), training(config, "client-02", 4))),
+        Ask(4, tuple(requests_of(config, "client-00", "client-02")), requests=True),
         None,
     ]
 

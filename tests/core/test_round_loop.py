@@ -413,7 +413,7 @@ class Twice(SupernetAveraging):
         ask = super().ask(round, 0, clients, rng)
         assert ask is not None
         orders = [replace(order, seed=derive(order.seed, "turn", turn)) for order in ask.orders]
-        return replace(ask, turn=turn, orders=tuple(orders))
+        return replace(ask, orders=tuple(orders))
 
 
 def test_a_round_may_train_more_than_once(tiny_pairs: dict[str, Any]) -> None:
